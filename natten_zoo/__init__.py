@@ -1,0 +1,42 @@
+"""Neighborhood attention and the models built on it, for MLX.
+
+>>> import natten_zoo
+>>> natten_zoo.list_models("nat_*")[:2]
+['nat_base', 'nat_isotropic_base']
+"""
+
+from importlib import import_module as _import_module
+from pathlib import Path as _Path
+from typing import TYPE_CHECKING
+from typing import Any as _Any
+
+_root = _Path(__file__).resolve().parents[1]
+if (_root / "pyproject.toml").exists() and (_root / "ops" / "neighborhood.py").exists():
+    # In a clone ops/, metal/ and configs/ lie beside this folder instead of in it.
+    __path__.append(str(_root))
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .models import NAT as NAT
+    from .pretrained import create_model as create_model
+
+# Where each public name lives; looked up on first use, so that `import natten_zoo` is quick.
+_EXPORTS = {
+    "create_model": ".pretrained",
+    "list_models": ".pretrained",
+    "get_record": ".pretrained",
+    "load_pretrained": ".pretrained",
+    "NAT": ".models",
+    "DiNAT": ".models",
+    "DiNAT_s": ".models",
+    "IsotropicNAT": ".models",
+}
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _EXPORTS:
+        return getattr(_import_module(_EXPORTS[name], __name__), name)
+    if name in ("ops", "layers", "models", "pretrained", "data", "training", "configs", "metal"):
+        return _import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

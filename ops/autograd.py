@@ -1,0 +1,136 @@
+"""The differentiation rules, written once for all tiers.
+
+A tier computes; it knows nothing of automatic differentiation. Each function here wraps a tier's
+forward and backward of one problem into a function that ``mx.grad``, ``mx.vmap`` and ``mx.compile``
+understand. They are built once per problem and tier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import mlx.core as mx
+
+from .problem import Problem
+
+Arrays = Callable[..., list[mx.array]]
+
+
+@lru_cache(maxsize=1024)
+def attention(problem: Problem, tier: Any) -> Arrays:
+    """``(query, key, value[, rpb][, lengths]) -> [out, lse]``, differentiable in both outputs."""
+
+    def forward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
+        query, key, value, rpb, lengths = _unpack(problem, inputs, 3)
+        return list(tier.forward(problem, query, key, value, rpb, lengths))
+
+    def backward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
+        *given, out, lse, d_out, d_lse = inputs
+        query, key, value, rpb, lengths = _unpack(problem, given, 3)
+        grads = tier.backward(problem, query, key, value, rpb, lengths, out, lse, d_out, d_lse)
+        return [g for g in grads if g is not None]
+
+    return _differentiable(problem, forward, backward, rpb_at=3)
+
+
+@lru_cache(maxsize=1024)
+def qk(problem: Problem, tier: Any) -> Arrays:
+    """``(query, key[, rpb][, lengths]) -> [logits]``."""
+
+    def forward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
+        query, key, rpb, lengths = _unpack(problem, inputs, 2)
+        return [tier.qk(problem, query, key, rpb, lengths)]
+
+    def backward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
+        *given, _, d_logits = inputs
+        query, key, rpb, lengths = _unpack(problem, given, 2)
+        grads = tier.qk_backward(problem, query, key, rpb, lengths, d_logits)
+        return [g for g in grads if g is not None]
+
+    return _differentiable(problem, forward, backward, rpb_at=2)
+
+
+@lru_cache(maxsize=1024)
+def av(problem: Problem, tier: Any) -> Arrays:
+    """``(attn, value[, lengths]) -> [out]``."""
+
+    def forward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
+        attn, value, _, lengths = _unpack(problem, inputs, 2)
+        return [tier.av(problem, attn, value, lengths)]
+
+    def backward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
+        *given, _, d_out = inputs
+        attn, value, _, lengths = _unpack(problem, given, 2)
+        return list(tier.av_backward(problem, attn, value, lengths, d_out))
+
+    return _differentiable(problem, forward, backward)
+
+
+def _unpack(problem: Problem, inputs: Any, arrays: int) -> tuple[mx.array | None, ...]:
+    """The given arrays followed by ``rpb`` and ``lengths``, None where the problem has none."""
+    rest = list(inputs[arrays:])
+    rpb = rest.pop(0) if problem.has_rpb else None
+    lengths = rest.pop(0) if problem.has_lengths else None
+    return (*inputs[:arrays], rpb, lengths)
+
+
+def _differentiable(
+    problem: Problem, forward: Arrays, backward: Arrays, rpb_at: int | None = None
+) -> Arrays:
+    function = mx.custom_function(lambda *inputs: forward(problem, *inputs))
+    gradient = mx.custom_function(lambda *inputs: backward(problem, *inputs))
+
+    @function.vjp
+    def vjp(primals: Any, cotangents: Any, outputs: Any) -> list[mx.array]:
+        grads = gradient(*primals, *outputs, *cotangents)
+        return [*grads, mx.zeros_like(primals[-1])] if problem.has_lengths else grads
+
+    @function.vmap
+    def vmap(inputs: Any, axes: Any) -> Any:
+        if problem.has_rpb and axes[rpb_at] is not None:
+            return _loop(problem, forward, inputs, axes)
+        return _fold(problem, forward, inputs, axes, rpb_at if problem.has_rpb else None)
+
+    @gradient.vmap
+    def gradient_vmap(inputs: Any, axes: Any) -> Any:
+        # The gradient of rpb sums over the batch, which must not mix mapped entries.
+        map_over = _loop if problem.has_rpb else _fold
+        return map_over(problem, backward, inputs, axes)
+
+    return function
+
+
+def _fold(
+    problem: Problem, function: Arrays, inputs: Any, axes: Any, shared: int | None = None
+) -> tuple[list[mx.array], list[int]]:
+    """Maps over an axis by folding it into the batch of every input but ``shared``."""
+    n = _mapped_size(inputs, axes)
+    folded = []
+    for i, (x, axis) in enumerate(zip(inputs, axes, strict=True)):
+        if i != shared:
+            x = mx.broadcast_to(x, (n, *x.shape)) if axis is None else mx.moveaxis(x, axis, 0)
+            x = x.reshape(n * x.shape[1], *x.shape[2:])
+        folded.append(x)
+    outputs = function(replace(problem, batch=n * problem.batch), *folded)
+    return [y.reshape(n, problem.batch, *y.shape[1:]) for y in outputs], [0] * len(outputs)
+
+
+def _loop(
+    problem: Problem, function: Arrays, inputs: Any, axes: Any
+) -> tuple[list[mx.array], list[int]]:
+    """Maps over an axis by calling the function once per entry."""
+    each = [
+        function(
+            problem,
+            *(x if a is None else mx.take(x, i, a) for x, a in zip(inputs, axes, strict=True)),
+        )
+        for i in range(_mapped_size(inputs, axes))
+    ]
+    return [mx.stack(ys) for ys in zip(*each, strict=True)], [0] * len(each[0])
+
+
+def _mapped_size(inputs: Any, axes: Any) -> int:
+    return next(x.shape[a] for x, a in zip(inputs, axes, strict=True) if a is not None)

@@ -1,0 +1,165 @@
+"""Which tier computes a problem: choosing, forcing and explaining."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import mlx.core as mx
+
+from .neighborhood import Neighborhood
+from .problem import Problem
+
+# In the order of preference. The GPU tier has two names: one kernel source, two back-ends.
+TIERS = {"fast_metal": ".gpu", "cuda": ".gpu", "nanobind": ".native", "pure": ".pure"}
+
+_forced: str | None = None
+_record: list[Explanation] | None = None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What computes a problem, and why the tiers preferred to it do not."""
+
+    problem: Problem
+    tier: str
+    reasons: dict[str, str] = field(default_factory=dict, compare=False)
+
+    def __str__(self) -> str:
+        lines = [f"{self.tier}: {self.problem}"]
+        return "\n".join(lines + [f"  not {name}: {why}" for name, why in self.reasons.items()])
+
+
+def get_backend() -> str:
+    """The tier asked for: ``"auto"``, or the one that :func:`set_backend` or, without it, the
+    environment variable ``NATTEN_BACKEND`` forces.
+    """
+    return _forced or _checked(os.environ.get("NATTEN_BACKEND", "auto"))
+
+
+def set_backend(name: str) -> None:
+    """Forces a tier for all calls that follow.
+
+    Args:
+        name: ``"auto"`` for the fastest tier that can run each problem, else ``"pure"``,
+            ``"fast_metal"``, ``"cuda"`` or ``"nanobind"``. A forced tier that cannot run a problem
+            raises a :class:`RuntimeError` that says why.
+
+    Raises:
+        ValueError: If there is no tier of that name.
+    """
+    global _forced
+    _forced = _checked(name)
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """:func:`set_backend` for the length of a ``with`` block."""
+    global _forced
+    before = _forced
+    set_backend(name)
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Explanation]:
+    """Which tier runs each problem of ``function(*args, **kwargs)``, and why others do not.
+
+    ``function`` may be an operator, a layer or a whole model. It is called once; MLX being lazy,
+    nothing is computed. Calls of plain attention (a kernel that covers its input) show as
+    ``"dense"``.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from natten_zoo import ops
+        >>> x = mx.zeros((1, 16, 2, 8))
+        >>> with ops.use_backend("pure"):
+        ...     ops.explain(ops.na1d, x, x, x, kernel_size=3)[0].tier
+        'pure'
+    """
+    global _record
+    before, _record = _record, []
+    try:
+        function(*args, **kwargs)
+        return list(dict.fromkeys(_record))
+    finally:
+        _record = before
+
+
+def get_support_matrix() -> dict[str, dict[str, str]]:
+    """``{tier: {operator: "yes" or why not}}`` for a float32 example on the default device."""
+    matrix = {}
+    for name in TIERS:
+        answers = (why_not(name, _example(rank)) or "yes" for rank in (1, 2, 3))
+        matrix[name] = dict(zip(("na1d", "na2d", "na3d"), answers, strict=True))
+    return matrix
+
+
+def has_metal() -> bool:
+    """Whether the Metal kernels can run here."""
+    return why_not("fast_metal", _example(2)) is None
+
+
+def has_cuda() -> bool:
+    """Whether the kernels can run on a CUDA device here."""
+    return why_not("cuda", _example(2)) is None
+
+
+def has_nanobind() -> bool:
+    """Whether the compiled tier is built and can run here."""
+    return why_not("nanobind", _example(2)) is None
+
+
+def choose(problem: Problem, op: str) -> ModuleType:
+    """The tier that computes ``problem``: the forced one, or the first that can.
+
+    Raises:
+        RuntimeError: If the forced tier cannot.
+    """
+    wanted, reasons = get_backend(), {}
+    for name in TIERS if wanted == "auto" else [wanted]:
+        reason = why_not(name, problem)
+        if reason is None:
+            record(problem, name, reasons)
+            return _module(name)
+        reasons[name] = reason
+    raise RuntimeError(f"[{op}] backend '{wanted}' cannot run this: {reasons[wanted]}.")
+
+
+def why_not(name: str, problem: Problem) -> str | None:
+    """Why a tier cannot run a problem on the default device; None if it can."""
+    try:
+        tier = _module(name)
+    except ModuleNotFoundError as error:
+        return str(error)
+    if name != tier.NAME:
+        return f"this MLX has no {'Metal' if name == 'fast_metal' else 'CUDA'} back-end"
+    return tier.why_not(problem)
+
+
+def record(problem: Problem, tier: str, reasons: dict[str, str] | None = None) -> None:
+    """Notes a choice for :func:`explain`."""
+    if _record is not None:
+        _record.append(Explanation(problem, tier, dict(reasons or {})))
+
+
+def _checked(name: str) -> str:
+    if name not in ("auto", *TIERS):
+        raise ValueError(f"[set_backend] 'name' must be auto, {', '.join(TIERS)} but got {name!r}.")
+    return name
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(TIERS[name], __package__)
+
+
+def _example(rank: int) -> Problem:
+    hood = Neighborhood.of(rank, 3)
+    return Problem(hood, 1, (8,) * rank, 2, 2, 32, 32, 1.0, mx.float32)

@@ -1,0 +1,199 @@
+"""Which keys a query sees: the definition that every tier, mask and kernel parameter comes from."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+IntOrInts = int | Sequence[int]
+BoolOrBools = bool | Sequence[bool]
+
+
+@dataclass(frozen=True)
+class Neighborhood:
+    """A sliding window over the tokens of 1, 2 or 3 axes.
+
+    Each axis is independent and the n-D neighborhood is the Cartesian product of its axes.
+    With dilation ``d`` the tokens ``i`` with equal ``i % d`` form a group; inside its group
+    of ``n`` tokens a query of rank ``p = i // d`` sees the ``kernel_size`` ranks around it,
+    moved inwards at the borders so that their number stays ``kernel_size``. A causal axis
+    sees its own rank and the ``kernel_size - 1`` before it, fewer at the left border.
+
+    Two strides exist and differ: ``stride`` keeps only the queries 0, s, 2s, ... (the output
+    shrinks), ``window_stride`` lets groups of that many neighboring queries share the window of
+    their leader (the output does not shrink; generalized neighborhood attention,
+    https://arxiv.org/abs/2504.16922, named ``stride`` in NATTEN >= 0.20).
+
+    Args:
+        kernel_size: Keys per query and axis; even sizes have the extra key on the left.
+        dilation: Step between the keys of a window.
+        stride: Step between the queries that are kept.
+        window_stride: Queries that share one window; at most ``kernel_size``.
+        is_causal: Whether a query sees only keys up to itself.
+
+    Every attribute is a tuple with one entry per axis. :meth:`of` broadcasts and validates.
+    """
+
+    kernel_size: tuple[int, ...]
+    dilation: tuple[int, ...]
+    stride: tuple[int, ...]
+    window_stride: tuple[int, ...]
+    is_causal: tuple[bool, ...]
+
+    @classmethod
+    def of(
+        cls,
+        rank: int,
+        kernel_size: IntOrInts,
+        *,
+        dilation: IntOrInts = 1,
+        stride: IntOrInts = 1,
+        window_stride: IntOrInts = 1,
+        is_causal: BoolOrBools = False,
+        op: str = "Neighborhood",
+    ) -> Neighborhood:
+        """Builds the neighborhood of ``rank`` axes from single values or one value per axis.
+
+        Raises:
+            TypeError: If a size is not an integer (bools are refused) or a flag not a bool.
+            ValueError: If a size is below 1, a sequence has another length than ``rank``, or a
+                stride is larger than the kernel.
+        """
+        one = cls(
+            per_axis(op, "kernel_size", kernel_size, rank),
+            per_axis(op, "dilation", dilation, rank),
+            per_axis(op, "stride", stride, rank),
+            per_axis(op, "window_stride", window_stride, rank),
+            flags_per_axis(op, "is_causal", is_causal, rank),
+        )
+        for name in ("stride", "window_stride"):
+            steps = getattr(one, name)
+            if any(s > k for s, k in zip(steps, one.kernel_size, strict=True)):
+                raise ValueError(
+                    f"[{op}] '{name}' must not be larger than 'kernel_size' {one.kernel_size} "
+                    f"on any axis but got {steps}."
+                )
+        return one
+
+    @property
+    def rank(self) -> int:
+        """Number of axes."""
+        return len(self.kernel_size)
+
+    @property
+    def volume(self) -> int:
+        """Keys per query: the product of the kernel sizes."""
+        return math.prod(self.kernel_size)
+
+    @property
+    def minimum_size(self) -> tuple[int, ...]:
+        """The smallest length of each axis on which every window is whole."""
+        return tuple(k * d for k, d in zip(self.kernel_size, self.dilation, strict=True))
+
+    @property
+    def bias_shape(self) -> tuple[int, ...]:
+        """Relative positions per axis, ``2 * kernel_size - 1``: the table of ``rpb``."""
+        return tuple(2 * k - 1 for k in self.kernel_size)
+
+    def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Queries per axis that ``stride`` keeps of ``size`` tokens."""
+        return tuple(-(-n // s) for n, s in zip(size, self.stride, strict=True))
+
+    def covers(self, size: Sequence[int]) -> bool:
+        """Whether every query sees every token of ``size``: plain self-attention."""
+        whole = tuple(size) == self.kernel_size
+        return whole and not any(self.is_causal) and all(d == 1 for d in self.dilation)
+
+    def check_size(self, size: Sequence[int], op: str) -> None:
+        """Raises a :class:`ValueError` when a window does not fit into ``size`` tokens."""
+        if any(n < m for n, m in zip(size, self.minimum_size, strict=True)):
+            raise ValueError(
+                f"[{op}] 'kernel_size' * 'dilation' must fit into the input on every axis but got "
+                f"kernel_size {self.kernel_size} and dilation {self.dilation} for an input of "
+                f"{tuple(size)}; the smallest input that works is {self.minimum_size}."
+            )
+
+    def window(self, axis: int, query: Any, length: Any, xp: ModuleType = np) -> tuple[Any, Any]:
+        """The window of a query on one axis, in closed form.
+
+        Args:
+            axis: The axis, from 0.
+            query: Token index of the query, an integer or an array.
+            length: Tokens on the axis, an integer or an array that broadcasts with ``query``.
+                Where a dilation group is shorter than the kernel its window is the whole group.
+            xp: ``numpy`` or ``mlx.core``, whichever ``query`` belongs to.
+
+        Returns:
+            ``(first, count)``: the query sees the keys ``first + t * dilation`` with ``t < count``.
+        """
+        k, d, s = self.kernel_size[axis], self.dilation[axis], self.window_stride[axis]
+        group, rank = query % d, query // d
+        n = length // d + (group < length % d)  # tokens in the dilation group
+        if self.is_causal[axis]:
+            leader = xp.minimum(rank // s * s + s - 1, n - 1)  # the last query of its stride group
+            start = xp.maximum(leader - (k - 1), 0)
+            count = xp.minimum(rank + 1, n) - start
+        else:
+            leader = xp.minimum(rank // s * s + s // 2, n - 1)  # the middle one
+            start = xp.maximum(xp.minimum(leader - k // 2, n - k), 0)
+            count = xp.minimum(k, n)
+        return start * d + group, count
+
+    def windows(self, axis: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """``(first, count)`` of every kept query on one axis, each ``[ceil(length / stride)]``."""
+        return _windows(self, axis, length)
+
+    def mask(self, axis: int, length: int) -> np.ndarray:
+        """``[queries, keys]`` on one axis: whether the kept query sees the key."""
+        first, count = self.windows(axis, length)
+        step, offset = np.divmod(np.arange(length) - first[:, None], self.dilation[axis])
+        return (offset == 0) & (step >= 0) & (step < count[:, None])
+
+
+@lru_cache(maxsize=256)
+def _windows(hood: Neighborhood, axis: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    queries = np.arange(0, length, hood.stride[axis])
+    first, count = hood.window(axis, queries, length)
+    count = np.broadcast_to(count, queries.shape).copy()
+    first.setflags(write=False)
+    count.setflags(write=False)
+    return first, count
+
+
+def per_axis(op: str, name: str, value: IntOrInts, rank: int) -> tuple[int, ...]:
+    """One positive integer per axis from an integer or a sequence of ``rank`` integers."""
+    values = [value] * rank if isinstance(value, numbers.Integral) else _sequence(op, name, value)
+    for v in values:
+        if isinstance(v, (bool, np.bool_)) or not isinstance(v, numbers.Integral):
+            raise TypeError(
+                f"[{op}] '{name}' must be an integer or one integer per axis but got {value!r}."
+            )
+    if len(values) != rank:
+        raise ValueError(f"[{op}] '{name}' must have {rank} entries but got {value!r}.")
+    if any(v < 1 for v in values):
+        raise ValueError(f"[{op}] '{name}' must be at least 1 on every axis but got {value!r}.")
+    return tuple(int(v) for v in values)
+
+
+def flags_per_axis(op: str, name: str, value: BoolOrBools, rank: int) -> tuple[bool, ...]:
+    """One bool per axis from a bool or a sequence of ``rank`` bools."""
+    flat = isinstance(value, (bool, np.bool_))
+    values = [value] * rank if flat else _sequence(op, name, value)
+    if any(not isinstance(v, (bool, np.bool_)) for v in values):
+        raise TypeError(f"[{op}] '{name}' must be a bool or one bool per axis but got {value!r}.")
+    if len(values) != rank:
+        raise ValueError(f"[{op}] '{name}' must have {rank} entries but got {value!r}.")
+    return tuple(bool(v) for v in values)
+
+
+def _sequence(op: str, name: str, value: Any) -> list[Any]:
+    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
+        raise TypeError(f"[{op}] '{name}' must be one value or one per axis but got {value!r}.")
+    return list(value)

@@ -1,0 +1,181 @@
+"""One call of an operator without its arrays: what tiers choose by, cache by and compute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from .neighborhood import Neighborhood
+
+DTYPES = (mx.float32, mx.float16, mx.bfloat16)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The shapes and parameters of one call; hashable.
+
+    Arrays of a problem, ``out`` being ``neighborhood.output_size(spatial)``:
+
+    ===========  ==============================================================================
+    query        ``[batch, *out, heads, head_dim]``: entry ``o`` of an axis is token ``o * stride``
+    key          ``[batch, *spatial, kv_heads, head_dim]``
+    value        ``[batch, *spatial, kv_heads, value_dim]``
+    rpb          ``[heads, *neighborhood.bias_shape]`` or absent
+    lengths      int32 ``[batch, rank]`` or absent: tokens of each sample on each axis
+    output       ``[batch, *out, heads, value_dim]`` in the dtype of the query
+    LSE          ``[batch, *out, heads]``, float32, natural logarithm
+    ===========  ==============================================================================
+
+    With ``lengths`` sample ``b`` is the corner ``[0, lengths[b])`` of the padded array and its
+    windows are those of an array of that size. Queries outside it give zeros, an LSE of
+    ``-inf`` and no gradient; keys outside it are never seen.
+    """
+
+    neighborhood: Neighborhood
+    batch: int
+    spatial: tuple[int, ...]
+    heads: int
+    kv_heads: int
+    head_dim: int
+    value_dim: int
+    scale: float
+    dtype: mx.Dtype
+    has_rpb: bool = False
+    has_lengths: bool = False
+
+    @property
+    def rank(self) -> int:
+        """Number of spatial axes."""
+        return len(self.spatial)
+
+    @property
+    def out(self) -> tuple[int, ...]:
+        """Queries per axis."""
+        return self.neighborhood.output_size(self.spatial)
+
+    @property
+    def group(self) -> int:
+        """Query heads that share one key/value head."""
+        return self.heads // self.kv_heads
+
+
+def check_floats(op: str, **arrays: Any) -> None:
+    """Raises unless every argument is an :class:`mx.array` of one supported floating dtype."""
+    dtypes = {}
+    for name, array in arrays.items():
+        if not isinstance(array, mx.array):
+            raise TypeError(f"[{op}] '{name}' must be an mx.array but got {type(array).__name__}.")
+        if array.dtype not in DTYPES:
+            raise TypeError(
+                f"[{op}] '{name}' must be float32, float16 or bfloat16 but got {array.dtype}."
+            )
+        dtypes[name] = array.dtype
+    if len(set(dtypes.values())) > 1:
+        raise TypeError(f"[{op}] arrays must have one dtype but got {dtypes}.")
+
+
+def check_heads(op: str, heads: int, kv_heads: int) -> None:
+    """Raises unless every key/value head serves the same number of query heads."""
+    if kv_heads < 1 or heads % kv_heads:
+        raise ValueError(
+            f"[{op}] the number of 'query' heads must be a multiple of the number of 'key' heads "
+            f"but got {heads} and {kv_heads}."
+        )
+
+
+def check_rpb(op: str, rpb: Any, heads: int, hood: Neighborhood) -> None:
+    """Raises unless ``rpb`` is a bias table ``[heads, 2 * kernel_size - 1 per axis]``."""
+    check_floats(op, rpb=rpb)
+    if rpb.shape != (heads, *hood.bias_shape):
+        raise ValueError(
+            f"[{op}] 'rpb' must have shape {(heads, *hood.bias_shape)}, heads and 2 * kernel_size "
+            f"- 1 per axis, but got {rpb.shape}."
+        )
+
+
+def check_lengths(op: str, lengths: Any, batch: int, rank: int) -> None:
+    """Raises unless ``lengths`` is an integer array ``[batch, rank]``."""
+    if not isinstance(lengths, mx.array) or lengths.dtype != mx.int32:
+        raise TypeError(f"[{op}] lengths must be an int32 mx.array but got {lengths!r}.")
+    if lengths.shape != (batch, rank):
+        raise ValueError(f"[{op}] lengths must have shape {(batch, rank)} but got {lengths.shape}.")
+
+
+def attention_problem(
+    op: str,
+    hood: Neighborhood,
+    query: mx.array,
+    key: mx.array,
+    value: mx.array,
+    scale: float | None,
+    rpb: mx.array | None = None,
+    lengths: mx.array | None = None,
+) -> Problem:
+    """Validates the arrays of one attention call, the query before it is downsampled.
+
+    Raises:
+        TypeError: If an argument is not an array, or of an unsupported or another dtype.
+        ValueError: If shapes do not fit together, or a window does not fit into the input.
+    """
+    check_floats(op, query=query, key=key, value=value)
+    check_token_arrays(op, hood.rank, query=query, key=key, value=value)
+    if query.shape[-1] != key.shape[-1]:
+        raise ValueError(
+            f"[{op}] 'query' and 'key' must have the same head_dim but got {query.shape[-1]} and "
+            f"{key.shape[-1]}."
+        )
+    if key.shape[-2] != value.shape[-2]:
+        raise ValueError(
+            f"[{op}] 'key' and 'value' must have the same number of heads but got {key.shape[-2]} "
+            f"and {value.shape[-2]}."
+        )
+    batch, *spatial, heads, head_dim = query.shape
+    check_heads(op, heads, key.shape[-2])
+    hood.check_size(spatial, op)
+    if rpb is not None:
+        check_rpb(op, rpb, heads, hood)
+    if lengths is not None:
+        check_lengths(op, lengths, batch, hood.rank)
+    return Problem(
+        neighborhood=hood,
+        batch=batch,
+        spatial=tuple(spatial),
+        heads=heads,
+        kv_heads=key.shape[-2],
+        head_dim=head_dim,
+        value_dim=value.shape[-1],
+        scale=head_dim**-0.5 if scale is None else float(scale),
+        dtype=query.dtype,
+        has_rpb=rpb is not None,
+        has_lengths=lengths is not None,
+    )
+
+
+def check_token_arrays(op: str, rank: int, **arrays: mx.array) -> None:
+    """Raises unless all arrays are ``[batch, *spatial, heads, head_dim]`` of one batch and size."""
+    first, reference = next(iter(arrays.items()))
+    layout = ", ".join(["batch", *("depth", "height", "width")[3 - rank :], "heads", "head_dim"])
+    for name, array in arrays.items():
+        if array.ndim != rank + 3:
+            raise ValueError(
+                f"[{op}] '{name}' must have {rank + 3} axes [{layout}] but got {array.shape}."
+            )
+        if array.shape[:-2] != reference.shape[:-2]:
+            raise ValueError(
+                f"[{op}] '{first}' and '{name}' must have the same batch and spatial axes but got "
+                f"{reference.shape} and {array.shape}."
+            )
+        if 0 in array.shape[1:]:
+            raise ValueError(
+                f"[{op}] '{name}' must not be empty but for its batch, got {array.shape}."
+            )
+
+
+def downsample(problem: Problem, query: mx.array) -> mx.array:
+    """Keeps every ``stride``-th query: ``[B, *spatial, ...] -> [B, *out, ...]``."""
+    stride = problem.neighborhood.stride
+    if all(s == 1 for s in stride):
+        return query
+    return query[(slice(None), *(slice(None, None, s) for s in stride))]
