@@ -1,0 +1,26 @@
+"""Layers that the models share and that fit into anybody's."""
+
+from .drop_path import DropPath, drop_path_schedule
+from .init import init_weights
+from .mlp import MLP
+from .neighborhood_attention import (
+    NeighborhoodAttention,
+    NeighborhoodAttention1D,
+    NeighborhoodAttention2D,
+    NeighborhoodAttention3D,
+)
+from .patch_embed import PatchEmbed
+from .transformer_layer import TransformerLayer
+
+__all__ = [
+    "MLP",
+    "DropPath",
+    "NeighborhoodAttention",
+    "NeighborhoodAttention1D",
+    "NeighborhoodAttention2D",
+    "NeighborhoodAttention3D",
+    "PatchEmbed",
+    "TransformerLayer",
+    "drop_path_schedule",
+    "init_weights",
+]

@@ -1,0 +1,29 @@
+"""The feed-forward half of a transformer layer."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+
+
+class MLP(nn.Module):
+    """Linear, GELU (the exact one, by erf), linear.
+
+    Args:
+        dim: Channels of the input and the output.
+        hidden_dim: Channels in between.
+        drop: Dropout rate after each linear layer.
+
+    Shape:
+        - Input and output: ``[..., dim]``.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.drop = nn.Dropout(drop)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        x = self.drop(nn.gelu(self.fc1(x)))
+        return self.drop(self.fc2(x))

@@ -1,0 +1,178 @@
+"""Neighborhood attention as a layer: one implementation of any rank, three thin faces."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..ops import na1d, na2d, na3d
+from ..ops.neighborhood import BoolOrBools, IntOrInts, Neighborhood
+from .padding import crop, pad_to
+
+
+class NeighborhoodAttention(nn.Module):
+    r"""Multi-head self-attention in which a token sees the ``kernel_size`` tokens around it.
+
+    .. math::
+
+        \mathrm{NA}(x)_i = \sum_{j \in \rho(i)} \mathrm{softmax}_j
+            \left(s \, q_i \cdot k_j + b_{(j - i) / d}\right) v_j
+
+    with :math:`\rho(i)` the window of :class:`natten_zoo.ops.Neighborhood` and :math:`b` the
+    optional relative positional bias. Use the faces :class:`NeighborhoodAttention1D`,
+    :class:`NeighborhoodAttention2D` and :class:`NeighborhoodAttention3D`. Parameters are named as
+    in NATTEN: ``qkv``, ``proj`` and ``rpb``. Source: Hassani et al., Neighborhood Attention
+    Transformer, https://arxiv.org/abs/2204.07143, and NATTEN 0.14 to 0.21.
+
+    Args:
+        embed_dim: Channels of the input and the output.
+        num_heads: Attention heads; must divide ``embed_dim``.
+        kernel_size: Window size, one number or one per axis.
+        stride: Keep only every ``stride``-th query, which shrinks the output to
+            ``ceil(size / stride)``. NATTEN >= 0.20 calls another thing stride: ``window_stride``.
+        dilation: Step between the tokens of a window, one number or one per axis.
+        is_causal: Whether a token sees only itself and tokens before it, per axis.
+        num_kv_heads: Heads of keys and values; must divide ``num_heads``. Default: ``num_heads``.
+        qkv_bias: Whether the query, key and value projection has a bias.
+        qk_scale: Factor of the logits. Default: ``head_dim ** -0.5``.
+        attn_drop: Dropout rate of the attention weights.
+        proj_drop: Dropout rate of the output.
+        rel_pos_bias: Whether a learned bias per head and relative position is added to the logits.
+        window_stride: Number of neighboring queries that share one window, per axis.
+        pad_small_inputs: Zero-pad inputs smaller than ``kernel_size * dilation`` at the bottom and
+            right, attend to the padding too, and crop, as NATTEN up to 0.15 did and as the
+            published NAT and DiNAT weights expect. Otherwise such inputs are an error.
+
+    Shape:
+        - Input: ``[batch, *spatial, embed_dim]``.
+        - Output: the same, each spatial axis divided by ``stride`` (rounded up).
+
+    Raises:
+        ValueError: Heads do not divide the channels, or sizes are out of range.
+    """
+
+    rank: ClassVar[int]
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        kernel_size: IntOrInts,
+        stride: IntOrInts = 1,
+        dilation: IntOrInts = 1,
+        is_causal: BoolOrBools = False,
+        num_kv_heads: int | None = None,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        rel_pos_bias: bool = False,
+        *,
+        window_stride: IntOrInts = 1,
+        pad_small_inputs: bool = False,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        self.num_heads = num_heads
+        self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        _check_heads(name, embed_dim, self.num_heads, self.num_kv_heads)
+        self.head_dim = embed_dim // num_heads
+        self.scale = self.head_dim**-0.5 if qk_scale is None else qk_scale
+        self.pad_small_inputs = pad_small_inputs
+        self.neighborhood = Neighborhood.of(
+            self.rank,
+            kernel_size,
+            stride=stride,
+            dilation=dilation,
+            is_causal=is_causal,
+            window_stride=window_stride,
+            op=name,
+        )
+        qkv_dim = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+        self.qkv = nn.Linear(embed_dim, qkv_dim, bias=qkv_bias)
+        if rel_pos_bias:
+            self.rpb = init_bias_table(num_heads, self.neighborhood)
+        self.proj = nn.Linear(embed_dim, embed_dim)
+        self.attn_drop_rate = attn_drop
+        self.attn_drop = nn.Dropout(attn_drop)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        size = x.shape[1:-1]
+        if self.pad_small_inputs:
+            x = pad_to(x, self.neighborhood.minimum_size)
+        query, key, value = self._project(x)  # [B, *S, heads, head_dim]
+        x = self.attend(query, key, value)  # [B, *ceil(S / stride), heads, head_dim]
+        x = crop(x, self.neighborhood.output_size(size))
+        return self.proj_drop(self.proj(x.flatten(-2)))
+
+    def attend(self, query: mx.array, key: mx.array, value: mx.array) -> mx.array:
+        """Attention alone, ``[B, *S, heads, head_dim]`` each, without the projections."""
+        if self.training and self.attn_drop_rate > 0:
+            raise NotImplementedError(
+                f"[{type(self).__name__}] 'attn_drop' must be 0 while training but got "
+                f"{self.attn_drop_rate}."
+            )
+        hood = self.neighborhood
+        return _OPS[self.rank](
+            query,
+            key,
+            value,
+            hood.kernel_size,
+            hood.stride,
+            hood.dilation,
+            hood.is_causal,
+            self.scale,
+            rpb=self.get("rpb"),
+            window_stride=hood.window_stride,
+        )
+
+    def _project(self, x: mx.array) -> list[mx.array]:
+        ends = self.num_heads, self.num_heads + self.num_kv_heads
+        parts = mx.split(self.qkv(x), [self.head_dim * end for end in ends], axis=-1)
+        return [mx.unflatten(part, -1, (-1, self.head_dim)) for part in parts]
+
+    def _extra_repr(self) -> str:
+        return f"num_heads={self.num_heads}, {self.neighborhood}"
+
+
+_OPS: dict[int, Any] = {1: na1d, 2: na2d, 3: na3d}
+
+
+class NeighborhoodAttention1D(NeighborhoodAttention):
+    """:class:`NeighborhoodAttention` over sequences ``[batch, length, channels]``."""
+
+    rank = 1
+
+
+class NeighborhoodAttention2D(NeighborhoodAttention):
+    """:class:`NeighborhoodAttention` over feature maps ``[batch, height, width, channels]``."""
+
+    rank = 2
+
+
+class NeighborhoodAttention3D(NeighborhoodAttention):
+    """:class:`NeighborhoodAttention` over volumes ``[batch, depth, height, width, channels]``."""
+
+    rank = 3
+
+
+def init_bias_table(num_heads: int, neighborhood: Neighborhood) -> mx.array:
+    """A fresh relative positional bias ``[heads, 2 * kernel_size - 1 per axis]``.
+
+    Upstream truncates the normal distribution at 2, a hundred standard deviations away.
+    """
+    return mx.random.normal((num_heads, *neighborhood.bias_shape), scale=0.02)
+
+
+def _check_heads(op: str, embed_dim: int, num_heads: int, num_kv_heads: int) -> None:
+    if num_heads < 1 or embed_dim % num_heads:
+        raise ValueError(
+            f"[{op}] 'num_heads' must divide 'embed_dim' but got {num_heads} and {embed_dim}."
+        )
+    if num_kv_heads < 1 or num_heads % num_kv_heads:
+        raise ValueError(
+            f"[{op}] 'num_kv_heads' must divide 'num_heads' but got {num_kv_heads} and {num_heads}."
+        )

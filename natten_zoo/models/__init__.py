@@ -1,0 +1,24 @@
+"""The models, one file per architecture."""
+
+from .base import Config, Model
+from .dinat_s import DiNAT_s, DiNATsConfig
+from .isotropic import IsotropicConfig, IsotropicNAT
+from .nat import NAT, DiNAT, NATConfig
+
+# What a configuration file or a page of configs/ may name as its architecture.
+ARCHITECTURES: dict[str, type[Model]] = {
+    cls.__name__: cls for cls in (NAT, DiNAT, DiNAT_s, IsotropicNAT)
+}
+
+__all__ = [
+    "ARCHITECTURES",
+    "NAT",
+    "Config",
+    "DiNAT",
+    "DiNAT_s",
+    "DiNATsConfig",
+    "IsotropicConfig",
+    "IsotropicNAT",
+    "Model",
+    "NATConfig",
+]

@@ -1,0 +1,164 @@
+"""What every model of the zoo can do."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..pretrained.record import Record
+
+ConfigT = TypeVar("ConfigT", bound="Config")
+ModelT = TypeVar("ModelT", bound="Model")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The numbers that define an architecture; each model subclasses it."""
+
+    @classmethod
+    def from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
+        """Build a configuration from plain data; an unknown name is refused.
+
+        Raises:
+            ValueError: A name is not one of the configuration's, or one is missing.
+        """
+        fields = dataclasses.fields(cls)
+        known = [field.name for field in fields]
+        if unknown := [name for name in values if name not in known]:
+            raise ValueError(
+                f"[{cls.__name__}] arguments must be among {', '.join(known)} but got "
+                f"{', '.join(unknown)}."
+            )
+        required = [f.name for f in fields if f.default is dataclasses.MISSING]
+        if missing := [name for name in required if name not in values]:
+            raise ValueError(f"[{cls.__name__}] arguments {', '.join(missing)} are missing.")
+        return cls(**{name: _frozen(value) for name, value in values.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain data, ready for JSON."""
+        return {name: _plain(value) for name, value in vars(self).items()}
+
+
+class Model(nn.Module):
+    """Base of all models: a configuration, a classifier, weights that come and go.
+
+    Subclasses set ``Config``, build themselves from one, and define :meth:`features`,
+    :meth:`forward_features` and, where foreign checkpoints exist, :meth:`sanitize`.
+
+    Attributes:
+        config: The configuration the model was built from.
+        record: The checkpoint record of a published variant, else None.
+        num_features: Channels of what :meth:`forward_features` returns.
+    """
+
+    Config: ClassVar[type[Config]]
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        if not isinstance(config, self.Config):
+            raise TypeError(
+                f"[{type(self).__name__}] 'config' must be a {self.Config.__name__} but got "
+                f"{type(config).__name__}."
+            )
+        self.config: Any = config
+        self.record: Record | None = None
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the classifier's input."""
+        raise NotImplementedError
+
+    def features(self, x: mx.array) -> list[mx.array]:
+        """One feature map per stage, ``[batch, height, width, channels]`` each."""
+        raise NotImplementedError
+
+    def forward_features(self, x: mx.array) -> mx.array:
+        """The classifier's input: final norm and mean over all tokens, ``[batch, channels]``."""
+        raise NotImplementedError
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.head(self.forward_features(x))
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the classifier by a fresh one; 0 classes leave the features as the output."""
+        self.config = dataclasses.replace(self.config, num_classes=num_classes)
+        self.head = classifier(self.num_features, num_classes)
+
+    @staticmethod
+    def sanitize(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
+        """Turn a foreign state dict (torch layouts) into this model's names and layouts."""
+        return {name: to_mlx_layout(value) for name, value in weights.items()}
+
+    @classmethod
+    def from_pretrained(cls: type[ModelT], name_or_path: str | Path, **kwargs: Any) -> ModelT:
+        """Load a model with its weights from a name, a Hugging Face id, a file or a folder.
+
+        See :func:`natten_zoo.pretrained.load.load_pretrained` for the arguments.
+        """
+        from ..pretrained.load import load_pretrained
+
+        return load_pretrained(cls, name_or_path, **kwargs)
+
+    def save_pretrained(self, path: str | Path, **kwargs: Any) -> Any:
+        """Write the model as a folder; see :func:`natten_zoo.pretrained.save.save_pretrained`."""
+        from ..pretrained.save import save_pretrained
+
+        return save_pretrained(self, path, **kwargs)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+        """Upload the model; see :func:`natten_zoo.pretrained.save.push_to_hub`."""
+        from ..pretrained.save import push_to_hub
+
+        return push_to_hub(self, repo_id, **kwargs)
+
+
+def check_levels(config: Any) -> None:
+    """Raise unless a hierarchical configuration has heads and dilations for its depths.
+
+    Raises:
+        ValueError: ``num_heads`` or ``dilations`` do not go with ``depths``.
+    """
+    name, depths = type(config).__name__, config.depths
+    if len(config.num_heads) != len(depths):
+        raise ValueError(
+            f"[{name}] 'num_heads' must have one entry per level, {len(depths)}, but got "
+            f"{config.num_heads}."
+        )
+    if config.dilations is not None and tuple(map(len, config.dilations)) != tuple(depths):
+        raise ValueError(
+            f"[{name}] 'dilations' must list one dilation per layer, {depths} per level, but got "
+            f"{config.dilations}."
+        )
+
+
+def classifier(num_features: int, num_classes: int) -> nn.Module:
+    """A linear classifier as upstream initialises it; the identity for 0 classes."""
+    if num_classes < 0:
+        raise ValueError(f"[classifier] 'num_classes' must not be negative but got {num_classes}.")
+    if num_classes == 0:
+        return nn.Identity()
+    head = nn.Linear(num_features, num_classes)
+    head.weight = mx.random.normal(head.weight.shape, scale=0.02)
+    head.bias = mx.zeros_like(head.bias)
+    return head
+
+
+def to_mlx_layout(value: mx.array) -> mx.array:
+    """Output, input, height, width -> output, height, width, input.
+
+    Convolution weights are the only arrays with four axes in these models.
+    """
+    return value.transpose(0, 2, 3, 1) if value.ndim == 4 else value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _plain(value: Any) -> Any:
+    return list(map(_plain, value)) if isinstance(value, tuple) else value

@@ -1,0 +1,162 @@
+"""DiNAT_s: dilated neighborhood attention in Swin's macro-architecture.
+
+https://arxiv.org/abs/2209.15001. Patches do not overlap, and levels are joined by merging 2x2
+tokens, normed before the projection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..layers import (
+    NeighborhoodAttention2D,
+    PatchEmbed,
+    TransformerLayer,
+    drop_path_schedule,
+    init_weights,
+)
+from ..layers.padding import pad_to_multiple
+from ..layers.transformer_layer import EPS
+from .base import Config, Model, check_levels, classifier
+
+
+@dataclass(frozen=True)
+class DiNATsConfig(Config):
+    """The numbers of a DiNAT_s; defaults are upstream's.
+
+    Args:
+        embed_dim: Channels of the first level; each level doubles them.
+        depths: Layers per level.
+        num_heads: Attention heads per level.
+        kernel_size: Window size.
+        dilations: Dilation of each layer of each level. Default: 1 throughout.
+        mlp_ratio: Width of the feed-forward part relative to the channels.
+        patch_size: Side of a patch in pixels.
+        in_chans: Channels of the image.
+        num_classes: Outputs of the classifier; 0 for none.
+        qkv_bias: Whether the attention's input projection has a bias.
+        qk_scale: Factor of the logits. Default: ``head_dim ** -0.5``.
+        drop_rate: Dropout rate of tokens, projections and feed-forward parts.
+        attn_drop_rate: Dropout rate of the attention weights.
+        drop_path_rate: Stochastic depth of the last layer; grows linearly from 0.
+    """
+
+    embed_dim: int = 96
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    num_heads: tuple[int, ...] = (3, 6, 12, 24)
+    kernel_size: int = 7
+    dilations: tuple[tuple[int, ...], ...] | None = None
+    mlp_ratio: float = 4.0
+    patch_size: int = 4
+    in_chans: int = 3
+    num_classes: int = 1000
+    qkv_bias: bool = True
+    qk_scale: float | None = None
+    drop_rate: float = 0.0
+    attn_drop_rate: float = 0.0
+    drop_path_rate: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_levels(self)
+
+
+class PatchMerging(nn.Module):
+    """Joins 2x2 tokens: ``[B, H, W, D] -> [B, H/2, W/2, 2 D]``; odd sizes are zero-padded."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim, eps=EPS)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        x = pad_to_multiple(x, 2)
+        # Column by column, as Swin concatenates them: the weights depend on this order.
+        corners = [x[:, row::2, col::2] for col in (0, 1) for row in (0, 1)]
+        return self.reduction(self.norm(mx.concatenate(corners, axis=-1)))
+
+
+class Level(nn.Module):
+    """Layers at one resolution, then a merging unless it is the last level."""
+
+    def __init__(self, config: DiNATsConfig, index: int, drop_paths: list[float]) -> None:
+        super().__init__()
+        dim = config.embed_dim * 2**index
+        depth = config.depths[index]
+        dilations = config.dilations[index] if config.dilations else (1,) * depth
+        self.blocks = [
+            TransformerLayer(
+                NeighborhoodAttention2D(
+                    dim,
+                    config.num_heads[index],
+                    config.kernel_size,
+                    dilation=dilation,
+                    qkv_bias=config.qkv_bias,
+                    qk_scale=config.qk_scale,
+                    attn_drop=config.attn_drop_rate,
+                    proj_drop=config.drop_rate,
+                    rel_pos_bias=True,
+                    pad_small_inputs=True,
+                ),
+                dim,
+                config.mlp_ratio,
+                config.drop_rate,
+                drop_path,
+            )
+            for dilation, drop_path in zip(dilations, drop_paths, strict=True)
+        ]
+        if index + 1 < len(config.depths):
+            self.downsample = PatchMerging(dim)
+
+    def __call__(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        """The level's map after and before merging."""
+        for block in self.blocks:
+            x = block(x)
+        return (self.downsample(x) if "downsample" in self else x), x
+
+
+class DiNAT_s(Model):  # noqa: N801  upstream's name
+    """Dilated Neighborhood Attention Transformer with Swin's macro-architecture.
+
+    Args:
+        config: The numbers of the model.
+
+    Shape:
+        - Input: ``[batch, height, width, in_chans]`` of any size.
+        - Output: ``[batch, num_classes]`` logits.
+    """
+
+    Config = DiNATsConfig
+
+    def __init__(self, config: DiNATsConfig) -> None:
+        super().__init__(config)
+        self.patch_embed = PatchEmbed(config.patch_size, config.in_chans, config.embed_dim)
+        self.pos_drop = nn.Dropout(config.drop_rate)
+        schedule = drop_path_schedule(config.drop_path_rate, config.depths)
+        self.layers = [Level(config, i, rates) for i, rates in enumerate(schedule)]
+        self.norm = nn.LayerNorm(self.num_features, eps=EPS)
+        self.head = classifier(self.num_features, config.num_classes)
+        init_weights(self)
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last level."""
+        return self.config.embed_dim * 2 ** (len(self.config.depths) - 1)
+
+    def features(self, x: mx.array) -> list[mx.array]:
+        """The map of each level before its merging, as detection and segmentation use it.
+
+        Four levels give strides 4, 8, 16 and 32 with D, 2 D, 4 D and 8 D channels, not normed.
+        """
+        maps = []
+        x = self.pos_drop(self.patch_embed(x))
+        for level in self.layers:
+            x, full = level(x)
+            maps.append(full)
+        return maps
+
+    def forward_features(self, x: mx.array) -> mx.array:
+        """Final norm and mean over all tokens: ``[B, H, W, in_chans] -> [B, 8 D]``."""
+        return self.norm(self.features(x)[-1]).mean(axis=(1, 2))

@@ -1,0 +1,263 @@
+"""NAT and DiNAT: hierarchical vision transformers of (dilated) neighborhood attention.
+
+NAT: https://arxiv.org/abs/2204.07143. DiNAT: https://arxiv.org/abs/2209.15001. Dilation changes
+what a token sees but no weight: DiNAT is NAT with other ``dilations``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..layers import (
+    NeighborhoodAttention2D,
+    TransformerLayer,
+    drop_path_schedule,
+    init_weights,
+)
+from ..layers.transformer_layer import EPS
+from .base import Config, Model, check_levels, classifier, to_mlx_layout
+
+
+@dataclass(frozen=True)
+class NATConfig(Config):
+    """The numbers of a NAT or DiNAT.
+
+    Args:
+        embed_dim: Channels of the first level; each level doubles them.
+        depths: Layers per level.
+        num_heads: Attention heads per level.
+        mlp_ratio: Width of the feed-forward part relative to the channels.
+        kernel_size: Window size.
+        dilations: Dilation of each layer of each level. Default: 1 throughout.
+        tokenizer_strides: Strides of the two tokenizer convolutions.
+        in_chans: Channels of the image.
+        num_classes: Outputs of the classifier; 0 for none.
+        qkv_bias: Whether the attention's input projection has a bias.
+        qk_scale: Factor of the logits. Default: ``head_dim ** -0.5``.
+        drop_rate: Dropout rate of tokens, projections and feed-forward parts.
+        attn_drop_rate: Dropout rate of the attention weights.
+        drop_path_rate: Stochastic depth of the last layer; grows linearly from 0.
+        layer_scale: Initial gain of each residual branch. Default: no gains.
+    """
+
+    embed_dim: int
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    mlp_ratio: float = 3.0
+    kernel_size: int = 7
+    dilations: tuple[tuple[int, ...], ...] | None = None
+    tokenizer_strides: tuple[int, int] = (2, 2)
+    in_chans: int = 3
+    num_classes: int = 1000
+    qkv_bias: bool = True
+    qk_scale: float | None = None
+    drop_rate: float = 0.0
+    attn_drop_rate: float = 0.0
+    drop_path_rate: float = 0.2
+    layer_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        check_levels(self)
+
+    @classmethod
+    def from_huggingface(cls, config: Mapping[str, Any]) -> NATConfig:
+        """Translate the ``config.json`` of a transformers NAT or DiNAT."""
+        layer_scale = config.get("layer_scale_init_value", 0.0)
+        labels = config.get("id2label")
+        return cls.from_dict(
+            {
+                "embed_dim": config["embed_dim"],
+                "depths": config["depths"],
+                "num_heads": config["num_heads"],
+                "mlp_ratio": config["mlp_ratio"],
+                "kernel_size": config["kernel_size"],
+                "dilations": config.get("dilations"),
+                "in_chans": config.get("num_channels", 3),
+                "num_classes": len(labels) if labels else config.get("num_labels", 1000),
+                "qkv_bias": config.get("qkv_bias", True),
+                "drop_rate": config.get("hidden_dropout_prob", 0.0),
+                "attn_drop_rate": config.get("attention_probs_dropout_prob", 0.0),
+                "drop_path_rate": config.get("drop_path_rate", 0.1),
+                "layer_scale": layer_scale if layer_scale > 0 else None,
+            }
+        )
+
+
+class ConvTokenizer(nn.Module):
+    """Two overlapping 3x3 convolutions and a norm: ``[B, H, W, C] -> [B, H/4, W/4, D]``."""
+
+    def __init__(self, in_chans: int, embed_dim: int, strides: tuple[int, int] = (2, 2)) -> None:
+        super().__init__()
+        first, second = strides
+        self.proj = [
+            nn.Conv2d(in_chans, embed_dim // 2, 3, stride=first, padding=1),
+            nn.Conv2d(embed_dim // 2, embed_dim, 3, stride=second, padding=1),
+        ]
+        self.norm = nn.LayerNorm(embed_dim, eps=EPS)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        for conv in self.proj:
+            x = conv(x)
+        return self.norm(x)
+
+
+class ConvDownsampler(nn.Module):
+    """A 3x3 convolution of stride 2 and a norm: ``[B, H, W, D] -> [B, H/2, W/2, 2 D]``."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.reduction = nn.Conv2d(dim, 2 * dim, 3, stride=2, padding=1, bias=False)
+        self.norm = nn.LayerNorm(2 * dim, eps=EPS)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.norm(self.reduction(x))
+
+
+class Level(nn.Module):
+    """Layers at one resolution, then a downsampler unless it is the last level."""
+
+    def __init__(self, config: NATConfig, index: int, drop_paths: list[float]) -> None:
+        super().__init__()
+        dim = config.embed_dim * 2**index
+        depth = config.depths[index]
+        dilations = config.dilations[index] if config.dilations else (1,) * depth
+        self.blocks = [
+            TransformerLayer(
+                NeighborhoodAttention2D(
+                    dim,
+                    config.num_heads[index],
+                    config.kernel_size,
+                    dilation=dilation,
+                    qkv_bias=config.qkv_bias,
+                    qk_scale=config.qk_scale,
+                    attn_drop=config.attn_drop_rate,
+                    proj_drop=config.drop_rate,
+                    rel_pos_bias=True,
+                    pad_small_inputs=True,
+                ),
+                dim,
+                config.mlp_ratio,
+                config.drop_rate,
+                drop_path,
+                config.layer_scale,
+            )
+            for dilation, drop_path in zip(dilations, drop_paths, strict=True)
+        ]
+        if index + 1 < len(config.depths):
+            self.downsample = ConvDownsampler(dim)
+
+    def __call__(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        """The level's map after and before downsampling."""
+        for block in self.blocks:
+            x = block(x)
+        return (self.downsample(x) if "downsample" in self else x), x
+
+
+class NAT(Model):
+    """Neighborhood Attention Transformer.
+
+    Args:
+        config: The numbers of the model.
+
+    Shape:
+        - Input: ``[batch, height, width, in_chans]`` of any size; maps smaller than a window are
+          zero-padded inside the attention as the published weights expect.
+        - Output: ``[batch, num_classes]`` logits.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from natten_zoo.models import NAT, NATConfig
+        >>> model = NAT(NATConfig(16, depths=(1, 1), num_heads=(1, 2), kernel_size=3))
+        >>> model(mx.zeros((1, 32, 32, 3))).shape
+        (1, 1000)
+    """
+
+    Config = NATConfig
+
+    def __init__(self, config: NATConfig) -> None:
+        super().__init__(config)
+        self.patch_embed = ConvTokenizer(
+            config.in_chans, config.embed_dim, config.tokenizer_strides
+        )
+        self.pos_drop = nn.Dropout(config.drop_rate)
+        schedule = drop_path_schedule(config.drop_path_rate, config.depths)
+        self.levels = [Level(config, i, rates) for i, rates in enumerate(schedule)]
+        self.norm = nn.LayerNorm(self.num_features, eps=EPS)
+        self.head = classifier(self.num_features, config.num_classes)
+        init_weights(self)
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last level."""
+        return self.config.embed_dim * 2 ** (len(self.config.depths) - 1)
+
+    def features(self, x: mx.array) -> list[mx.array]:
+        """The map of each level before its downsampler, as detection and segmentation use it.
+
+        Four levels give strides 4, 8, 16 and 32 with D, 2 D, 4 D and 8 D channels, not normed.
+        """
+        maps = []
+        x = self.pos_drop(self.patch_embed(x))
+        for level in self.levels:
+            x, full = level(x)
+            maps.append(full)
+        return maps
+
+    def forward_features(self, x: mx.array) -> mx.array:
+        """Final norm and mean over all tokens: ``[B, H, W, in_chans] -> [B, 8 D]``."""
+        return self.norm(self.features(x)[-1]).mean(axis=(1, 2))
+
+    @staticmethod
+    def sanitize(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
+        """Turn upstream's or Hugging Face's state dict into our names and layouts."""
+        if any(name.endswith("attention.self.query.weight") for name in weights):
+            weights = _from_huggingface(weights)
+        return {name: to_mlx_layout(value) for name, value in weights.items()}
+
+
+class DiNAT(NAT):
+    """Dilated Neighborhood Attention Transformer: a NAT whose ``dilations`` are set."""
+
+
+_HUGGINGFACE_NAMES = (
+    (r"^(nat|dinat)\.", ""),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^embeddings\.norm\.", "patch_embed.norm."),
+    (r"^encoder\.levels\.(\d+)\.layers\.", r"levels.\1.blocks."),
+    (r"^encoder\.levels\.", "levels."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.attention\.self\.", ".attn."),
+    (r"\.attention\.output\.dense\.", ".attn.proj."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+    (r"^layernorm\.", "norm."),
+    (r"^classifier\.", "head."),
+)
+
+
+def _from_huggingface(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
+    renamed = {_upstream_name(name): value for name, value in weights.items()}
+    result: dict[str, mx.array] = {}
+    for name, value in renamed.items():
+        if ".attn.query." in name:
+            parts = [renamed[name.replace(".query.", f".{p}.")] for p in ("query", "key", "value")]
+            result[name.replace(".query.", ".qkv.")] = mx.concatenate(parts)
+        elif name.endswith("layer_scale_parameters"):
+            stem = name.removesuffix("layer_scale_parameters")
+            result[stem + "gamma1"], result[stem + "gamma2"] = value[0], value[1]
+        elif ".attn.key." not in name and ".attn.value." not in name:
+            result[name] = value
+    return result
+
+
+def _upstream_name(name: str) -> str:
+    for pattern, replacement in _HUGGINGFACE_NAMES:
+        name = re.sub(pattern, replacement, name)
+    return name

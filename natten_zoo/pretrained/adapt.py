@@ -1,0 +1,123 @@
+"""Fitting published weights to a model that was built with other numbers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+
+logger = logging.getLogger("natten_zoo")
+
+
+def adapt(
+    weights: Mapping[str, mx.array], model: nn.Module, changed: Collection[str]
+) -> dict[str, mx.array]:
+    """Change the weights that depend on what the caller overrode; say so in the log.
+
+    ========================= ==================================================================
+    ``kernel_size, img_size`` bias tables are resized bicubically, as upstream made its 11x11 model
+    ``in_chans``              the first convolution sums over (grey) or repeats its input channels
+    ``num_classes``           the classifier is left out: the model keeps its fresh one
+    ========================= ==================================================================
+
+    Dilations are in no weight. Anything else that does not fit is left for
+    :func:`natten_zoo.pretrained.strict.load_strict` to report.
+
+    Args:
+        weights: The checkpoint, in the model's names and layouts.
+        model: The model, built with the overrides.
+        changed: Names of the overridden arguments.
+
+    Returns:
+        All parameters of the model that the checkpoint has.
+    """
+    target = dict(tree_flatten(model.parameters()))
+    result = dict(weights)
+    if {"kernel_size", "img_size"} & set(changed):
+        _resize_tables(result, target)
+    if "in_chans" in changed:
+        _adapt_stem(result, target)
+    if "num_classes" in changed:
+        _replace_head(result, target)
+    return result
+
+
+def resize_bias_table(table: mx.array, shape: tuple[int, ...]) -> mx.array:
+    """Resize a bias table ``[heads, *old]`` to ``[heads, *shape]`` by cubic interpolation.
+
+    The same values as ``torch.nn.functional.interpolate(mode="bicubic", align_corners=False)``:
+    Keys' kernel with a = -0.75, no antialiasing, borders repeated.
+    """
+    values = np.array(table.astype(mx.float32), dtype=np.float64)
+    for axis, size in enumerate(shape, start=1):
+        matrix = _cubic_matrix(values.shape[axis], size)
+        values = np.moveaxis(np.tensordot(matrix, values, (1, axis)), 0, axis)
+    return mx.array(values.astype(np.float32)).astype(table.dtype)
+
+
+def _cubic_matrix(old: int, new: int) -> np.ndarray:
+    """``[new, old]``: the weight of each old sample in each new one."""
+    center = (np.arange(new) + 0.5) * old / new - 0.5
+    first = np.floor(center).astype(int) - 1
+    matrix = np.zeros((new, old))
+    for tap in range(4):
+        source = first + tap
+        weight = _cubic(np.abs(center - source))
+        np.add.at(matrix, (np.arange(new), np.clip(source, 0, old - 1)), weight)
+    return matrix
+
+
+def _cubic(x: np.ndarray, a: float = -0.75) -> np.ndarray:
+    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+def adapt_input_channels(weight: mx.array, in_chans: int) -> mx.array:
+    """Fit a convolution ``[out, height, width, channels]`` to another number of channels.
+
+    One channel gets the sum over all, so that a grey image gives what it gave as three equal
+    channels. More channels repeat the old ones, scaled by ``old / in_chans`` to keep the sum.
+    """
+    old = weight.shape[-1]
+    if in_chans == 1:
+        return weight.sum(axis=-1, keepdims=True)
+    repeated = mx.take(weight, mx.arange(in_chans) % old, axis=-1)
+    return repeated * (old / in_chans)
+
+
+def _resize_tables(weights: dict[str, mx.array], target: Mapping[str, mx.array]) -> None:
+    resized = []
+    for name, value in weights.items():
+        if not name.endswith(".rpb") or name not in target:
+            continue
+        shape = target[name].shape
+        if value.shape != shape and value.ndim == len(shape) and value.shape[0] == shape[0]:
+            weights[name] = resize_bias_table(value, shape[1:])
+            resized.append(f"{value.shape[1:]} -> {shape[1:]}")
+    if resized:
+        logger.warning("%d bias tables resized, %s", len(resized), resized[0])
+
+
+def _adapt_stem(weights: dict[str, mx.array], target: Mapping[str, mx.array]) -> None:
+    for name in ("patch_embed.proj.weight", "patch_embed.proj.0.weight"):
+        if name in weights and name in target and weights[name].shape != target[name].shape:
+            in_chans = target[name].shape[-1]
+            weights[name] = adapt_input_channels(weights[name], in_chans)
+            logger.warning("%s adapted to %d input channels", name, in_chans)
+
+
+def _replace_head(weights: dict[str, mx.array], target: Mapping[str, mx.array]) -> None:
+    old, new = weights.get("head.weight"), target.get("head.weight")
+    if old is None or (new is not None and old.shape == new.shape):
+        return
+    for name in ("head.weight", "head.bias"):
+        weights.pop(name, None)
+        if name in target:
+            weights[name] = target[name]
+    classes = 0 if new is None else new.shape[0]
+    logger.warning("classifier of %d classes replaced by a fresh one of %d", old.shape[0], classes)

@@ -1,0 +1,89 @@
+"""All facts of one checkpoint in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a published model: its numbers, its weights, how to feed it.
+
+    Records are written in ``configs/*.yaml``; :func:`natten_zoo.get_record` looks one up.
+
+    Args:
+        name: The variant, as upstream's constructor is called (``"nat_mini"``).
+        architecture: Name of the model class in :mod:`natten_zoo.models` (``"NAT"``).
+        model: Arguments of that class's configuration.
+        hub: Hugging Face repository of the weights.
+        url: Upstream's own file.
+        mirror: Another address of the same file.
+        file: Weights that ship in the package, relative to the ``natten_zoo`` folder.
+        sha256: Digest of the weights file, where it is known.
+        license: Licence of the weights.
+        source: Project that published them.
+        paper: Where the model is described.
+        input_size: Side of the square image in pixels that the published figures are for.
+        crop_pct: The short side is resized to ``floor(input_size / crop_pct)``.
+        crop_mode: ``"center"`` (resize the short side, crop the centre) or ``"squash"``
+            (resize to a square).
+        interpolation: Resampling filter of that resize.
+        mean: Per channel mean, of values in 0..1.
+        std: Per channel standard deviation.
+        num_classes: Size of the classifier.
+        classes: Name of the label set (``"imagenet-1k"``, ``"imagenet-22k"``,
+            ``"fashion-mnist"``).
+        top1: Published top-1 accuracy in percent.
+        params: Number of parameters, classifier included.
+        gmacs: Billions of multiply-adds for one image of ``input_size``.
+        note: Anything a user of these weights should know.
+    """
+
+    name: str
+    architecture: str
+    model: Mapping[str, Any]
+    hub: str | None = None
+    url: str | None = None
+    mirror: str | None = None
+    file: str | None = None
+    sha256: str | None = None
+    license: str = "MIT"
+    source: str | None = None
+    paper: str | None = None
+    input_size: int = 224
+    crop_pct: float = 0.875
+    crop_mode: str = "center"
+    interpolation: str = "bicubic"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    num_classes: int = 1000
+    classes: str = "imagenet-1k"
+    top1: float | None = None
+    params: int | None = None
+    gmacs: float | None = None
+    note: str | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Record:
+        """Build a record from plain data; an unknown field is refused.
+
+        Raises:
+            ValueError: A field is not one of a record's.
+        """
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(
+                f"[Record] fields must be among {sorted(known)} but got {', '.join(unknown)}."
+            )
+        tuples = {key: tuple(values[key]) for key in ("mean", "std") if key in values}
+        return cls(**{**values, **tuples})
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether weights are published anywhere."""
+        return any((self.file, self.hub, self.url, self.mirror))
