@@ -1,0 +1,67 @@
+"""Fashion-MNIST as Debian packages it: 60,000 and 10,000 grey images of clothes, 28 x 28."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+FOLDER = Path("/usr/share/datasets/fashion-mnist")
+CLASSES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+_PREFIX = {"train": "train", "test": "t10k"}
+_TYPE_UINT8 = 8
+
+
+def fashion_mnist(
+    split: str = "test", folder: str | os.PathLike[str] = FOLDER
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a split of Fashion-MNIST (https://arxiv.org/abs/1708.07747, MIT).
+
+    Args:
+        split: ``train`` (60,000 images) or ``test`` (10,000).
+        folder: Where the four ``idx*-ubyte.gz`` files lie.
+
+    Returns:
+        Images ``[N, 28, 28]`` of uint8 and labels ``[N]`` of int64, an index into ``CLASSES``.
+
+    Raises:
+        FileNotFoundError: If the data set is not installed.
+        ValueError: If a file is damaged.
+    """
+    if split not in _PREFIX:
+        raise ValueError(f"[fashion_mnist] 'split' must be 'train' or 'test' but got '{split}'.")
+    images = read_idx(Path(folder) / f"{_PREFIX[split]}-images-idx3-ubyte.gz")
+    labels = read_idx(Path(folder) / f"{_PREFIX[split]}-labels-idx1-ubyte.gz")
+    if len(images) != len(labels):
+        raise ValueError(
+            f"[fashion_mnist] {folder} holds {len(images)} images but {len(labels)} labels."
+        )
+    return images, labels.astype(np.int64)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Reads a gzipped IDX file of bytes: ``0 0 type rank``, the big-endian sizes, the data."""
+    if not path.exists():
+        raise FileNotFoundError(
+            f"[fashion_mnist] {path} does not exist. On Debian and Ubuntu "
+            "`apt install dataset-fashion-mnist` brings it."
+        )
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"[fashion_mnist] {path} is damaged: {error}.") from error
+    if len(content) < 4 or content[:3] != bytes([0, 0, _TYPE_UINT8]):
+        raise ValueError(f"[fashion_mnist] {path} is not an IDX file of bytes.")
+    data = 4 + 4 * content[3]
+    shape = np.frombuffer(content[4:data], dtype=">u4").astype(np.int64)
+    if len(content) - data != shape.prod():
+        raise ValueError(
+            f"[fashion_mnist] {path} is damaged: {len(content) - data} bytes for {shape.tolist()}."
+        )
+    return np.frombuffer(content, dtype=np.uint8, offset=data).reshape(shape)

@@ -1,0 +1,110 @@
+"""Many image files: finding them, and reading them in batches while the model works."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from .preprocess import Preprocess
+from .reading import ImageError
+
+SUFFIXES = frozenset(
+    [
+        *(".avif", ".bmp", ".gif", ".heic", ".jfif", ".jp2", ".jpeg", ".jpg"),
+        *(".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+    ]
+)
+
+
+@dataclass
+class Batch:
+    """Images that go through a model together, and the files that could not be read.
+
+    Attributes:
+        indices: Position of each image in the list that was asked for.
+        images: ``[len(indices), size, size, channels]`` in float32.
+        failures: Message of every unreadable file, by position.
+    """
+
+    indices: list[int]
+    images: mx.array
+    failures: dict[int, str] = field(default_factory=dict)
+
+
+def find_images(patterns: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Lists the image files that files, folders and glob patterns name.
+
+    Folders are searched to any depth, in the order of their names, for known image suffixes;
+    hidden files are left out. A file that is named is listed whatever its suffix, even where it
+    does not exist, so that its failure is reported with the others. No file is listed twice.
+
+    Raises:
+        ImageError: If a folder or a pattern holds no image.
+    """
+    found: dict[Path, None] = {}
+    for path in map(Path, patterns):
+        pattern = str(path)
+        if path.is_dir():
+            files = images_in(path)
+        elif glob.has_magic(pattern) and not path.exists():
+            files = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
+            files = [file for file in files if not file.is_dir()]
+        else:
+            files = [path]
+        if not files:
+            raise ImageError(f"[find_images] no image in '{pattern}'.")
+        found.update(dict.fromkeys(files))
+    return list(found)
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files of a folder and of the folders in it, sorted, hidden ones left out."""
+    files = []
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files += [Path(root, name) for name in sorted(names) if not name.startswith(".")]
+    return [file for file in files if file.suffix.lower() in SUFFIXES]
+
+
+def read_batches(
+    sources: Sequence[Path | np.ndarray],
+    preprocess: Preprocess,
+    batch_size: int,
+    workers: int = 4,
+) -> Iterator[Batch]:
+    """Reads images in their order, one batch ahead of the one that is being used.
+
+    A source that cannot be read takes no place in ``images``; its message is in ``failures``.
+    """
+    if batch_size < 1:
+        raise ValueError(f"[read_batches] 'batch_size' must be positive but got {batch_size}.")
+    starts = range(0, len(sources), batch_size)
+    with ThreadPoolExecutor(workers) as pool:
+
+        def submit(start: int) -> list[Future[np.ndarray]]:
+            chosen = sources[start : start + batch_size]
+            return [pool.submit(preprocess.to_numpy, source) for source in chosen]
+
+        ahead = submit(0)
+        for start in starts:
+            futures, ahead = ahead, submit(start + batch_size)
+            yield _collect(futures, start)
+
+
+def _collect(futures: list[Future[np.ndarray]], start: int) -> Batch:
+    arrays: dict[int, np.ndarray] = {}
+    failures: dict[int, str] = {}
+    for index, future in enumerate(futures, start):
+        try:
+            arrays[index] = future.result()
+        except ImageError as error:
+            failures[index] = str(error)
+    images = mx.array(np.stack(list(arrays.values()))) if arrays else mx.zeros((0,))
+    return Batch(list(arrays), images, failures)

@@ -1,0 +1,192 @@
+"""From an image to what a model was trained to see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import numpy as np
+from PIL import Image
+
+from .reading import ImageSource, read_image
+
+if TYPE_CHECKING:
+    from ..pretrained.record import Record
+
+_FILTERS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+}
+
+# Only the middle of a strip longer than this many times its width is resized: the rest would
+# be cut off anyway, and a 1 x 10000 image would grow to a gigabyte first.
+_LONGEST = 20
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resizes, crops and normalises one image: ``(pixels / 255 - mean) / std``.
+
+    Two conventions are in use for the same weights. The authors' evaluation resizes the short
+    side to ``floor(size / crop_pct)`` and cuts out the center (224 of 256 with ``crop_pct``
+    0.875); published accuracies belong to it. Hugging Face's processor squashes the whole image
+    to a square.
+
+    Args:
+        size: Height and width of the result.
+        crop_pct: The part of the short side that is kept, in (0, 1].
+        crop_mode: ``center`` (the authors' evaluation) or ``squash`` (no crop at all).
+        interpolation: ``bicubic``, ``bilinear``, ``lanczos`` or ``nearest``, antialiased.
+        mean: What is subtracted, per channel; three channels give a color image, one a grey.
+        std: What the difference is divided by, per channel.
+
+    Example:
+        >>> import numpy as np
+        >>> photo = np.zeros((480, 640, 3), dtype=np.uint8)
+        >>> Preprocess()(photo).shape
+        (224, 224, 3)
+        >>> Preprocess(size=28, crop_pct=1.0, mean=(0.5,), std=(0.5,))(photo).shape
+        (28, 28, 1)
+    """
+
+    size: int = 224
+    crop_pct: float = 0.875
+    crop_mode: str = "center"
+    interpolation: str = "bicubic"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"[Preprocess] 'size' must be positive but got {self.size}.")
+        if not 0 < self.crop_pct <= 1:
+            raise ValueError(f"[Preprocess] 'crop_pct' must be in (0, 1] but got {self.crop_pct}.")
+        if self.crop_mode not in ("center", "squash"):
+            raise ValueError(
+                f"[Preprocess] 'crop_mode' must be 'center' or 'squash' but got '{self.crop_mode}'."
+            )
+        if self.interpolation not in _FILTERS:
+            raise ValueError(
+                f"[Preprocess] 'interpolation' must be one of {', '.join(_FILTERS)} "
+                f"but got '{self.interpolation}'."
+            )
+        if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean) or 0 in self.std:
+            raise ValueError(
+                "[Preprocess] 'mean' and 'std' must have one value per channel, 1 or 3, and no "
+                f"'std' may be zero, but got {self.mean} and {self.std}."
+            )
+
+    @property
+    def channels(self) -> int:
+        """3 for color, 1 for grey."""
+        return len(self.mean)
+
+    def __call__(self, image: ImageSource) -> mx.array:
+        """Reads and transforms one image.
+
+        Args:
+            image: A path, a Pillow image or an array; see :func:`read_image`.
+
+        Returns:
+            ``[size, size, channels]`` in float32.
+        """
+        return mx.array(self.to_numpy(image))
+
+    def to_numpy(self, image: ImageSource) -> np.ndarray:
+        """The same as a NumPy array, for worker threads."""
+        pixels = np.asarray(self.crop(read_image(image, self.channels)), dtype=np.float32)
+        pixels = pixels.reshape(self.size, self.size, self.channels)
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        return (pixels / 255 - mean) / std
+
+    def crop(self, image: Image.Image) -> Image.Image:
+        """The part of an image that the model sees, ``size`` by ``size`` pixels.
+
+        Rounding is torchvision's: ``Resize(floor(size / crop_pct))`` and ``CenterCrop(size)``.
+        """
+        resample = _FILTERS[self.interpolation]
+        if self.crop_mode == "squash":
+            return image.resize((self.size, self.size), resample)
+        image = _center(image, [min(n, _LONGEST * min(image.size)) for n in image.size])
+        short = math.floor(self.size / self.crop_pct)
+        size = [int(short * n / min(image.size)) for n in image.size]
+        return _center(image.resize(size, resample), (self.size, self.size))
+
+    @classmethod
+    def from_record(cls, record: Record) -> Preprocess:
+        """The preprocessing that a checkpoint was published with."""
+        return cls(
+            size=record.input_size,
+            crop_pct=record.crop_pct,
+            crop_mode=record.crop_mode,
+            interpolation=record.interpolation,
+            mean=tuple(record.mean),
+            std=tuple(record.std),
+        )
+
+    def to_config(self) -> dict[str, Any]:
+        """The content of ``preprocessor_config.json``, in Hugging Face's terms."""
+        square = {"height": self.size, "width": self.size}
+        resize: dict[str, Any] = {"image_processor_type": "ViTImageProcessor", "size": square}
+        if self.crop_mode == "center":
+            short = {"shortest_edge": math.floor(self.size / self.crop_pct)}
+            resize = {"image_processor_type": "BitImageProcessor", "size": short}
+            resize |= {"do_center_crop": True, "crop_size": square, "crop_pct": self.crop_pct}
+        return resize | {
+            "do_resize": True,
+            "resample": int(_FILTERS[self.interpolation]),
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Preprocess:
+        """Reads a ``preprocessor_config.json`` of this library or of Hugging Face.
+
+        Raises:
+            ValueError: If it asks for anything but resizing, a center crop, division by 255
+                and normalisation.
+        """
+        steps = [config.get(f"do_{step}", True) for step in ("resize", "rescale", "normalize")]
+        if not all(steps) or abs(config.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
+            raise ValueError(
+                "[Preprocess] 'preprocessor_config.json' must resize, divide by 255 and normalise "
+                f"but got {config}."
+            )
+        crop = config.get("do_center_crop", False)
+        size = _side(config["crop_size" if crop else "size"], "height")
+        short = _side(config["size"], "shortest_edge") if crop else size
+        names = {int(value): name for name, value in _FILTERS.items()}
+        resample = config.get("resample", 2)
+        return cls(
+            size=size,
+            crop_pct=config.get("crop_pct", size / short),
+            crop_mode="center" if crop else "squash",
+            interpolation=names.get(resample, f"resample {resample}"),
+            mean=tuple(config["image_mean"]),
+            std=tuple(config["image_std"]),
+        )
+
+
+def _center(image: Image.Image, size: Sequence[int]) -> Image.Image:
+    left, top = (round((n - kept) / 2) for n, kept in zip(image.size, size, strict=True))
+    return image.crop((left, top, left + size[0], top + size[1]))
+
+
+def _side(size: int | dict[str, int], name: str) -> int:
+    """One side of a square, which Hugging Face writes as a number or by name."""
+    if isinstance(size, int):
+        return size
+    if name not in size or size.get("width", size[name]) != size[name]:
+        raise ValueError(
+            f"[Preprocess] '{name}' must be given and the image square but got {size}."
+        )
+    return size[name]

@@ -1,0 +1,140 @@
+"""Reading one image: upright, opaque, 8 bits per channel, whatever the file holds."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
+
+ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray
+
+# Beyond Pillow's own limit (179 million pixels) a JPEG is decoded at a half to an eighth of its
+# size, which its format allows without ever holding the whole; other formats are refused.
+LARGEST_JPEG = 2**29
+DRAFT_SIZE = 2048
+
+
+class ImageError(ValueError):
+    """An image that cannot be read; the message names the file and the reason."""
+
+
+def read_image(source: ImageSource, channels: int = 3) -> Image.Image:
+    """Reads an image as the photographer saw it.
+
+    The EXIF orientation is applied, transparent pixels are laid on white (dropping the alpha
+    channel would uncover whatever color lies hidden below), 16-bit grey is scaled to 8 bits (not
+    clipped), palettes, CMYK and grey are converted; of an animation the first frame is taken.
+
+    Args:
+        source: A path, a Pillow image, or an array ``[H, W]`` or ``[H, W, 1 | 3 | 4]`` of uint8
+            (grey may be uint16).
+        channels: 3 for RGB, 1 for grey (ITU-R 601 luma).
+
+    Returns:
+        A Pillow image of mode ``RGB`` or ``L``.
+
+    Raises:
+        ImageError: If there is no such file, it is no image, is truncated, has more pixels than
+            can be decoded safely or a mode without a defined conversion.
+        TypeError: If ``source`` is none of the above.
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"[read_image] 'channels' must be 1 or 3 but got {channels}.")
+    if not isinstance(source, str | os.PathLike | Image.Image | np.ndarray):
+        raise TypeError(
+            "[read_image] 'source' must be a path, a Pillow image or a NumPy array but got "
+            f"{type(source).__name__}."
+        )
+    name = os.fspath(source) if isinstance(source, str | os.PathLike) else "image"
+    try:
+        if isinstance(source, Image.Image):
+            return _convert(source, channels)
+        if isinstance(source, np.ndarray):
+            return _convert(_from_array(source), channels)
+        with _open(Path(source)) as image:
+            return _convert(image, channels)
+    except ImageError as error:
+        raise ImageError(f"[read_image] {name}: {error}") from None
+    except _FAILURES as error:
+        raise ImageError(f"[read_image] {name}: {_reason(name, error)}.") from error
+
+
+# What Pillow raises for files that are damaged, cut off, too large or not images.
+_FAILURES = (
+    *(OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, struct.error),
+    *(MemoryError, OverflowError, zlib.error, Image.DecompressionBombError),
+)
+
+
+def _open(path: Path) -> Image.Image:
+    if path.is_dir():
+        raise ImageError("a folder, not an image.")
+    try:
+        return Image.open(path)
+    except Image.DecompressionBombError as error:
+        try:
+            # Made directly, the JPEG reader does not check the number of pixels.
+            image = JpegImagePlugin.JpegImageFile(str(path))
+        except SyntaxError:
+            raise error from None
+        if image.width * image.height > LARGEST_JPEG:
+            image.close()
+            raise
+        image.draft(None, (DRAFT_SIZE, DRAFT_SIZE))  # the smallest decoding not below this size
+        return image
+
+
+def _reason(name: str, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, UnidentifiedImageError):
+        if name.lower().endswith((".heic", ".heif")):
+            return "HEIC is not read; convert it first, on macOS: sips -s format jpeg IN --out OUT"
+        return "not an image in a format that is read"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error).rstrip(".") or type(error).__name__
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    grey = array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
+    color = array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8
+    if not (grey or color):
+        raise ImageError(
+            "an array must be [H, W] of uint8 or uint16 or [H, W, 1 | 3 | 4] of uint8 but got "
+            f"{list(array.shape)} of {array.dtype}."
+        )
+    if 0 in array.shape:
+        raise ImageError(f"an array must not be empty but got {list(array.shape)}.")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _convert(image: Image.Image, channels: int) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ImageError("floating-point pixels have no agreed white; save it with 8 or 16 bits.")
+    if image.mode.startswith("I"):
+        image = _eight_bits(image)
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB" if channels == 3 else "L")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scales 16-bit grey, which older Pillow opens as 32-bit integers and clips at 255."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ImageError("32-bit pixels have no agreed white; save it with 8 or 16 bits.")
+    grey = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    clear = image.info.get("transparency")  # the one grey value that is transparent
+    if isinstance(clear, int):
+        grey.paste(255, mask=Image.fromarray(values == clear))
+    return grey
