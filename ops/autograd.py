@@ -25,6 +25,9 @@ def attention(problem: Problem, tier: Any) -> Arrays:
 
     def forward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
         query, key, value, rpb, lengths = _unpack(problem, inputs, 3)
+        if problem.batch == 0:
+            shape = query.shape[:-1]
+            return [mx.zeros((*shape, problem.value_dim), problem.dtype), mx.zeros(shape)]
         return list(tier.forward(problem, query, key, value, rpb, lengths))
 
     def backward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
@@ -42,6 +45,9 @@ def qk(problem: Problem, tier: Any) -> Arrays:
 
     def forward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
         query, key, rpb, lengths = _unpack(problem, inputs, 2)
+        if problem.batch == 0:
+            shape = (*query.shape[:-1], problem.neighborhood.volume)
+            return [mx.zeros(shape, problem.dtype)]
         return [tier.qk(problem, query, key, rpb, lengths)]
 
     def backward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
@@ -59,6 +65,8 @@ def av(problem: Problem, tier: Any) -> Arrays:
 
     def forward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
         attn, value, _, lengths = _unpack(problem, inputs, 2)
+        if problem.batch == 0:
+            return [mx.zeros((*attn.shape[:-1], problem.value_dim), problem.dtype)]
         return [tier.av(problem, attn, value, lengths)]
 
     def backward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
@@ -85,6 +93,8 @@ def _differentiable(
 
     @function.vjp
     def vjp(primals: Any, cotangents: Any, outputs: Any) -> list[mx.array]:
+        if problem.batch == 0:
+            return [mx.zeros_like(x) for x in primals]
         grads = gradient(*primals, *outputs, *cotangents)
         return [*grads, mx.zeros_like(primals[-1])] if problem.has_lengths else grads
 
