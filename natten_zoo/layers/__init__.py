@@ -1,5 +1,11 @@
 """Layers that the models share and that fit into anybody's."""
 
+from .dinat_attention import (
+    DinatAttention,
+    DinatAttention1D,
+    DinatAttention2D,
+    DinatAttention3D,
+)
 from .drop_path import DropPath, drop_path_schedule
 from .init import init_weights
 from .mlp import MLP
@@ -14,6 +20,10 @@ from .transformer_layer import TransformerLayer
 
 __all__ = [
     "MLP",
+    "DinatAttention",
+    "DinatAttention1D",
+    "DinatAttention2D",
+    "DinatAttention3D",
     "DropPath",
     "NeighborhoodAttention",
     "NeighborhoodAttention1D",

@@ -90,10 +90,11 @@ class NeighborhoodAttention(nn.Module):
             window_stride=window_stride,
             op=name,
         )
-        qkv_dim = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
-        self.qkv = nn.Linear(embed_dim, qkv_dim, bias=qkv_bias)
+        self._add_qkv(embed_dim, qkv_bias)
         if rel_pos_bias:
-            self.rpb = init_bias_table(num_heads, self.neighborhood)
+            # Upstream truncates this normal distribution at 2, a hundred deviations away.
+            shape = (num_heads, *self.neighborhood.bias_shape)
+            self.rpb = mx.random.normal(shape, scale=0.02)
         self.proj = nn.Linear(embed_dim, embed_dim)
         self.attn_drop_rate = attn_drop
         self.attn_drop = nn.Dropout(attn_drop)
@@ -129,6 +130,10 @@ class NeighborhoodAttention(nn.Module):
             window_stride=hood.window_stride,
         )
 
+    def _add_qkv(self, embed_dim: int, bias: bool) -> None:
+        dims = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+        self.qkv = nn.Linear(embed_dim, dims, bias=bias)
+
     def _project(self, x: mx.array) -> list[mx.array]:
         ends = self.num_heads, self.num_heads + self.num_kv_heads
         parts = mx.split(self.qkv(x), [self.head_dim * end for end in ends], axis=-1)
@@ -157,14 +162,6 @@ class NeighborhoodAttention3D(NeighborhoodAttention):
     """:class:`NeighborhoodAttention` over volumes ``[batch, depth, height, width, channels]``."""
 
     rank = 3
-
-
-def init_bias_table(num_heads: int, neighborhood: Neighborhood) -> mx.array:
-    """A fresh relative positional bias ``[heads, 2 * kernel_size - 1 per axis]``.
-
-    Upstream truncates the normal distribution at 2, a hundred standard deviations away.
-    """
-    return mx.random.normal((num_heads, *neighborhood.bias_shape), scale=0.02)
 
 
 def _check_heads(op: str, embed_dim: int, num_heads: int, num_kv_heads: int) -> None:

@@ -1,0 +1,107 @@
+"""Counting parameters and multiply-adds without computing anything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from ..layers import NeighborhoodAttention
+
+# Counting patches classes, so only one thread may count at a time.
+_lock = Lock()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model weighs and works.
+
+    Args:
+        params: Parameters.
+        macs: Multiply-adds, by the rules of :func:`count_cost`.
+    """
+
+    params: int
+    macs: int
+
+
+def count_cost(model: nn.Module, *inputs: mx.array) -> Cost:
+    """Parameters, and the multiply-adds of ``model(*inputs)``.
+
+    The model is called but, arrays being lazy, not evaluated. The rules are those behind the
+    published figures (fvcore's): linear layers and convolutions on whatever they get, padding
+    included; attention for the tokens that are kept; 5 per element of a layer norm; nothing for
+    activations, softmax and additions.
+
+    Args:
+        model: Any module.
+        inputs: Its inputs, a batch of 1 for the cost of one image.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from natten_zoo import create_model
+        >>> from natten_zoo.models.cost import count_cost
+        >>> count_cost(create_model("nat_mini"), mx.zeros((1, 224, 224, 3)))
+        Cost(params=19984174, macs=2711119872)
+    """
+    with _lock, _recording() as macs:
+        model(*inputs)
+    parameters: Any = tree_flatten(model.parameters())
+    return Cost(sum(value.size for _, value in parameters), sum(macs))
+
+
+def _linear(layer: Any, out: mx.array) -> int:
+    return out.size * layer.weight.shape[-1]
+
+
+def _conv(layer: Any, out: mx.array) -> int:
+    return out.size * math.prod(layer.weight.shape[1:])
+
+
+def _norm(layer: Any, out: mx.array) -> int:
+    return 5 * out.size
+
+
+def _attention(layer: Any, out: mx.array) -> int:
+    return 2 * out.size * layer.neighborhood.volume  # query x key, then weights x value
+
+
+_COUNTED: dict[type, Callable[[Any, mx.array], int]] = {
+    nn.Linear: _linear,
+    nn.Conv1d: _conv,
+    nn.Conv2d: _conv,
+    nn.Conv3d: _conv,
+    nn.LayerNorm: _norm,
+    NeighborhoodAttention: _attention,
+}
+
+
+@contextmanager
+def _recording() -> Iterator[list[int]]:
+    macs: list[int] = []
+    originals: dict[Any, Any] = {cls: cls.__call__ for cls in _COUNTED}
+    try:
+        for cls, original in originals.items():
+            cls.__call__ = _counting(original, _COUNTED[cls], macs)
+        yield macs
+    finally:
+        for cls, original in originals.items():
+            cls.__call__ = original
+
+
+def _counting(
+    original: Callable[..., mx.array], cost: Callable[[Any, mx.array], int], macs: list[int]
+) -> Callable[..., mx.array]:
+    def call(layer: Any, *args: Any) -> mx.array:
+        out = original(layer, *args)
+        macs.append(cost(layer, out))
+        return out
+
+    return call

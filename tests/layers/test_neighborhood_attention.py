@@ -1,0 +1,159 @@
+"""The attention layers against projections and brute force in float64."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from natten_zoo.layers import (
+    DinatAttention1D,
+    DinatAttention2D,
+    DinatAttention3D,
+    NeighborhoodAttention1D,
+    NeighborhoodAttention2D,
+    NeighborhoodAttention3D,
+)
+from tests.reference import Reference
+
+FACES = (NeighborhoodAttention1D, NeighborhoodAttention2D, NeighborhoodAttention3D)
+DINAT = (DinatAttention1D, DinatAttention2D, DinatAttention3D)
+SIZES = ((11,), (9, 8), (5, 6, 7))
+
+
+def linear(layer, x):
+    y = x @ np.asarray(layer.weight, np.float64).T
+    return y + np.asarray(layer.bias, np.float64) if "bias" in layer else y
+
+
+def expected(layer, x):
+    """What the layer computes, in float64: padding, projections, attention, crop."""
+    hood = layer.neighborhood
+    size = x.shape[1:-1]
+    if layer.pad_small_inputs:
+        missing = [max(0, m - n) for m, n in zip(hood.minimum_size, size, strict=True)]
+        x = np.pad(x, [(0, 0), *((0, n) for n in missing), (0, 0)])
+    if "qkv" in layer:
+        cuts = np.cumsum([layer.num_heads, layer.num_kv_heads]) * layer.head_dim
+        parts = np.split(linear(layer.qkv, x), cuts, axis=-1)
+    else:
+        parts = [linear(part, x) for part in (layer.query, layer.key, layer.value)]
+    q, k, v = (p.reshape(*p.shape[:-1], -1, layer.head_dim) for p in parts)
+    for axis, step in enumerate(hood.stride, start=1):
+        q = q.take(range(0, q.shape[axis], step), axis)
+    reference = Reference(
+        x.shape[1:-1], hood.kernel_size, hood.dilation, hood.stride, hood.window_stride,
+        hood.is_causal, layer.scale,
+    )  # fmt: skip
+    rpb = np.asarray(layer.rpb) if "rpb" in layer else None
+    out, _ = reference.forward(q, k, v, rpb)
+    kept = [slice(-(-n // s)) for n, s in zip(size, hood.stride, strict=True)]
+    out = out[(slice(None), *kept)]
+    return linear(layer.proj, out.reshape(*out.shape[:-2], -1))
+
+
+def check(layer, size, tolerance=2e-6):
+    if "rpb" in layer:
+        layer.rpb = mx.random.normal(layer.rpb.shape)  # large enough to matter
+    x = mx.random.normal((2, *size, layer.num_heads * layer.head_dim))
+    ours, want = np.asarray(layer(x)), expected(layer, np.asarray(x, np.float64))
+    assert ours.shape == want.shape
+    assert np.abs(ours - want).max() < tolerance * max(1, np.abs(want).max())
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    mx.random.seed(0)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rel_pos_bias": True, "dilation": 2, "kernel_size": 2},
+        {"stride": 2, "rel_pos_bias": True},
+        {"window_stride": 2},
+        {"is_causal": True},
+        {"num_kv_heads": 2, "qkv_bias": False},
+        {"qk_scale": 0.0},
+        {"kernel_size": 4, "rel_pos_bias": True},
+        {"kernel_size": 8, "rel_pos_bias": True, "pad_small_inputs": True},
+        {"kernel_size": 3, "dilation": 3, "stride": 2, "pad_small_inputs": True},
+    ],
+    ids=str,
+)
+def test_against_brute_force(rank, options):
+    check(FACES[rank - 1](16, 4, **{"kernel_size": 3, **options}), SIZES[rank - 1])
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("options", [{}, {"dilation": 4}, {"num_kv_heads": 1, "qkv_bias": False}])
+def test_dinat_attention(rank, options):
+    check(DINAT[rank - 1](16, 4, 3, **options), SIZES[rank - 1])
+
+
+def test_sizes_per_axis():
+    layer = NeighborhoodAttention3D(
+        16, 4, (3, 5, 2), dilation=(1, 1, 3), is_causal=(True, False, False), rel_pos_bias=True
+    )
+    check(layer, (5, 6, 7))
+
+
+def test_parameters_are_named_as_upstream():
+    layer = NeighborhoodAttention2D(16, 4, 7, rel_pos_bias=True)
+    shapes = {name: value.shape for name, value in tree_flatten(layer.parameters())}
+    assert shapes == {
+        "qkv.weight": (48, 16),
+        "qkv.bias": (48,),
+        "rpb": (4, 13, 13),
+        "proj.weight": (16, 16),
+        "proj.bias": (16,),
+    }
+    names = dict(tree_flatten(DinatAttention1D(16, 4, 5).parameters()))
+    assert {name.split(".")[0] for name in names} == {"query", "key", "value", "rpb", "proj"}
+
+
+def test_positional_arguments_are_upstreams():
+    layer = NeighborhoodAttention2D(16, 4, 3, 2, 1, True, 2, False, 0.5, 0.0, 0.0, True)
+    assert layer.neighborhood.stride == (2, 2) and layer.neighborhood.is_causal == (True, True)
+    assert layer.scale == 0.5 and "bias" not in layer.qkv and "rpb" in layer
+
+
+def test_small_inputs_are_an_error_unless_padded():
+    x = mx.zeros((1, 6, 20, 16))
+    with pytest.raises(ValueError, match=r"smallest input that works is \(14, 14\)"):
+        NeighborhoodAttention2D(16, 4, 7, dilation=2)(x)
+    assert NeighborhoodAttention2D(16, 4, 7, dilation=2, pad_small_inputs=True)(x).shape == x.shape
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"num_heads": 3}, "'num_heads' must divide 'embed_dim' but got 3 and 16"),
+        ({"num_kv_heads": 3}, "'num_kv_heads' must divide 'num_heads' but got 3 and 4"),
+        ({"kernel_size": 0}, "'kernel_size' must be at least 1"),
+        ({"kernel_size": (3, 3, 3)}, "'kernel_size' must have 2 entries"),
+        ({"stride": 4}, "'stride' must not be larger than 'kernel_size'"),
+    ],
+)
+def test_errors_name_the_argument(arguments, message):
+    with pytest.raises(ValueError, match=r"\[NeighborhoodAttention2D\] " + message):
+        NeighborhoodAttention2D(**{"embed_dim": 16, "num_heads": 4, "kernel_size": 3, **arguments})
+
+
+def test_half_precision():
+    layer = NeighborhoodAttention2D(16, 4, 3, rel_pos_bias=True)
+    x = mx.random.normal((1, 8, 8, 16))
+    full = layer(x)
+    layer.set_dtype(mx.float16)
+    half = layer(x.astype(mx.float16))
+    assert half.dtype == mx.float16
+    assert mx.abs(half - full).max() < 2e-3
+
+
+def test_projection_dropout_acts_in_training_only():
+    layer = NeighborhoodAttention2D(16, 4, 3, proj_drop=0.5)
+    x = mx.random.normal((1, 8, 8, 16))
+    assert (layer(x) == 0).any()
+    layer.eval()
+    assert mx.array_equal(layer(x), layer(x)) and not (layer(x) == 0).any()
