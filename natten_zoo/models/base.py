@@ -18,7 +18,11 @@ ModelT = TypeVar("ModelT", bound="Model")
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The numbers that define an architecture; each model subclasses it."""
+    """The numbers that define an architecture; each model subclasses it. Lists become tuples."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, _frozen(value))
 
     @classmethod
     def from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
@@ -37,7 +41,7 @@ class Config:
         required = [f.name for f in fields if f.default is dataclasses.MISSING]
         if missing := [name for name in required if name not in values]:
             raise ValueError(f"[{cls.__name__}] arguments {', '.join(missing)} are missing.")
-        return cls(**{name: _frozen(value) for name, value in values.items()})
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain data, ready for JSON."""
@@ -129,7 +133,7 @@ def check_levels(config: Any) -> None:
             f"[{name}] 'num_heads' must have one entry per level, {len(depths)}, but got "
             f"{config.num_heads}."
         )
-    if config.dilations is not None and tuple(map(len, config.dilations)) != tuple(depths):
+    if config.dilations is not None and tuple(map(len, config.dilations)) != depths:
         raise ValueError(
             f"[{name}] 'dilations' must list one dilation per layer, {depths} per level, but got "
             f"{config.dilations}."

@@ -99,8 +99,8 @@ def _recording() -> Iterator[list[int]]:
 def _counting(
     original: Callable[..., mx.array], cost: Callable[[Any, mx.array], int], macs: list[int]
 ) -> Callable[..., mx.array]:
-    def call(layer: Any, *args: Any) -> mx.array:
-        out = original(layer, *args)
+    def call(layer: Any, *args: Any, **kwargs: Any) -> mx.array:
+        out = original(layer, *args, **kwargs)
         macs.append(cost(layer, out))
         return out
 

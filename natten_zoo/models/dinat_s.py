@@ -11,16 +11,11 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..layers import (
-    NeighborhoodAttention2D,
-    PatchEmbed,
-    TransformerLayer,
-    drop_path_schedule,
-    init_weights,
-)
+from ..layers import PatchEmbed, drop_path_schedule, init_weights
 from ..layers.padding import pad_to_multiple
 from ..layers.transformer_layer import EPS
 from .base import Config, Model, check_levels, classifier
+from .nat import Level
 
 
 @dataclass(frozen=True)
@@ -60,6 +55,7 @@ class DiNATsConfig(Config):
     drop_path_rate: float = 0.2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_levels(self)
 
 
@@ -76,45 +72,6 @@ class PatchMerging(nn.Module):
         # Column by column, as Swin concatenates them: the weights depend on this order.
         corners = [x[:, row::2, col::2] for col in (0, 1) for row in (0, 1)]
         return self.reduction(self.norm(mx.concatenate(corners, axis=-1)))
-
-
-class Level(nn.Module):
-    """Layers at one resolution, then a merging unless it is the last level."""
-
-    def __init__(self, config: DiNATsConfig, index: int, drop_paths: list[float]) -> None:
-        super().__init__()
-        dim = config.embed_dim * 2**index
-        depth = config.depths[index]
-        dilations = config.dilations[index] if config.dilations else (1,) * depth
-        self.blocks = [
-            TransformerLayer(
-                NeighborhoodAttention2D(
-                    dim,
-                    config.num_heads[index],
-                    config.kernel_size,
-                    dilation=dilation,
-                    qkv_bias=config.qkv_bias,
-                    qk_scale=config.qk_scale,
-                    attn_drop=config.attn_drop_rate,
-                    proj_drop=config.drop_rate,
-                    rel_pos_bias=True,
-                    pad_small_inputs=True,
-                ),
-                dim,
-                config.mlp_ratio,
-                config.drop_rate,
-                drop_path,
-            )
-            for dilation, drop_path in zip(dilations, drop_paths, strict=True)
-        ]
-        if index + 1 < len(config.depths):
-            self.downsample = PatchMerging(dim)
-
-    def __call__(self, x: mx.array) -> tuple[mx.array, mx.array]:
-        """The level's map after and before merging."""
-        for block in self.blocks:
-            x = block(x)
-        return (self.downsample(x) if "downsample" in self else x), x
 
 
 class DiNAT_s(Model):  # noqa: N801  upstream's name
@@ -135,7 +92,7 @@ class DiNAT_s(Model):  # noqa: N801  upstream's name
         self.patch_embed = PatchEmbed(config.patch_size, config.in_chans, config.embed_dim)
         self.pos_drop = nn.Dropout(config.drop_rate)
         schedule = drop_path_schedule(config.drop_path_rate, config.depths)
-        self.layers = [Level(config, i, rates) for i, rates in enumerate(schedule)]
+        self.layers = [Level(config, i, rates, PatchMerging) for i, rates in enumerate(schedule)]
         self.norm = nn.LayerNorm(self.num_features, eps=EPS)
         self.head = classifier(self.num_features, config.num_classes)
         init_weights(self)

@@ -63,6 +63,7 @@ class IsotropicConfig(Config):
     drop_path_rate: float = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.kernel_size is None and self.dilation != 1:
             raise ValueError(
                 f"[IsotropicConfig] 'dilation' must be 1 with full attention but got "

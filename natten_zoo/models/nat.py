@@ -7,7 +7,7 @@ what a token sees but no weight: DiNAT is NAT with other ``dilations``.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,7 @@ class NATConfig(Config):
     layer_scale: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_levels(self)
 
     @classmethod
@@ -120,9 +121,24 @@ class ConvDownsampler(nn.Module):
 
 
 class Level(nn.Module):
-    """Layers at one resolution, then a downsampler unless it is the last level."""
+    """Layers at one resolution, then a downsampler unless it is the last level.
 
-    def __init__(self, config: NATConfig, index: int, drop_paths: list[float]) -> None:
+    Args:
+        config: The numbers of the model, those of :class:`NATConfig` or named likewise.
+        index: Which level.
+        drop_paths: Rate of stochastic depth of each layer.
+        downsampler: Layer that maps D channels to 2 D at half the size.
+        layer_scale: Initial gain of each residual branch.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        index: int,
+        drop_paths: list[float],
+        downsampler: Callable[[int], nn.Module],
+        layer_scale: float | None = None,
+    ) -> None:
         super().__init__()
         dim = config.embed_dim * 2**index
         depth = config.depths[index]
@@ -145,12 +161,12 @@ class Level(nn.Module):
                 config.mlp_ratio,
                 config.drop_rate,
                 drop_path,
-                config.layer_scale,
+                layer_scale,
             )
             for dilation, drop_path in zip(dilations, drop_paths, strict=True)
         ]
         if index + 1 < len(config.depths):
-            self.downsample = ConvDownsampler(dim)
+            self.downsample = downsampler(dim)
 
     def __call__(self, x: mx.array) -> tuple[mx.array, mx.array]:
         """The level's map after and before downsampling."""
@@ -187,7 +203,10 @@ class NAT(Model):
         )
         self.pos_drop = nn.Dropout(config.drop_rate)
         schedule = drop_path_schedule(config.drop_path_rate, config.depths)
-        self.levels = [Level(config, i, rates) for i, rates in enumerate(schedule)]
+        self.levels = [
+            Level(config, i, rates, ConvDownsampler, config.layer_scale)
+            for i, rates in enumerate(schedule)
+        ]
         self.norm = nn.LayerNorm(self.num_features, eps=EPS)
         self.head = classifier(self.num_features, config.num_classes)
         init_weights(self)
