@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..pretrained.record import Record
+if TYPE_CHECKING:
+    from ..pretrained.record import Record
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 ModelT = TypeVar("ModelT", bound="Model")

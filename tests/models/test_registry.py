@@ -61,6 +61,23 @@ def test_create_model_takes_overrides():
         create_model("nat_mini", window=3)
 
 
+def test_pretrained_weights_follow_the_overrides(tmp_path):
+    source = create_model("nat_pico_fashion")
+    file = tmp_path / "model.safetensors"
+    mx.save_safetensors(str(file), parameters(source), metadata={"format": "mlx"})
+    same = create_model("nat_pico_fashion", pretrained=file)
+    assert not same.training
+    assert all(mx.array_equal(parameters(same)[k], v) for k, v in parameters(source).items())
+    changed = create_model(
+        "nat_pico_fashion", pretrained=file, num_classes=3, in_chans=3, kernel_size=7
+    )
+    assert changed(mx.zeros((1, 28, 28, 3))).shape == (1, 3)
+    assert mx.array_equal(changed.levels[1].blocks[4].mlp.fc1.weight,
+                          source.levels[1].blocks[4].mlp.fc1.weight)  # fmt: skip
+    with pytest.raises(ValueError, match=r"parameters but \d+ of them do not:"):
+        create_model("nat_mini", pretrained=file)
+
+
 @pytest.mark.parametrize("case", ["up", "down", "rect"])
 def test_bias_tables_resize_as_torch_does(case):
     with np.load(BICUBIC) as file:
