@@ -1,0 +1,29 @@
+"""The kernel sources: one text for ``mx.fast.metal_kernel`` and ``mx.fast.cuda_kernel``.
+
+Each ``*.metal`` file is the body of one kernel and names its inputs, outputs and template arguments
+at the top; the headers come before every body. docs/kernels.md explains the design.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+
+HEADERS = ("window.h", "tile.h")
+
+
+@cache
+def source(name: str) -> str:
+    """The text of a file of this folder."""
+    return resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
+
+
+def body(kernel: str) -> str:
+    """The body of a kernel."""
+    return source(f"{kernel}.metal")
+
+
+@cache
+def header(dialect: str) -> str:
+    """All that precedes a body; ``dialect`` is ``"metal"`` or ``"cuda"``."""
+    return "\n".join(source(name) for name in (f"dialect_{dialect}.h", *HEADERS))
