@@ -42,25 +42,19 @@ def find_images(patterns: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Lists the image files that files, folders and glob patterns name.
 
     Folders are searched to any depth, in the order of their names, for known image suffixes;
-    hidden files are left out. A file that is named is listed whatever its suffix, even where it
-    does not exist, so that its failure is reported with the others. No file is listed twice.
-
-    Raises:
-        ImageError: If a folder or a pattern holds no image.
+    hidden files are left out. A file that is named is listed whatever its suffix. What names
+    nothing (a missing file, a folder without images, a pattern without a match) is listed
+    itself, so that reading it fails among the others. No file is listed twice.
     """
     found: dict[Path, None] = {}
     for path in map(Path, patterns):
-        pattern = str(path)
+        files = []
         if path.is_dir():
             files = images_in(path)
-        elif glob.has_magic(pattern) and not path.exists():
-            files = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
-            files = [file for file in files if not file.is_dir()]
-        else:
-            files = [path]
-        if not files:
-            raise ImageError(f"[find_images] no image in '{pattern}'.")
-        found.update(dict.fromkeys(files))
+        elif glob.has_magic(str(path)) and not path.exists():
+            matches = map(Path, sorted(glob.glob(str(path), recursive=True)))
+            files = [match for match in matches if not match.is_dir()]
+        found.update(dict.fromkeys(files or [path]))
     return list(found)
 
 

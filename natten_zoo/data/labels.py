@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from . import fashion_mnist
 IMAGENET_FILE = Path(__file__).with_name("imagenet_classes.txt")
 
 
-def class_names(label_set: str | None) -> tuple[str, ...] | None:
-    """The names of a label set in the order of a classifier's outputs; ``None`` if not known.
+def class_names(label_set: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """The names of a classifier's outputs, in their order; ``None`` if they are not known.
+
+    Args:
+        label_set: A record's ``classes``: the name of a label set, or the names themselves.
 
     Example:
         >>> class_names("imagenet-1k")[:3]
@@ -23,7 +27,9 @@ def class_names(label_set: str | None) -> tuple[str, ...] | None:
         return imagenet_classes()[1]
     if label_set == "fashion-mnist":
         return fashion_mnist.CLASSES
-    return None
+    if label_set is None or isinstance(label_set, str):
+        return None
+    return tuple(label_set)
 
 
 @lru_cache(maxsize=1)

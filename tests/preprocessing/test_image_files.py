@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from natten_zoo.data import ImageError, Preprocess
+from natten_zoo.data import ImageError, Preprocess, read_image
 from natten_zoo.data.fashion_mnist import FOLDER, fashion_mnist, read_idx
 from natten_zoo.data.image_files import find_images, read_batches
 from natten_zoo.data.image_folder import ImageFolder
@@ -47,10 +47,11 @@ def test_a_name_with_brackets_is_a_name(tmp_path):
 
 
 @pytest.mark.parametrize("pattern", ["*.png", "."])
-def test_find_nothing(tmp_path, monkeypatch, pattern):
+def test_what_holds_no_image_is_listed_and_fails(tmp_path, monkeypatch, pattern):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ImageError, match="no image in"):
-        find_images([pattern])
+    (path,) = find_images([pattern])
+    with pytest.raises(ImageError, match=r"(no such file|a folder, not an image)"):
+        read_image(path)
 
 
 def test_batches_keep_order_and_go_on_after_failures(tmp_path):
@@ -141,6 +142,7 @@ def test_imagenet_names():
     assert class_names("imagenet-1k") == names
     assert class_names("fashion-mnist")[3] == "Dress"
     assert class_names("imagenet-22k") is class_names(None) is None
+    assert class_names(["cat", "dog"]) == ("cat", "dog")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,76 @@
+"""Neighborhood attention models for MLX: classify images, look at models, convert and train them.
+
+Every verb is a module of this package: its docstring is the help, ``configure`` adds its
+arguments, ``run`` does the work and returns the exit status. They import what is heavy only when
+they run, so that help is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pkgutil
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+
+from .. import __version__
+
+_EPILOG = """\
+Try it offline, with the small model and the images in the package:
+  natten-zoo demo
+
+Exit status: 0 everything was done, 1 some of it failed, 2 nothing could be done.
+`natten-zoo VERB --help` says more.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``natten-zoo`` with the given arguments, the process's own by default."""
+    arguments = [*(sys.argv[1:] if argv is None else argv)]
+    args = _parser(arguments[:1]).parse_args(arguments)
+    # Pillow warns of large images and of metadata that nobody here reads.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe, such as `head`, has had enough: no error, nothing left to flush.
+        sys.stdout = None
+        return 0
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        print(f"natten-zoo {args.verb}: {error}", file=sys.stderr)
+        return 2
+
+
+def verbs() -> dict[str, str]:
+    """Every verb as it is typed, and its module's name."""
+    names = (module.name for module in pkgutil.iter_modules(__path__))
+    return {name.replace("_", "-"): name for name in names if not name.startswith("_")}
+
+
+def _parser(wanted: Sequence[str]) -> argparse.ArgumentParser:
+    """The command's parser; only the wanted verb is imported, all of them if it is not known."""
+    parser = argparse.ArgumentParser(
+        prog="natten-zoo",
+        description=(__doc__ or "").partition("\n")[0],
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"natten-zoo {__version__}")
+    known = verbs()
+    chosen = {verb: known[verb] for verb in wanted if verb in known} or known
+    choices = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb, name in chosen.items():
+        module = import_module(f".{name}", __name__)
+        help_text = (module.__doc__ or "").strip()
+        verb_parser = choices.add_parser(
+            verb,
+            help=help_text.partition("\n")[0].replace("%", "%%"),
+            description=help_text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.configure(verb_parser)
+        verb_parser.set_defaults(run=module.run)
+    return parser

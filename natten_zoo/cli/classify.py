@@ -1,0 +1,103 @@
+"""Say what is on images.
+
+IMAGE is a file, a folder (searched to any depth) or a quoted pattern such as '*.jpg' or
+'photos/**/*.png'. The image is prepared as the model's checkpoint asks for; grey, transparent,
+16-bit, CMYK and turned (EXIF) images are understood. A file that cannot be read is reported and
+the others are still done.
+
+The default model knows ten kinds of clothes on 28 x 28 pixels, in grey. For photos:
+
+  natten-zoo classify --model nat_mini photo.jpg
+
+Exit status: 0 all images were classified, 1 some were not, 2 none could be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._common import add_model_argument, open_classifier, output_names, positive, progress
+
+Result = dict[str, Any]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's arguments."""
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder or a pattern")
+    add_model_argument(parser)
+    parser.add_argument(
+        "-k", "--top", type=positive, default=5, metavar="K", help="classes shown (default: 5)"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object per image and line"
+    )
+    parser.add_argument(
+        "--batch-size", type=positive, default=32, metavar="N", help="images at a time"
+    )
+    parser.add_argument(
+        "--labels",
+        metavar="FILE",
+        help="class names: one a line, or a JSON list; for models that know none",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Classifies the images and prints the result of each."""
+    import mlx.core as mx
+
+    from ..data.image_files import find_images, read_batches
+    from ..data.labels import read_labels
+
+    files = find_images(args.images)
+    model, preprocess = open_classifier(args.model, args.variant)
+    names = read_labels(args.labels) if args.labels else output_names(model)
+    if len(names) != model.config.num_classes:
+        raise ValueError(
+            f"'{args.labels}' must name {model.config.num_classes} classes but names {len(names)}."
+        )
+    failed = 0
+    with progress(len(files), args.batch_size) as bar:
+        for batch in read_batches(files, preprocess, args.batch_size):
+            results: dict[int, Result] = {
+                index: {"file": str(files[index]), "error": message}
+                for index, message in batch.failures.items()
+            }
+            if batch.indices:
+                logits = model(batch.images).astype(mx.float32)
+                rows = np.array(mx.softmax(logits, axis=-1))
+                for index, row in zip(batch.indices, rows, strict=True):
+                    results[index] = _result(files[index], row, names, args.top)
+            for index in sorted(results):
+                _print(results[index], args.json, bar)
+            failed += len(batch.failures)
+            bar.update(len(results))
+    if failed:
+        print(f"{failed} of {len(files)} images could not be read", file=sys.stderr)
+    return 0 if not failed else 1 if failed < len(files) else 2
+
+
+def _result(file: Path, probabilities: np.ndarray, names: Sequence[str], top: int) -> Result:
+    order = np.argsort(-probabilities, kind="stable")[:top].tolist()
+    classes = [
+        {"class": names[index], "index": index, "probability": round(float(p), 6)}
+        for index, p in zip(order, probabilities[order], strict=True)
+    ]
+    return {"file": str(file), "classes": classes}
+
+
+def _print(result: Result, as_json: bool, bar: Any) -> None:
+    """Prints one result; through the progress bar, which makes room for it."""
+    if as_json:
+        bar.write(json.dumps(result, ensure_ascii=False))
+    elif "error" in result:
+        bar.write(result["error"], file=sys.stderr)
+    else:
+        lines = [f"{entry['probability']:8.1%}  {entry['class']}" for entry in result["classes"]]
+        bar.write("\n".join([result["file"], *lines]))

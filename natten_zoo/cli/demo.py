@@ -1,0 +1,93 @@
+"""Classify the images in the package with the model in the package, offline, and draw a picture.
+
+The model is nat_pico_fashion, a small NAT that this project trained on Fashion-MNIST: ten kinds
+of clothes, 28 x 28 pixels, grey. The images are the first two of each class of the test set. The
+picture shows them with the model's answers and, for one query, the neighborhood that two layers
+look at with the attention weights in percent.
+"""
+
+from __future__ import annotations
+
+import argparse
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ._common import DEFAULT_MODEL, open_classifier, output_names, table
+
+if TYPE_CHECKING:
+    from ..data import Preprocess
+    from ..models import Model
+    from ..viz.figures import Sample
+
+SHOWN, POINT, LAYERS = "06_shirt_00007.png", (0.3, 0.55), (0, -1)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's arguments."""
+    parser.add_argument(
+        "-o", "--out", default="demo.png", metavar="PNG", help="the picture (default: demo.png)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the table and writes the picture."""
+    model, preprocess = open_classifier(DEFAULT_MODEL)
+    with as_file(files("natten_zoo") / "assets" / "samples") as folder:
+        paths = sorted(folder.glob("*.png"))
+        samples = classify(model, preprocess, paths)
+        rows = [
+            [path.name, s.label, s.predicted, f"{s.probability:.1%}", "" if s.right else "wrong"]
+            for path, s in zip(paths, samples, strict=True)
+        ]
+        print(table(["image", "is", "model says", "sure", ""], rows, "<<<><"))
+        print(f"\n{summary(model, samples)}")
+        print(f"picture: {draw(model, preprocess, samples, folder / SHOWN, args.out)}")
+    return 0
+
+
+def classify(model: Model, preprocess: Preprocess, paths: list[Path]) -> list[Sample]:
+    """The packaged images with their labels, which their names begin with, and the answers."""
+    import mlx.core as mx
+    import numpy as np
+
+    from ..data import read_image
+    from ..viz.figures import Sample
+
+    names = output_names(model)
+    images = mx.stack([preprocess(path) for path in paths])
+    rows = np.array(mx.softmax(model(images).astype(mx.float32), axis=-1))
+    return [
+        Sample(
+            image=np.asarray(read_image(path, preprocess.channels)),
+            label=names[int(path.name[:2])],
+            predicted=names[row.argmax()],
+            probability=float(row.max()),
+        )
+        for path, row in zip(paths, rows, strict=True)
+    ]
+
+
+def summary(model: Model, samples: list[Sample]) -> str:
+    """How many samples are right, and how many of the whole test set were after training."""
+    text = f"{sum(s.right for s in samples)} of {len(samples)} images right"
+    if model.record is None or model.record.top1 is None:
+        return text
+    return f"{text}; {model.record.top1:.2f} % of the 10,000 test images when it was trained"
+
+
+def draw(
+    model: Model, preprocess: Preprocess, samples: list[Sample], shown: Path, out: str
+) -> Path:
+    """Writes the picture."""
+    import numpy as np
+
+    from ..data import read_image
+    from ..viz import view_layers
+    from ..viz.figures import demo_figure, save_figure
+
+    views = view_layers(model, preprocess(shown)[None])
+    image = np.asarray(preprocess.crop(read_image(shown, preprocess.channels)))
+    title = f"{DEFAULT_MODEL}: {summary(model, samples)}"
+    figure = demo_figure(title, samples, image, [views[i] for i in LAYERS], POINT)
+    return save_figure(figure, out)

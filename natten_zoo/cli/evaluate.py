@@ -1,0 +1,124 @@
+"""Measure a classifier on labelled images: top-1, top-5, every class, what is mistaken for what.
+
+DATA is a folder DATA/CLASS/*, or `fashion-mnist` for the installed data set's 10,000 test images
+(Debian: apt install dataset-fashion-mnist). Folders named like the model's classes (for ImageNet
+also by synset, n01440764) are matched by name; others count as outputs in sorted order, which is
+right for ImageNet's validation images sorted into synset folders.
+
+  natten-zoo evaluate fashion-mnist
+  natten-zoo evaluate imagenet/val --model dinat_mini --json > dinat_mini.json
+
+Exit status: 0 all images were evaluated, 1 some could not be read, 2 nothing was evaluated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._common import add_model_argument, open_classifier, output_names, positive, progress, table
+
+if TYPE_CHECKING:
+    from ..evaluation import Evaluation
+    from ..models import Model
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's arguments."""
+    parser.add_argument("data", metavar="DATA", help="a folder, or `fashion-mnist`")
+    add_model_argument(parser)
+    parser.add_argument("--json", action="store_true", help="print all figures as JSON")
+    parser.add_argument(
+        "--confusion", metavar="PNG", help="draw the confusion matrix (needs matplotlib)"
+    )
+    parser.add_argument(
+        "--batch-size", type=positive, default=64, metavar="N", help="images at a time"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluates and prints."""
+    from ..evaluation import evaluate
+
+    if args.confusion:
+        from ..viz.figures import new_figure
+
+        new_figure(1, 1)  # so that a missing matplotlib shows before the work, not after it
+    model, preprocess = open_classifier(args.model, args.variant)
+    names = output_names(model)
+    sources, labels = open_data(args.data, model, names)
+    with progress(len(sources), args.batch_size) as bar:
+        result = evaluate(
+            model,
+            sources,
+            labels,
+            preprocess,
+            names,
+            batch_size=args.batch_size,
+            on_batch=bar.update,
+        )
+    for message in result.failures:
+        print(message, file=sys.stderr)
+    if not len(result.labels):
+        return 2
+    if args.json:
+        print(json.dumps({"model": args.model, "data": args.data, **result.to_dict()}, indent=2))
+    else:
+        print(report(result))
+    if args.confusion:
+        from ..viz.figures import confusion_figure, save_figure
+
+        path = save_figure(confusion_figure(result), args.confusion)
+        print(f"confusion matrix: {path}", file=sys.stderr)
+    return 1 if result.failures else 0
+
+
+def open_data(
+    data: str, model: Model, names: Sequence[str]
+) -> tuple[Sequence[Path | np.ndarray], Sequence[int] | np.ndarray]:
+    """Images, and which output of the model is right for each.
+
+    Raises:
+        ValueError: If the classes are not the model's.
+    """
+    from ..data.fashion_mnist import CLASSES, fashion_mnist
+    from ..data.image_folder import ImageFolder
+    from ..data.labels import imagenet_classes
+
+    if data == "fashion-mnist":
+        images, labels = fashion_mnist("test")
+        if len(names) != len(CLASSES):
+            raise ValueError(f"fashion-mnist has 10 classes but the model has {len(names)}.")
+        return list(images), labels
+    folder = ImageFolder.open(data)
+    synsets = imagenet_classes()[0]
+    by_synset = len(names) == len(synsets) and set(folder.classes) <= set(synsets)
+    return folder.files, folder.labels_for(synsets if by_synset else names, len(names))
+
+
+def report(result: Evaluation) -> str:
+    """The figures as text: a line per class, then the whole."""
+    present, counts = result.confusion()
+    rows = []
+    for row, label in enumerate(present):
+        part = result.of_class(label)
+        if len(part.labels):
+            name, number = result.names[label], str(len(part.labels))
+            mistaken = _mistaken(result.names, present, counts[row], row)
+            rows.append([name, number, f"{part.top1:.2f} %", f"{part.top5:.2f} %", mistaken])
+    whole = f"{len(result.labels)} images: top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %"
+    header = ["class", "images", "top-1", "top-5", "most often mistaken for"]
+    return f"{table(header, rows, '<>>><')}\n\n{whole}"
+
+
+def _mistaken(names: Sequence[str], present: list[int], counts: np.ndarray, own: int) -> str:
+    others = counts.copy()
+    others[own] = 0
+    worst = int(others.argmax())
+    return f"{names[present[worst]]} ({others[worst]})" if others[worst] else ""

@@ -1,0 +1,132 @@
+"""Show a model: architecture, cost, the dilations of every level, licence, preprocessing.
+
+For a name of `natten-zoo list` nothing is downloaded. --size counts for other images than the
+published ones: any size works, and maps smaller than a window are padded as the weights expect.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from ._common import add_variant_argument, positive, table
+
+if TYPE_CHECKING:
+    from ..models import Model
+    from ..viz import LayerView
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's arguments."""
+    parser.add_argument(
+        "model", metavar="NAME|PATH", help="a name, or a checkpoint's file or folder"
+    )
+    add_variant_argument(parser)
+    parser.add_argument("--size", type=positive, metavar="N", help="count for N x N pixels")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints what is known of a model."""
+    facts = describe(open_model(args.model, args.variant), args.size)
+    print(json.dumps(facts, indent=2) if args.json else page(facts))
+    return 0
+
+
+def open_model(name: str, variant: str | None) -> Model:
+    """A registered model without its weights, any other with them."""
+    from ..pretrained.load import load_pretrained
+    from ..pretrained.registry import create_model, records
+
+    registered = {name for record in records().values() for name in (record.name, record.hub)}
+    return (
+        create_model(name)
+        if name in registered and not variant
+        else load_pretrained(None, name, model=variant)
+    )
+
+
+def describe(model: Model, size: int | None) -> dict[str, Any]:
+    """Everything that is known, as plain data."""
+    import mlx.core as mx
+
+    from ..models.cost import count_cost
+    from ..viz import view_layers
+
+    record, config = model.record, model.config
+    size = size or (record.input_size if record else 224)
+    image = mx.zeros((1, size, size, config.in_chans))
+    cost = count_cost(model, image)
+    return {
+        "architecture": type(model).__name__,
+        "parameters": cost.params,
+        "multiply_adds": cost.macs,
+        "size": size,
+        "config": config.to_dict(),
+        "record": dataclasses.asdict(record) if record else None,
+        "levels": levels(view_layers(model, image)),
+    }
+
+
+def page(facts: dict[str, Any]) -> str:
+    """The facts as text."""
+    record = facts["record"] or {}
+    size = facts["size"]
+    lines = {
+        "name": record.get("name"),
+        "architecture": facts["architecture"],
+        "parameters": f"{facts['parameters']:,}",
+        "multiply-adds": f"{facts['multiply_adds'] / 1e9:.3f} G for {size} x {size} pixels",
+        "classes": facts["config"].get("num_classes"),
+    }
+    if record:
+        places = (record["file"], record["hub"], record["url"], record["mirror"])
+        labels = record["classes"]
+        lines |= {
+            "labels": labels if isinstance(labels, str) else ", ".join(labels),
+            "top-1": f"{record['top1']} %" if record["top1"] else None,
+            "preprocessing": preprocessing(record),
+            "licence": record["license"],
+            "source": record["source"],
+            "paper": record["paper"],
+            "weights": ", ".join(filter(None, places)),
+            "note": record["note"],
+        }
+    width = max(map(len, lines))
+    text = "\n".join(f"{name:{width}}  {value}" for name, value in lines.items() if value)
+    rows = [[*map(str, level.values())] for level in facts["levels"]]
+    return f"{text}\n\n{table([*facts['levels'][0]], rows, '<>>>>><')}"
+
+
+def preprocessing(record: dict[str, Any]) -> str:
+    """The preprocessing in words."""
+    size, filter_name = record["input_size"], record["interpolation"]
+    steps = f"resize to {size} x {size}, {filter_name}"
+    if record["crop_mode"] == "center":
+        short = int(size / record["crop_pct"])
+        steps = f"resize the short side to {short}, {filter_name}; center crop {size} x {size}"
+    return f"{steps}; mean {list(record['mean'])}, std {list(record['std'])}"
+
+
+def levels(views: list[LayerView]) -> list[dict[str, Any]]:
+    """One row for each run of layers that share map and channels."""
+    rows = []
+    for index, (_, group) in enumerate(groupby(views, lambda view: view.input.shape)):
+        members = list(group)
+        first = members[0]
+        hood = first.layer.neighborhood
+        rows.append(
+            {
+                "level": index,
+                "map": " x ".join(map(str, first.size)),
+                "channels": first.input.shape[-1],
+                "heads": first.layer.num_heads,
+                "layers": len(members),
+                "window": " x ".join(map(str, hood.kernel_size)),
+                "dilations": " ".join(str(v.layer.neighborhood.dilation[0]) for v in members),
+            }
+        )
+    return rows

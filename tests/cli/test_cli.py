@@ -1,0 +1,206 @@
+"""The command as people use it: what it prints, and how it exits."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from natten_zoo import __version__
+from natten_zoo.cli import main, verbs
+from natten_zoo.cli._common import table
+
+
+def run(capsys, *arguments):
+    status = main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def usage_error(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_help_lists_every_verb(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert {"classify", "demo", "evaluate", "info", "list"} <= set(verbs())
+    assert all(f"\n    {verb}" in text for verb in verbs())
+
+
+@pytest.mark.parametrize("verb", sorted(verbs()))
+def test_every_verb_has_help_without_heavy_imports(verb):
+    code = (
+        "import sys; from natten_zoo.cli import main\n"
+        f"try: main(['{verb}', '--help'])\n"
+        "except SystemExit as stop: print(stop.code, 'mlx.core' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == "0 False", result.stdout + result.stderr
+    assert len(result.stdout) > 400
+
+
+@pytest.mark.parametrize("arguments", [[], ["clasify"], ["classify"], ["classify", "x", "--top=0"]])
+def test_usage_errors(capsys, arguments):
+    assert "usage: natten-zoo" in usage_error(capsys, *arguments)
+
+
+def test_python_m_and_version():
+    command = [sys.executable, "-m", "natten_zoo", "--version"]
+    assert subprocess.check_output(command, text=True) == f"natten-zoo {__version__}\n"
+
+
+def test_classify(capsys, tiny, photos):
+    status, out, err = run(capsys, "classify", photos, "--model", tiny, "--top", 2)
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[::3] == [
+        str(photos / color / f"{i}.png") for color in ("blue", "green", "red") for i in (0, 1)
+    ]
+    best = [line.split()[-1] for line in lines[1::3]]
+    assert best == ["blue", "blue", "green", "green", "red", "red"]
+
+
+def test_classify_json_in_batches(capsys, tiny, photos):
+    arguments = ["classify", f"{photos}/*/1.png", "--model", tiny, "--json", "--batch-size", 2]
+    status, out, _ = run(capsys, *arguments)
+    results = [json.loads(line) for line in out.splitlines()]
+    assert status == 0
+    assert [result["classes"][0]["class"] for result in results] == ["blue", "green", "red"]
+    assert [result["classes"][0]["index"] for result in results] == [2, 1, 0]
+    for result in results:
+        assert abs(sum(entry["probability"] for entry in result["classes"]) - 1) < 1e-5
+
+
+def test_classify_goes_on_after_failures(capsys, tiny, photos):
+    (photos / "red" / "0.png").write_text("damaged")
+    status, out, err = run(capsys, "classify", photos, "nowhere.png", "--model", tiny, "--json")
+    results = [json.loads(line) for line in out.splitlines()]
+    assert status == 1
+    assert ["error" in result for result in results] == [False] * 4 + [True, False, True]
+    assert "no such file" in results[-1]["error"]
+    assert err == "2 of 7 images could not be read\n"
+    status, out, err = run(capsys, "classify", photos, "--model", tiny)
+    assert (status, out.count("%")) == (1, 15)
+    assert "red/0.png: not an image" in err
+
+
+def test_classify_nothing_readable(capsys, tiny, tmp_path):
+    status, out, err = run(capsys, "classify", tmp_path, "*.nothing", "--model", tiny)
+    assert (status, out) == (2, "")
+    assert "a folder, not an image" in err and "2 of 2 images" in err
+
+
+def test_classify_with_labels(capsys, tiny, photos, tmp_path):
+    (tmp_path / "names.txt").write_text("rouge\nvert\nbleu\n")
+    image = photos / "red" / "0.png"
+    arguments = ["classify", image, "--model", tiny, "--labels", tmp_path / "names.txt"]
+    _, out, _ = run(capsys, *arguments)
+    assert "rouge" in out and "red\n" not in out
+    (tmp_path / "names.txt").write_text("rouge\n")
+    status, _, err = run(capsys, *arguments)
+    assert status == 2 and "must name 3 classes but names 1" in err
+
+
+def test_classify_reads_grey_and_transparent_images(capsys, tiny, tmp_path):
+    Image.new("LA", (9, 9), (128, 0)).save(tmp_path / "clear.png")
+    status, out, _ = run(capsys, "classify", tmp_path, "--model", tiny)
+    assert status == 0 and "clear.png" in out
+
+
+@pytest.mark.parametrize("verb", ["classify x.png --model", "info", "list", "evaluate x --model"])
+def test_unknown_models_get_the_nearest_names(capsys, verb):
+    status, _, err = run(capsys, *verb.split(), "dinat_tny")
+    assert status == 2
+    assert err.startswith(f"natten-zoo {verb.split()[0]}: ") and "dinat_tiny" in err
+
+
+def test_list(capsys):
+    status, out, _ = run(capsys, "list", "nat_[mt]*")
+    header, *rows = out.splitlines()
+    assert status == 0
+    assert header.split()[:5] == ["name", "params", "GMACs", "input", "top-1"]
+    assert rows[0].split() == [
+        *("nat_mini", "19.98", "M", "2.71", "224", "81.8", "%"),
+        *("imagenet-1k", "MIT", "shi-labs/nat-mini-in1k-224"),
+    ]
+    assert [row.split()[0] for row in rows] == ["nat_mini", "nat_tiny"]
+
+
+def test_list_json(capsys):
+    _, out, _ = run(capsys, "list", "--json")
+    records = {record["name"]: record for record in json.loads(out)}
+    assert len(records) >= 26
+    assert records["dinat_large_384"]["input_size"] == 384
+
+
+def test_info(capsys):
+    status, out, _ = run(capsys, "info", "dinat_mini")
+    assert status == 0
+    for part in (
+        "parameters     19,984,174",
+        "multiply-adds  2.711 G for 224 x 224 pixels",
+        "resize the short side to 256, bicubic; center crop 224 x 224",
+        "licence        MIT",
+        "0      56 x 56        64      2       3   7 x 7  1 8 1",
+        "1      28 x 28       128      4       4   7 x 7  1 4 1 4",
+    ):
+        assert part in out
+
+
+def test_info_of_a_folder_for_another_size(capsys, tiny):
+    status, out, _ = run(capsys, "info", tiny, "--size", 32, "--json")
+    facts = json.loads(out)
+    assert status == 0
+    assert facts["record"]["classes"] == ["red", "green", "blue"]
+    assert [level["map"] for level in facts["levels"]] == ["8 x 8", "4 x 4"]
+    half = json.loads(run(capsys, "info", tiny, "--size", 16, "--json")[1])
+    assert 3.5 < facts["multiply_adds"] / half["multiply_adds"] < 4
+
+
+def test_evaluate(capsys, tiny, photos):
+    (photos / "red" / "2.png").write_bytes((photos / "blue" / "0.png").read_bytes())
+    status, out, _ = run(capsys, "evaluate", photos, "--model", tiny)
+    assert status == 0
+    assert "7 images: top-1 85.71 %, top-5 100.00 %" in out
+    red = next(line for line in out.splitlines() if line.startswith("red"))
+    assert red.split() == ["red", "3", "66.67", "%", "100.00", "%", "blue", "(1)"]
+
+
+def test_evaluate_json_and_confusion(capsys, tiny, photos, tmp_path):
+    (photos / "red" / "broken.png").write_text("damaged")
+    picture = tmp_path / "new" / "confusion.png"
+    arguments = ["evaluate", photos, "--model", tiny, "--json", "--confusion", picture]
+    status, out, err = run(capsys, *arguments)
+    result = json.loads(out)
+    assert status == 1
+    assert result["images"] == 6 and result["top1"] == 100.0
+    assert [c["class"] for c in result["classes"]] == ["red", "green", "blue"]
+    assert len(result["failures"]) == 1 and "broken.png" in err
+    assert min(Image.open(picture).size) > 300
+
+
+def test_evaluate_refuses_other_classes(capsys, tiny, photos):
+    (photos / "red").rename(photos / "crimson")
+    (photos / "more").mkdir()
+    (photos / "more" / "0.png").write_bytes((photos / "blue" / "0.png").read_bytes())
+    status, _, err = run(capsys, "evaluate", photos, "--model", tiny)
+    assert status == 2 and "must have 3 classes or folders named" in err
+    status, _, err = run(capsys, "evaluate", "fashion-mnist", "--model", tiny)
+    assert status == 2 and "10 classes but the model has 3" in err
+
+
+def test_table_aligns():
+    assert table(["a", "b"], [["xyz", "1"]], "<>") == "a    b\nxyz  1"
+
+
+def test_a_closed_pipe_is_no_error(tiny, photos):
+    command = f"{sys.executable} -m natten_zoo classify {photos} --model {tiny} | head -n 1"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert result.stdout.count("\n") == 1 and result.stderr == ""
