@@ -1,0 +1,379 @@
+"""Runs custom Metal kernels on the CPU, under the arguments of ``mx.fast.metal_kernel``."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import mlx.core as mx
+import numpy as np
+
+from . import build, runtime
+from .check import check
+from .frontend import Argument, Kernel, Parameter, as_template, dtype_name
+from .runtime import Memory, Report
+
+THREADGROUP_MEMORY = 32 << 10
+LARGEST_THREADGROUP = 1024
+
+
+class KernelFault(Exception):
+    """A kernel did something that is undefined on a GPU; the message holds the reports."""
+
+
+class StrictError(Exception):
+    """A kernel would not compile on a Mac; the message holds the errors."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How kernels are run.
+
+    Attributes:
+        checked: Watch every memory access. Without it only what simdgroups do together is checked,
+            and an access out of bounds may end the process, but kernels run several times faster.
+        strict: Pass each new instantiation through the strict check first.
+        order: Which lanes and simdgroups run first: 0 the lowest, 1 the highest, 2 at random.
+        seed: Of the random order.
+        fast_math: Compile as with ``math_mode="fast"``; None: as the kernel's options say.
+        raise_faults: Raise `KernelFault` on a report, rather than only recording it.
+    """
+
+    checked: bool = True
+    strict: bool = True
+    order: int = 0
+    seed: int = 1
+    fast_math: bool | None = None
+    raise_faults: bool = True
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a launch did. Bytes and lines are counted in checked runs only.
+
+    Bytes are as issued, lane by lane. Lines are of 128 bytes, each counted once per threadgroup:
+    the traffic below a cache that holds what one threadgroup touches. A matrix multiply is one of
+    8x8 fragments (512 multiply-adds) by a simdgroup.
+    """
+
+    device_read_bytes: int
+    device_write_bytes: int
+    device_read_lines: int
+    device_write_lines: int
+    threadgroup_read_bytes: int
+    threadgroup_write_bytes: int
+    matrix_multiplies: int
+    reductions: int
+    shuffles: int
+    votes: int
+    atomics: int
+    threadgroup_barriers: int
+    simdgroup_barriers: int
+    threads: int
+    threadgroups: int
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The record of one launch."""
+
+    name: str
+    grid: tuple[int, ...]
+    threadgroup: tuple[int, ...]
+    counts: Counts
+    threadgroup_bytes: int
+    reports: tuple[Report, ...]
+    build_seconds: float
+    run_seconds: float
+
+
+_options = Options()
+_last: Launch | None = None
+_recorders: list[list[Launch]] = []
+
+
+@contextlib.contextmanager
+def options(**changes: Any) -> Iterator[Options]:
+    """Runs the launches within under changed `Options`."""
+    global _options
+    before = _options
+    _options = replace(before, **changes)
+    try:
+        yield _options
+    finally:
+        _options = before
+
+
+def last_launch() -> Launch:
+    """The record of the latest launch."""
+    if _last is None:
+        raise RuntimeError("no kernel has been launched")
+    return _last
+
+
+@contextlib.contextmanager
+def record() -> Iterator[list[Launch]]:
+    """Yields a list that fills with the launches made within."""
+    launches: list[Launch] = []
+    _recorders.append(launches)
+    try:
+        yield launches
+    finally:
+        _recorders.remove(launches)
+
+
+@contextlib.contextmanager
+def install(**changes: Any) -> Iterator[None]:
+    """Lets MLX seem to have a GPU whose custom kernels run here, under changed `Options`.
+
+    ``mx.fast.metal_kernel`` is the emulator, ``mx.metal.is_available`` says yes, and the default
+    device reads as the GPU. Everything but custom kernels still runs on the CPU.
+    """
+    with (
+        options(**changes),
+        mock.patch.object(mx.fast, "metal_kernel", metal_kernel),
+        mock.patch.object(mx.metal, "is_available", lambda: True),
+        mock.patch.object(mx, "default_device", lambda: mx.Device(mx.gpu)),
+    ):
+        yield
+
+
+class metal_kernel:
+    """A custom kernel; see ``mx.fast.metal_kernel`` for the arguments.
+
+    Arrays may be MLX's or NumPy's; outputs are of the kind of the first input.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        input_names: Sequence[str],
+        output_names: Sequence[str],
+        source: str,
+        header: str = "",
+        ensure_row_contiguous: bool = True,
+        atomic_outputs: bool = False,
+        compile_options: dict[str, Any] | None = None,
+    ) -> None:
+        self.name = name
+        self.input_names = list(input_names)
+        self.output_names = list(output_names)
+        self.source = source
+        self.header = header
+        self.ensure_row_contiguous = ensure_row_contiguous
+        self.atomic_outputs = atomic_outputs
+        self.fast_math = (compile_options or {}).get("math_mode", "safe") == "fast"
+        self._libraries: dict[tuple[Kernel, bool, bool], Path] = {}
+        self._strict: set[Kernel] = set()
+
+    def __call__(
+        self,
+        *,
+        inputs: Sequence[Any],
+        output_shapes: Sequence[Sequence[int]],
+        output_dtypes: Sequence[Any],
+        grid: Sequence[int],
+        threadgroup: Sequence[int],
+        template: Sequence[tuple[str, Any]] | None = None,
+        init_value: float | None = None,
+        verbose: bool = False,
+        stream: Any = None,
+    ) -> list[Any]:
+        self._validate(inputs, output_shapes, output_dtypes, grid, threadgroup)
+        started = time.perf_counter()
+        arrays = [_to_numpy(x) for x in inputs]
+        kernel = self.instance(
+            [(dtype, data.shape) for data, dtype in arrays],
+            list(zip(map(dtype_name, output_dtypes), output_shapes, strict=True)),
+            template,
+        )
+        if verbose:
+            print(kernel.text(entry_point=False))
+        library = self._library(kernel)
+        built = time.perf_counter()
+        data = {name: a for name, (a, _) in zip(self.input_names, arrays, strict=True)}
+        outcome = runtime.run(
+            library,
+            [self._memory(p, kernel, data, init_value) for p in kernel.parameters()],
+            grid,
+            threadgroup,
+            checked=_options.checked,
+            order=_options.order,
+            seed=_options.seed,
+            threadgroup_limit=THREADGROUP_MEMORY,
+        )
+        reports = (*outcome.reports, *_uninitialised(kernel, outcome))
+        self._conclude(outcome, reports, grid, threadgroup, built - started)
+        as_mlx = any(isinstance(x, mx.array) for x in inputs)
+        return [
+            _to_mlx(out, a.dtype) if as_mlx else out
+            for out, a in zip(outcome.outputs, kernel.outputs, strict=True)
+        ]
+
+    def instance(
+        self,
+        inputs: Sequence[tuple[str, Sequence[int]]],
+        outputs: Sequence[tuple[str, Sequence[int]]],
+        template: Sequence[tuple[str, Any]] | None = None,
+    ) -> Kernel:
+        """The instantiation for arrays of some (dtype, shape) and template values."""
+
+        def arguments(names: list[str], arrays: Sequence[tuple[str, Sequence[int]]]) -> Any:
+            pairs = zip(names, arrays, strict=True)
+            return tuple(Argument(n, dtype_name(d), tuple(shape)) for n, (d, shape) in pairs)
+
+        return Kernel(
+            name=self.name,
+            source=self.source,
+            header=self.header,
+            inputs=arguments(self.input_names, inputs),
+            outputs=arguments(self.output_names, outputs),
+            template=as_template(template),
+            atomic_outputs=self.atomic_outputs,
+        )
+
+    def _validate(
+        self,
+        inputs: Sequence[Any],
+        output_shapes: Sequence[Any],
+        output_dtypes: Sequence[Any],
+        grid: Sequence[int],
+        threadgroup: Sequence[int],
+    ) -> None:
+        if len(inputs) != len(self.input_names):
+            raise ValueError(
+                f"[{self.name}] 'inputs' must be {self.input_names} but got {len(inputs)} arrays"
+            )
+        for what, given in (("output_shapes", output_shapes), ("output_dtypes", output_dtypes)):
+            if len(given) != len(self.output_names):
+                raise ValueError(
+                    f"[{self.name}] '{what}' must have one item for each of {self.output_names} "
+                    f"but got {len(given)}"
+                )
+        for what, given in (("grid", grid), ("threadgroup", threadgroup)):
+            if len(given) != 3 or min(given) < 1:
+                raise ValueError(
+                    f"[{self.name}] '{what}' must be three positive integers but got {given}"
+                )
+        if np.prod(np.minimum(threadgroup, grid)) > LARGEST_THREADGROUP:
+            raise ValueError(
+                f"[{self.name}] 'threadgroup' must have at most {LARGEST_THREADGROUP} threads "
+                f"but got {tuple(threadgroup)}"
+            )
+
+    def _library(self, kernel: Kernel) -> Path:
+        fast_math = self.fast_math if _options.fast_math is None else _options.fast_math
+        key = (kernel, _options.checked, fast_math)
+        if _options.strict and kernel not in self._strict:
+            _require_strict(kernel)
+            self._strict.add(kernel)
+        if key not in self._libraries:
+            text = kernel.text(entry_point=True)
+            self._libraries[key] = build.build_kernel(
+                text, checked=_options.checked, fast_math=fast_math
+            )
+        return self._libraries[key]
+
+    def _memory(
+        self, p: Parameter, kernel: Kernel, data: dict[str, np.ndarray], init_value: float | None
+    ) -> Memory:
+        if p.kind == "output":
+            a = next(a for a in kernel.outputs if a.name == p.array)
+            start = 0.0 if init_value is None else init_value
+            return Memory(p.name, _filled(a, start), True, init_value is not None)
+        array = data[p.array]
+        strided = array
+        if self.ensure_row_contiguous:
+            array = strided = np.ascontiguousarray(array).reshape(array.shape)
+        if p.kind == "shape":
+            array = np.array(array.shape, np.int32)
+        elif p.kind == "strides":
+            array = np.array(strided.strides, np.int64) // strided.itemsize
+        elif p.kind == "ndim":
+            array = np.array(array.ndim, np.int32)
+        return Memory(p.name, _storage(array))
+
+    def _conclude(
+        self,
+        outcome: runtime.Outcome,
+        reports: tuple[Report, ...],
+        grid: Sequence[int],
+        threadgroup: Sequence[int],
+        build_seconds: float,
+    ) -> None:
+        global _last
+        names = [field[0] for field in outcome.counts._fields_]
+        counts = Counts(**{name: getattr(outcome.counts, name) for name in names})
+        _last = Launch(
+            name=self.name,
+            grid=tuple(grid),
+            threadgroup=tuple(threadgroup),
+            counts=counts,
+            threadgroup_bytes=outcome.threadgroup_bytes,
+            reports=reports,
+            build_seconds=build_seconds,
+            run_seconds=outcome.seconds,
+        )
+        for launches in _recorders:
+            launches.append(_last)
+        if _last.reports and _options.raise_faults:
+            raise KernelFault(f"{self.name}:\n  " + "\n  ".join(map(str, _last.reports)))
+
+
+def _uninitialised(kernel: Kernel, outcome: runtime.Outcome) -> Iterator[Report]:
+    """Looks for the pattern that variables start with, a NaN of ones, in what was written."""
+    unwritten = {r.place for r in outcome.reports if r.kind == "unwritten-output"}
+    for a, data in zip(kernel.outputs, outcome.outputs, strict=True):
+        if "float" in a.dtype and a.name not in unwritten:
+            pattern = np.frombuffer(b"\xff" * data.itemsize, f"u{data.itemsize}")[0]
+            count = int((data.view(pattern.dtype) == pattern).sum())
+            if count:
+                message = f"{count} elements hold the value of a variable that was never set"
+                yield Report("uninitialised-value", message, a.name, count)
+
+
+def _require_strict(kernel: Kernel) -> None:
+    """Runs the strict check, unless an earlier process found this very text good."""
+    mark = build.toolchain() / "strict" / build.digest(kernel.text(entry_point=False))
+    if mark.exists():
+        return
+    errors = check(kernel).errors
+    if errors:
+        raise StrictError(f"{kernel.name}:\n  " + "\n  ".join(map(str, errors)))
+    mark.parent.mkdir(exist_ok=True)
+    mark.touch()
+
+
+def _to_numpy(x: Any) -> tuple[np.ndarray, str]:
+    """An array's data and its MLX dtype; bfloat16 travels as uint16."""
+    if isinstance(x, (bool, int, float)):
+        x = mx.array(x)
+    if isinstance(x, np.ndarray):
+        return x, dtype_name(x.dtype)
+    bits = x.view(mx.uint16) if x.dtype == mx.bfloat16 else x
+    return np.array(bits, copy=False), dtype_name(x.dtype)
+
+
+def _to_mlx(x: np.ndarray, dtype: str) -> mx.array:
+    return mx.array(x).view(mx.bfloat16) if dtype == "bfloat16" else mx.array(x)
+
+
+def _filled(a: Argument, value: float) -> np.ndarray:
+    if a.dtype == "bfloat16":
+        return np.array(mx.full(a.shape, value, mx.bfloat16).view(mx.uint16))
+    return np.full(a.shape, value, a.dtype)
+
+
+def _storage(array: np.ndarray) -> np.ndarray:
+    """The elements an array spans in memory: itself, or its storage if it is strided."""
+    if array.flags.c_contiguous:
+        return array
+    last = sum((n - 1) * step for n, step in zip(array.shape, array.strides, strict=True))
+    span = 1 + last // array.itemsize
+    flat = np.lib.stride_tricks.as_strided(array, (span,), (array.itemsize,))
+    return flat.copy()

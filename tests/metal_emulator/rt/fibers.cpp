@@ -1,0 +1,220 @@
+// Threads as fibers: a lane runs until it waits, then hands over to the next lane of its simdgroup.
+#include "runtime.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <vector>
+
+// Saves the callee-saved registers on the stack of the caller and continues on another stack.
+asm(R"(
+.text
+.type msl_switch,@function
+msl_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+)");
+extern "C" void msl_switch(void** save, void* load) __attribute__((visibility("hidden")));
+
+Fiber* current = nullptr;
+
+namespace {
+constexpr size_t STACK_BYTES = 256 << 10;
+u8* stacks = nullptr;
+size_t stack_count = 0;
+
+void* scheduler_stack_pointer;
+Fiber* queue[LANES];  // the lanes of this step, in the order they run
+u32 queued, position;
+u64 random_state;
+
+void back_to_scheduler() {
+  Fiber* self = current;
+  current = nullptr;
+  msl_switch(&self->stack_pointer, scheduler_stack_pointer);
+}
+
+void yield() {
+  if (++position == queued) return back_to_scheduler();
+  Fiber* self = current;
+  current = queue[position];
+  msl_switch(&self->stack_pointer, current->stack_pointer);
+}
+
+void fiber_main() {
+  void* arguments[64];
+  for (u32 i = 0; i < launch->buffer_count; i++) arguments[i] = (void*)launch->buffers[i].address;
+  launch->entry(arguments, &current->at);
+  current->state = State::Done;
+  for (;;) yield();
+}
+
+void run_ready_lanes(Fiber* lanes, u32 count) {
+  queued = position = 0;
+  for (u32 i = 0; i < count; i++)
+    if (lanes[i].state == State::Ready) queue[queued++] = lanes + i;
+  if (launch->order == 1) std::reverse(queue, queue + queued);
+  if (launch->order == 2)
+    for (u32 i = queued - 1; i > 0; i--) std::swap(queue[i], queue[random_below(i + 1)]);
+  current = queue[0];
+  msl_switch(&scheduler_stack_pointer, current->stack_pointer);
+}
+
+// The lanes waiting at one collective: where lanes diverged, those at the first site in the text.
+u32 gather_waiting(Fiber* lanes, u32 count, Fiber** group, bool& divergent) {
+  Fiber* first = nullptr;
+  for (u32 i = 0; i < count; i++) {
+    if (lanes[i].state != State::AtCollective) {
+      divergent |= lanes[i].state == State::AtBarrier;
+    } else if (!first) {
+      first = lanes + i;
+    } else if (lanes[i].request.site != first->request.site) {
+      divergent = true;
+      u32 line = lanes[i].request.site & 0xfffff, first_line = first->request.site & 0xfffff;
+      if (line < first_line) first = lanes + i;
+    }
+  }
+  u32 n = 0;
+  for (u32 i = 0; first && i < count; i++)
+    if (lanes[i].state == State::AtCollective && lanes[i].request.site == first->request.site)
+      group[n++] = lanes + i;
+  return n;
+}
+
+void meet(Fiber* lanes, u32 count) {
+  Fiber* group[LANES];
+  bool divergent = false;
+  u32 n = gather_waiting(lanes, count, group, divergent);
+  if (!n) return;
+  if (n < count) {
+    u32 done = (u32)std::count_if(lanes, lanes + count,
+                                  [](const Fiber& f) { return f.state == State::Done; });
+    const Request& request = group[0]->request;
+    if (divergent)
+      report("divergent-collective",
+             format("simdgroup operation reached by %u lanes while others wait elsewhere", n),
+             {request.pc}, group[0]);
+    else if (done && request.kind != Collective::Barrier)
+      report("partial-collective",
+             format("simdgroup operation executed after %u of %u lanes had returned", done, count),
+             {request.pc}, group[0]);
+  }
+  complete_collective(group, n);
+  for (u32 i = 0; i < n; i++) group[i]->state = State::Ready;
+}
+
+// Lets the threads that wait at a threadgroup barrier go on. False when none waits.
+bool release_barrier(Fiber* threads, u32 count) {
+  Fiber* first = nullptr;
+  u32 done = 0;
+  bool mixed = false;
+  for (Fiber* f = threads; f < threads + count; f++) {
+    if (f->state == State::Done) {
+      done++;
+      continue;
+    }
+    if (!first) first = f;
+    mixed |= f->request.site != first->request.site;
+  }
+  if (!first) return false;
+  if (mixed)
+    report("barrier-divergence",
+           "threads of one threadgroup wait at different threadgroup_barrier calls",
+           {first->request.pc}, first);
+  if (done)
+    report("barrier-divergence",
+           format("%u of %u threads returned before reaching threadgroup_barrier", done, count),
+           {first->request.pc}, first);
+  launch->counts.threadgroup_barriers++;
+  synchronise_threadgroup(first->request.flags);
+  for (Fiber* f = threads; f < threads + count; f++)
+    if (f->state == State::AtBarrier) f->state = State::Ready;
+  return true;
+}
+
+// A simdgroup that can run: the first, the last or any one, as the launch's order says.
+int pick_simdgroup(const std::vector<bool>& runnable) {
+  int n = (int)runnable.size(), start = 0;
+  if (launch->order == 1) start = n - 1;
+  if (launch->order == 2) start = (int)random_below((u32)n);
+  int step = launch->order == 1 ? n - 1 : 1;
+  for (int k = 0, i = start; k < n; k++, i = (i + step) % n)
+    if (runnable[i]) return i;
+  return -1;
+}
+}  // namespace
+
+u32 random_below(u32 bound) {  // xorshift64
+  random_state ^= random_state << 13;
+  random_state ^= random_state >> 7;
+  random_state ^= random_state << 17;
+  return (u32)(random_state >> 16) % bound;
+}
+
+void seed_random(u32 seed) { random_state = 88172645463325252ull + seed * 7919ull; }
+
+bool on_a_stack(u64 address) { return address - (u64)stacks < stack_count * STACK_BYTES; }
+
+void wait_for(State state, Collective kind, u32 site, u64 pc) {
+  current->state = state;
+  current->request.kind = kind;
+  current->request.site = site;
+  current->request.pc = pc;
+  yield();
+}
+
+void abandon_launch() {
+  launch->aborted = 1;
+  for (;;) back_to_scheduler();
+}
+
+void prepare_fibers(Fiber* threads, u32 count) {
+  if (stack_count < count) {
+    if (stacks) munmap(stacks, stack_count * STACK_BYTES);
+    stack_count = count;
+    stacks = (u8*)mmap(nullptr, count * STACK_BYTES, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  }
+  for (u32 i = 0; i < count; i++) {
+    // Tops at different offsets, or the stacks of all lanes would compete for the same cache sets.
+    u64* top = (u64*)(stacks + (i + 1) * STACK_BYTES - (i % 61) * 192);
+    *--top = 0;
+    *--top = (u64)fiber_main;
+    for (int k = 0; k < 6; k++) *--top = 0;
+    threads[i].stack_pointer = top;
+    threads[i].state = State::Ready;
+  }
+}
+
+void run_threadgroup(Fiber* threads, u32 count) {
+  u32 simdgroups = (count + LANES - 1) / LANES;
+  std::vector<bool> runnable(simdgroups, true);
+  do {
+    std::fill(runnable.begin(), runnable.end(), true);
+    for (int s; (s = pick_simdgroup(runnable)) >= 0;) {
+      Fiber* lanes = threads + s * LANES;
+      u32 n = std::min(LANES, count - s * LANES);
+      bool ready = std::any_of(lanes, lanes + n, [](auto& f) { return f.state == State::Ready; });
+      if (!ready) {
+        runnable[s] = false;
+        continue;
+      }
+      run_ready_lanes(lanes, n);
+      if (launch->aborted) return;
+      meet(lanes, n);
+    }
+  } while (release_barrier(threads, count));
+}
