@@ -9,6 +9,7 @@ look at with the attention weights in percent.
 from __future__ import annotations
 
 import argparse
+import sys
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ SHOWN, POINT, LAYERS = "06_shirt_00007.png", (0.3, 0.55), (0, -1)
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
     parser.add_argument(
-        "-o", "--out", default="demo.png", metavar="PNG", help="the picture (default: demo.png)"
+        "-o", "--out", default="demo.png", metavar="PNG", help="default: %(default)s"
     )
 
 
@@ -42,7 +43,11 @@ def run(args: argparse.Namespace) -> int:
         ]
         print(table(["image", "is", "model says", "sure", ""], rows, "<<<><"))
         print(f"\n{summary(model, samples)}")
-        print(f"picture: {draw(model, preprocess, samples, folder / SHOWN, args.out)}")
+        try:
+            print(f"picture: {draw(model, preprocess, samples, folder / SHOWN, args.out)}")
+        except ImportError as error:
+            print(f"no picture: {error}", file=sys.stderr)
+            return 1
     return 0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from itertools import groupby
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from ._common import add_variant_argument, positive, table
@@ -86,7 +86,7 @@ def page(facts: dict[str, Any]) -> str:
         places = (record["file"], record["hub"], record["url"], record["mirror"])
         labels = record["classes"]
         lines |= {
-            "labels": labels if isinstance(labels, str) else ", ".join(labels),
+            "labels": labels if isinstance(labels, str) else shorten(", ".join(labels), 100),
             "top-1": f"{record['top1']} %" if record["top1"] else None,
             "preprocessing": preprocessing(record),
             "licence": record["license"],
@@ -112,10 +112,11 @@ def preprocessing(record: dict[str, Any]) -> str:
 
 
 def levels(views: list[LayerView]) -> list[dict[str, Any]]:
-    """One row for each run of layers that share map and channels."""
+    """One row for each level."""
+    from ..viz import by_level
+
     rows = []
-    for index, (_, group) in enumerate(groupby(views, lambda view: view.input.shape)):
-        members = list(group)
+    for index, members in enumerate(by_level(views)):
         first = members[0]
         hood = first.layer.neighborhood
         rows.append(

@@ -1,5 +1,5 @@
 """Looking inside: what a token sees, layer by layer. Drawing needs the extra ``viz``."""
 
-from .attention import LayerView, view_layers
+from .attention import LayerView, by_level, reach, rollout, view_layers
 
-__all__ = ["LayerView", "view_layers"]
+__all__ = ["LayerView", "by_level", "reach", "rollout", "view_layers"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from threading import Lock
 from typing import Any
 
@@ -47,13 +48,13 @@ class LayerView:
 
         Indices from ``size`` on are the zero padding of a map smaller than the window.
         """
+        return [self.window_of(axis, position) for axis, position in enumerate(query)]
+
+    def window_of(self, axis: int, position: int) -> np.ndarray:
+        """:meth:`window` on one axis."""
         hood = self.layer.neighborhood
-        size = np.maximum(self.size, hood.minimum_size if self.layer.pad_small_inputs else 0)
-        keys = []
-        for axis, (position, length) in enumerate(zip(query, size.tolist(), strict=True)):
-            first, count = hood.window(axis, position, length)
-            keys.append(first + hood.dilation[axis] * np.arange(count))
-        return keys
+        first, count = hood.window(axis, position, self._padded.shape[1 + axis])
+        return first + hood.dilation[axis] * np.arange(count)
 
     def weights(self, query: tuple[int, ...]) -> np.ndarray:
         r"""Attention weights of one query, :math:`\mathrm{softmax}_j(s \, q \cdot k_j + b)`.
@@ -62,12 +63,7 @@ class LayerView:
             ``[heads, *keys]``, summing to 1 per head; keys as in :meth:`window`.
         """
         layer, keys = self.layer, self.window(query)
-        x = (
-            pad_to(self.input, layer.neighborhood.minimum_size)
-            if layer.pad_small_inputs
-            else (self.input)
-        )
-        q, k, _ = (np.array(part.astype(mx.float32)[0]) for part in layer._project(x))
+        q, k, _ = (np.array(x.astype(mx.float32)[0]) for x in layer._project(self._padded))
         k = np.repeat(k[np.ix_(*keys)], layer.num_heads // layer.num_kv_heads, axis=-2)
         logits = layer.scale * np.einsum("hd,...hd->h...", q[tuple(query)], k)
         if "rpb" in layer:
@@ -91,6 +87,28 @@ class LayerView:
         whole = np.zeros(size, np.float32)
         whole[np.ix_(*keys)] = weights
         return whole[tuple(slice(n) for n in self.size)]
+
+    def gather(self, shares: np.ndarray) -> np.ndarray:
+        r"""The shares of the queries handed to their keys, :math:`A^\top s`, mean over the heads.
+
+        That is the gradient of attention with respect to its values.
+        """
+        layer = self.layer
+        query, key, value = layer._project(self._padded)
+        missing = [(0, p - n) for p, n in zip(query.shape[1:-2], shares.shape, strict=True)]
+        cotangent = mx.array(np.pad(shares, missing) / layer.num_heads)[None, ..., None, None]
+        cotangent = mx.broadcast_to(cotangent, (*query.shape[:-1], 1)).astype(query.dtype)
+        _, (handed,) = mx.vjp(
+            lambda v: [layer.attend(query, key, v)], [mx.zeros_like(value[..., :1])], [cotangent]
+        )
+        handed = np.array(handed.astype(mx.float32)[0]).sum(axis=(-2, -1))
+        return handed[tuple(slice(n) for n in shares.shape)]
+
+    @property
+    def _padded(self) -> mx.array:
+        """The input as the attention sees it."""
+        hood = self.layer.neighborhood
+        return pad_to(self.input, hood.minimum_size) if self.layer.pad_small_inputs else self.input
 
 
 def view_layers(model: nn.Module, inputs: mx.array) -> list[LayerView]:
@@ -120,6 +138,71 @@ def view_layers(model: nn.Module, inputs: mx.array) -> list[LayerView]:
     with _lock, _recording() as calls:
         model(inputs)
     return [LayerView(names[id(layer)], layer, x) for layer, x in calls if id(layer) in names]
+
+
+def by_level(views: Iterable[LayerView]) -> list[list[LayerView]]:
+    """Groups layers that follow each other on maps of the same shape."""
+    return [list(group) for _, group in groupby(views, lambda view: view.input.shape)]
+
+
+def reach(level: Sequence[LayerView], query: tuple[int, ...]) -> np.ndarray:
+    """How many of a level's layers, counted back from its last, a query needs to see each token.
+
+    Windows are products of axes, so what several layers see together is one, too.
+
+    Returns:
+        ``[*spatial]``: 0 at the query, -1 where no information comes from.
+    """
+    needed = np.full(level[-1].size, -1)
+    seen = [{position} for position in query]
+    for layers in range(len(level) + 1):
+        box = np.ix_(
+            *(
+                sorted(p for p in positions if p < n)
+                for positions, n in zip(seen, needed.shape, strict=True)
+            )
+        )
+        needed[box] = np.where(needed[box] < 0, layers, needed[box])
+        if layers < len(level):
+            view = level[-1 - layers]
+            seen = [
+                {key for position in positions for key in view.window_of(axis, position).tolist()}
+                for axis, positions in enumerate(seen)
+            ]
+    return needed
+
+
+def rollout(views: Sequence[LayerView], query: tuple[int, ...]) -> np.ndarray:
+    """Attention rollout (Abnar and Zuidema, https://arxiv.org/abs/2005.00928) from one token.
+
+    Each layer passes on half of what a token holds and gathers the other half by its weights
+    (mean over the heads); between levels a token stands for the tokens it was made of.
+
+    Args:
+        views: Layers in the order they ran, through several levels or one.
+        query: A token of the last layer's map.
+
+    Returns:
+        ``[*spatial]`` of the first layer's map: what of the query comes from where. Sums to 1,
+        less what came from padding.
+    """
+    shares: np.ndarray = np.zeros(views[-1].size, np.float32)
+    shares[tuple(query)] = 1.0
+    for view in reversed(views):
+        shares = _spread(shares, view.size)
+        shares = 0.5 * shares + 0.5 * view.gather(shares)
+    return shares
+
+
+def _spread(shares: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Divides the share of each token among the tokens of a larger map that it was made of."""
+    for axis, length in enumerate(size):
+        parent = np.arange(length) * shares.shape[axis] // length
+        count = np.bincount(parent, minlength=shares.shape[axis])
+        weights = (1 / count[parent]).astype(np.float32)
+        shape = [-1 if a == axis else 1 for a in range(shares.ndim)]
+        shares = np.take(shares, parent, axis) * weights.reshape(shape)
+    return shares
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .attention import LayerView
+from .attention import LayerView, by_level, reach, rollout
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 INK, FAINT, RIGHT, WRONG, QUERY = "#22262b", "#8a9099", "#1a7f4b", "#c8372d", "#1769aa"
 WARM = "#d1495b"
+_TITLE: dict[str, Any] = {"fontsize": 9.5, "color": INK, "pad": 6}
 _CENTERED: dict[str, Any] = {"ha": "center", "va": "center_baseline"}
 
 
@@ -87,18 +88,23 @@ def draw_weights(axes: Axes, image: np.ndarray, view: LayerView, query: tuple[in
     rows, columns = (keys[keys < n] for keys, n in zip(view.window(query), view.size, strict=True))
     weights = view.weight_map(query)
     height, width = (side / n for side, n in zip(image.shape, view.size, strict=False))
-    for y in range(view.size[0]):
-        for x in range(view.size[1]):
-            _tile(axes, (y, x), height, width, fill=False, ec=FAINT, lw=0.4, alpha=0.35)
+    _grid(axes, image, view.size)
     for y, x in np.array(np.meshgrid(rows, columns)).reshape(2, -1).T:
         share = weights[y, x] / weights.max()
         _tile(axes, (y, x), height, width, fc=WARM, lw=0, alpha=0.1 + 0.8 * float(share))
         _tile(axes, (y, x), height, width, fill=False, ec=WARM, lw=0.8)
-        if len(rows) * len(columns) <= 100:
+        if max(view.size) <= 16:
             center = (x + 0.5) * width - 0.5, (y + 0.5) * height - 0.5
             style = _CENTERED | {"color": "white" if share > 0.5 else INK, "fontsize": 8.5}
             axes.text(*center, f"{100 * weights[y, x]:.0f}", **style)
     _tile(axes, query, height, width, fill=False, ec=QUERY, lw=2.6, zorder=3)
+
+
+def _grid(axes: Axes, image: np.ndarray, size: Sequence[int]) -> None:
+    bottom, right = (side - 0.5 for side in image.shape[:2])
+    ys, xs = (np.linspace(-0.5, e, n + 1) for e, n in zip((bottom, right), size, strict=True))
+    axes.hlines(ys, -0.5, right, colors=FAINT, lw=0.4, alpha=0.35)
+    axes.vlines(xs, -0.5, bottom, colors=FAINT, lw=0.4, alpha=0.35)
 
 
 def _tile(axes: Axes, token: Sequence[int], height: float, width: float, **style: Any) -> None:
@@ -111,7 +117,7 @@ def _tile(axes: Axes, token: Sequence[int], height: float, width: float, **style
 def show_image(axes: Axes, image: np.ndarray, faded: bool = False) -> None:
     """Shows an image without axes; grey ones dark on white, as ink."""
     if image.ndim == 2:
-        axes.imshow(image, cmap="Greys", vmin=0, vmax=500 if faded else 255)
+        axes.imshow(image, cmap="Greys", vmin=0, vmax=600 if faded else 255)
     else:
         axes.imshow(255 - (255 - image) // 2 if faded else image)
     axes.set_axis_off()
@@ -141,7 +147,7 @@ def demo_figure(
     panels = right.subplots(2, 1, gridspec_kw=_margins(0.02, 0.98, 0.02, 0.865, hspace=0.16))
     for axes, view in zip(panels, views, strict=True):
         draw_weights(axes, image, view, view.token(point))
-        axes.set_title(describe(view), fontsize=10.5, color=INK, pad=7)
+        axes.set_title(describe(view), **_TITLE)
     return figure
 
 
@@ -161,15 +167,74 @@ def draw_samples(figure: SubFigure, samples: Sequence[Sample], columns: int = 5)
 
 
 def describe(view: LayerView) -> str:
-    """A layer in a line: its place, its map and its window."""
+    """A layer in two lines: its path in the model, and what a query of it sees."""
     hood = view.layer.neighborhood
     size, window = ("×".join(map(str, n)) for n in (view.size, hood.kernel_size))
     dilated = "" if max(hood.dilation) == 1 else f", dilation {hood.dilation[0]}"
-    return f"{view.name}: {window} of {size} tokens{dilated}, weights in %"
+    return f"{view.name}\n{window} of {size} tokens{dilated}"
 
 
 def _margins(left: float, right: float, bottom: float, top: float, **spaces: float) -> Any:
     return {"left": left, "right": right, "bottom": bottom, "top": top, **spaces}
+
+
+def inside_figure(
+    title: str, image: np.ndarray, views: Sequence[LayerView], point: tuple[float, float]
+) -> Figure:
+    """Where a model looks from one point: a row per level, from the finest map to the coarsest.
+
+    Each row shows the level's first layer and its most dilated one, how many layers the query
+    needs to see each token, and the attention rollout from the level's end to the image.
+
+    Args:
+        title: One line above all.
+        image: What the model saw when ``views`` were taken.
+        views: All layers of the model.
+        point: The query as fractions of height and width.
+    """
+    levels = by_level(views)
+    figure = new_figure(13.0, 0.7 + 3.6 * len(levels))
+    height = figure.get_figheight()
+    figure.text(0.02, 1 - 0.35 / height, title, fontsize=14, color=INK, weight="bold", va="center")
+    spaces = _margins(0.02, 0.98, 0.1 / height, 1 - 1.05 / height, hspace=0.17, wspace=0.06)
+    rows = figure.subplots(len(levels), 4, squeeze=False, gridspec_kw=spaces)
+    passed: list[LayerView] = []
+    for panels, level in zip(rows, levels, strict=True):
+        query = level[-1].token(point)
+        passed += level
+        for axes, view in zip(panels, (level[0], most_dilated(level)), strict=False):
+            draw_weights(axes, image, view, query)
+            axes.set_title(describe(view), **_TITLE)
+        needed = reach(level, query)
+        draw_map(panels[2], image, np.where(needed < 0, np.nan, needed), query, "viridis_r")
+        panels[2].set_title(
+            f"reach\nseen after 0 to {needed.max()} layers, light to dark", **_TITLE
+        )
+        gathered = np.sqrt(rollout(passed, query))  # so that small shares show
+        draw_map(panels[3], image, gathered, query, "magma", level[-1].size)
+        panels[3].set_title(f"rollout\nthrough {len(passed)} layers", **_TITLE)
+    return figure
+
+
+def most_dilated(level: Sequence[LayerView]) -> LayerView:
+    """The layer of a level that looks farthest, the last of several."""
+    return max(reversed(level), key=lambda view: view.layer.neighborhood.dilation)
+
+
+def draw_map(
+    axes: Axes,
+    image: np.ndarray,
+    values: np.ndarray,
+    query: tuple[int, ...],
+    colors: str,
+    size: tuple[int, ...] | None = None,
+) -> None:
+    """Draws a value per token over an image; the query is a token of a map of ``size``."""
+    show_image(axes, image, faded=True)
+    bottom, right = (side - 0.5 for side in image.shape[:2])
+    axes.imshow(values, cmap=colors, alpha=0.75, extent=(-0.5, right, bottom, -0.5))
+    height, width = (side / n for side, n in zip(image.shape, size or values.shape, strict=False))
+    _tile(axes, query, height, width, fill=False, ec=QUERY, lw=2.6, zorder=3)
 
 
 def confusion_figure(result: Evaluation) -> Figure:

@@ -7,8 +7,8 @@ import sys
 import pytest
 from PIL import Image
 
-from natten_zoo import __version__
-from natten_zoo.cli import main, verbs
+from natten_zoo import __version__, create_model
+from natten_zoo.cli import demo, main, verbs
 from natten_zoo.cli._common import table
 
 
@@ -30,7 +30,7 @@ def test_help_lists_every_verb(capsys):
         main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert {"classify", "demo", "evaluate", "info", "list"} <= set(verbs())
+    assert {"classify", "demo", "evaluate", "info", "list", "visualize"} <= set(verbs())
     assert all(f"\n    {verb}" in text for verb in verbs())
 
 
@@ -39,10 +39,11 @@ def test_every_verb_has_help_without_heavy_imports(verb):
     code = (
         "import sys; from natten_zoo.cli import main\n"
         f"try: main(['{verb}', '--help'])\n"
-        "except SystemExit as stop: print(stop.code, 'mlx.core' in sys.modules)"
+        "except SystemExit as stop: print(stop.code)\n"
+        "print([m for m in ('huggingface_hub', 'matplotlib', 'mlx.data') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.stdout.splitlines()[-1] == "0 False", result.stdout + result.stderr
+    assert result.stdout.splitlines()[-2:] == ["0", "[]"], result.stdout + result.stderr
     assert len(result.stdout) > 400
 
 
@@ -204,3 +205,36 @@ def test_a_closed_pipe_is_no_error(tiny, photos):
     command = f"{sys.executable} -m natten_zoo classify {photos} --model {tiny} | head -n 1"
     result = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert result.stdout.count("\n") == 1 and result.stderr == ""
+
+
+def test_visualize(capsys, tiny, photos, tmp_path):
+    out = tmp_path / "looks.png"
+    arguments = ["visualize", photos / "red" / "1.png", "--model", tiny, "--out", out]
+    status, printed, _ = run(capsys, *arguments, "--query", "3,12")
+    assert (status, printed) == (0, f"{out}\n")
+    assert Image.open(out).format == "PNG"
+    status, _, err = run(capsys, *arguments, "--query", "3,16")
+    assert status == 2 and "must lie in 16 x 16 pixels but got (3, 16)" in err
+    assert "invalid point value" in usage_error(capsys, *arguments, "--query", "3")
+
+
+def test_demo(capsys, monkeypatch, tmp_path):
+    """With an untrained model: the table and the picture are there, the answers do not matter."""
+    create_model("nat_pico_fashion").save_pretrained(tmp_path / "pico")
+    monkeypatch.setattr(demo, "DEFAULT_MODEL", str(tmp_path / "pico"))
+    status, out, _ = run(capsys, "demo", "--out", tmp_path / "demo.png")
+    lines = out.splitlines()
+    assert status == 0
+    assert lines[7].split()[:2] == ["03_dress_00013.png", "Dress"]
+    right = sum("wrong" not in line for line in lines[1:21])
+    assert f"{right} of 20 images right" in lines[22]
+    assert Image.open(tmp_path / "demo.png").width > 1000
+
+
+def test_demo_without_matplotlib_still_prints_the_table(capsys, monkeypatch, tmp_path):
+    create_model("nat_pico_fashion").save_pretrained(tmp_path / "pico")
+    monkeypatch.setattr(demo, "DEFAULT_MODEL", str(tmp_path / "pico"))
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    status, out, err = run(capsys, "demo", "--out", tmp_path / "demo.png")
+    assert status == 1
+    assert "images right" in out and "pip install 'natten-zoo[viz]'" in err

@@ -6,7 +6,7 @@ import pytest
 
 from natten_zoo.layers import NeighborhoodAttention1D, NeighborhoodAttention2D
 from natten_zoo.models import DiNAT, NATConfig
-from natten_zoo.viz import LayerView, view_layers
+from natten_zoo.viz import LayerView, by_level, reach, rollout, view_layers
 
 
 def view(layer, *size):
@@ -82,3 +82,57 @@ def test_view_layers():
     first = model.levels[0].blocks[0].norm1(model.patch_embed(image))
     assert np.allclose(np.array(views[0].input), np.array(first), atol=1e-5)
     assert np.array_equal(np.array(model(image)), before)  # nothing stays patched
+
+
+def levels(dilations, size, **options):
+    """One level of layers with these dilations, all on the same input."""
+    layers = [
+        NeighborhoodAttention2D(8, 2, 3, dilation=d, rel_pos_bias=True, **options)
+        for d in dilations
+    ]
+    return [view(layer, *size) for layer in layers]
+
+
+def dense(seen):
+    """The mean attention matrix of a layer, ``[queries, keys]``."""
+    queries = np.ndindex(*seen.size)
+    return np.stack([seen.weight_map(query).reshape(-1) for query in queries])
+
+
+def test_reach_counts_layers():
+    level = levels([1, 3], (9, 9))
+    needed = reach(level, (4, 0))
+    matrix = np.eye(81)[4 * 9]
+    expected = np.where(matrix.reshape(9, 9) > 0, 0, -1)
+    for count, seen in enumerate(reversed(level), 1):
+        matrix = matrix @ dense(seen)
+        expected = np.where((expected < 0) & (matrix.reshape(9, 9) > 0), count, expected)
+    assert np.array_equal(needed, expected)
+    assert needed[4, 0] == 0 and needed[1, 6] == 1 and needed[0, 7] == 2
+    assert needed.min() == -1
+
+
+def test_rollout_is_a_product_of_matrices():
+    level = levels([1, 2], (7, 6))
+    first, second = ((np.eye(42) + dense(seen)) / 2 for seen in level)
+    shares = rollout(level, (2, 5))
+    assert shares.shape == (7, 6)
+    assert np.allclose(shares.reshape(-1), (second @ first)[2 * 6 + 5], atol=1e-6)
+
+
+def test_rollout_through_levels_keeps_the_whole():
+    fine, coarse = levels([1], (10, 8)), levels([1], (5, 4))
+    shares = rollout([*fine, *coarse], (4, 0))
+    assert shares.shape == (10, 8)
+    assert np.isclose(shares.sum(), 1, atol=1e-5)
+    assert shares[5:, :4].sum() > 0.5
+
+
+def test_rollout_loses_what_padding_gave():
+    (seen,) = levels([2], (4, 4), pad_small_inputs=True)
+    assert 0.5 < rollout([seen], (1, 1)).sum() < 1
+
+
+def test_by_level():
+    views = [*levels([1, 2], (9, 9)), *levels([1], (7, 7))]
+    assert [len(level) for level in by_level(views)] == [2, 1]

@@ -1,0 +1,99 @@
+"""The pictures: drawn, whole, and what they show."""
+
+import sys
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from PIL import Image
+
+from natten_zoo.evaluation import Evaluation
+from natten_zoo.models import NAT, NATConfig
+from natten_zoo.viz import view_layers
+from natten_zoo.viz.figures import (
+    Sample,
+    confusion_figure,
+    demo_figure,
+    describe,
+    draw_weights,
+    inside_figure,
+    most_dilated,
+    new_figure,
+    save_figure,
+)
+
+
+@pytest.fixture(scope="module")
+def views():
+    dilations = ((1, 2, 2), (1,))
+    config = NATConfig(8, (3, 1), (1, 2), kernel_size=3, dilations=dilations, num_classes=2)
+    model = NAT(config).eval()
+    return view_layers(model, mx.random.normal((1, 32, 32, 3), key=mx.random.key(0)))
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+
+
+def test_weights_are_written_where_they_belong(views, image):
+    axes = new_figure(3, 3).add_subplot()
+    draw_weights(axes, image, views[1], (0, 7))
+    rows, columns = views[1].window((0, 7))  # dilation 2 on 8 x 8 tokens of 4 pixels
+    places = {tuple(text.get_position()) for text in axes.texts}
+    assert places == {(x * 4 + 1.5, y * 4 + 1.5) for y in rows for x in columns}
+    total = sum(int(text.get_text()) for text in axes.texts)
+    assert abs(total - 100) <= 5
+    outlined = axes.patches[-1]
+    assert (outlined.get_x(), outlined.get_y()) == (27.5, -0.5)
+
+
+def test_titles(views):
+    assert most_dilated(views[:3]) is views[2]
+    assert describe(views[2]) == "levels.0.blocks.2.attn\n3×3 of 8×8 tokens, dilation 2"
+    figure = inside_figure("a title", np.zeros((32, 32), np.uint8), views, (0.5, 0.5))
+    titles = [axes.get_title() for axes in figure.axes]
+    assert len(titles) == 8
+    assert titles[2] == "reach\nseen after 0 to 3 layers, light to dark"
+    assert titles[7] == "rollout\nthrough 4 layers"
+
+
+def test_demo_figure(views, image, tmp_path):
+    samples = [Sample(image, "cat", "cat", 0.875), Sample(image, "cat", "dog", 0.5)]
+    figure = demo_figure("a title", samples, image, views[:2], (0.25, 0.75))
+    texts = {text.get_text(): text for axes in figure.axes for text in axes.texts}
+    assert {"cat", "88%", "dog", "50%, is cat"} <= set(texts)
+    assert texts["cat"].get_color() != texts["dog"].get_color()
+    path = save_figure(figure, tmp_path / "new" / "demo.png")
+    with Image.open(path) as picture:
+        assert picture.format == "PNG" and picture.width > 1000
+
+
+def test_confusion_figure():
+    result = Evaluation(("a", "b", "c"), np.array([0, 0, 2]), np.array([[0], [2], [2]]))
+    axes = confusion_figure(result).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "c"]
+    shown = {text.get_position(): text.get_text() for text in axes.texts}
+    assert shown == {(0, 0): "50", (1, 0): "50", (1, 1): "100"}
+
+
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    target = tmp_path / "picture.png"
+    target.write_text("before")
+    figure = new_figure(1, 1)
+
+    def fail(path, **_):
+        path.write_text("half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(figure, "savefig", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_figure(figure, target)
+    assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+    assert target.read_text() == "before"
+
+
+def test_without_matplotlib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install 'natten-zoo\[viz\]'"):
+        new_figure(1, 1)
