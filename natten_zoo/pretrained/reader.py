@@ -105,7 +105,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_folder(folder: Path, ema: bool) -> Checkpoint:
-    checkpoint = _read_file(_weight_file(folder), ema)
+    checkpoint = _read_file(weight_file(folder), ema)
     checkpoint.path = folder
     for name in (CONFIG, PREPROCESSOR):
         if (folder / name).is_file():
@@ -114,16 +114,23 @@ def _read_folder(folder: Path, ema: bool) -> Checkpoint:
     return checkpoint
 
 
-def _weight_file(folder: Path) -> Path:
+def weight_file(path: Path) -> Path:
+    """The file that a checkpoint's weights are read from.
+
+    Raises:
+        CheckpointError: `path` is a folder that has none, or several and no usual name.
+    """
+    if not path.is_dir():
+        return path
     for name in WEIGHT_FILES:
-        if (folder / name).is_file():
-            return folder / name
+        if (path / name).is_file():
+            return path / name
     suffixes = (".safetensors", ".pth", ".pt", ".bin")
-    others = sorted(p for p in folder.iterdir() if p.suffix in suffixes and p.is_file())
+    others = sorted(p for p in path.iterdir() if p.suffix in suffixes and p.is_file())
     if len(others) == 1:
         return others[0]
     found = "several weight files" if others else "no weights"
-    raise CheckpointError(folder, f"the folder holds {found}; expected {WEIGHTS}")
+    raise CheckpointError(path, f"the folder holds {found}; expected {WEIGHTS}")
 
 
 def _read_file(path: Path, ema: bool) -> Checkpoint:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -37,7 +37,7 @@ class Record:
         std: Per channel standard deviation.
         num_classes: Size of the classifier.
         classes: Name of the label set (``"imagenet-1k"``, ``"imagenet-22k"``,
-            ``"fashion-mnist"``).
+            ``"fashion-mnist"``), or the classes' names.
         top1: Published top-1 accuracy in percent.
         params: Number of parameters, classifier included.
         gmacs: Billions of multiply-adds for one image of ``input_size``.
@@ -62,7 +62,7 @@ class Record:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     num_classes: int = 1000
-    classes: str = "imagenet-1k"
+    classes: str | tuple[str, ...] = "imagenet-1k"
     top1: float | None = None
     params: int | None = None
     gmacs: float | None = None
@@ -80,8 +80,16 @@ class Record:
             raise ValueError(
                 f"[Record] fields must be among {sorted(known)} but got {', '.join(unknown)}."
             )
-        tuples = {key: tuple(values[key]) for key in ("mean", "std") if key in values}
-        return cls(**{**values, **tuples})
+        lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+        return cls(**{**values, **lists})
+
+    def for_classes(self, num_classes: int) -> Record:
+        """The record with a classifier of another size, whose names and figures are not known."""
+        if num_classes == self.num_classes:
+            return self
+        return replace(
+            self, num_classes=num_classes, classes="", top1=None, params=None, gmacs=None
+        )
 
     @property
     def has_weights(self) -> bool:

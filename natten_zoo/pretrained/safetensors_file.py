@@ -53,7 +53,9 @@ def check_header(path: str | PathLike[str]) -> dict[str, str]:
         CheckpointError: If they do not.
     """
     header, data_size = _read_header(path)
-    metadata = header.pop("__metadata__", {})
+    # MLX writes null where there are none.
+    metadata = header.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata
     plain = isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())
     if not plain:
         raise CheckpointError(path, "its header's __metadata__ is no map of strings")

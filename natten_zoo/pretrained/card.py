@@ -1,0 +1,125 @@
+"""The model card that goes with an upload."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from .. import __version__
+
+if TYPE_CHECKING:
+    from ..models.base import Model
+    from .record import Record
+
+SITE = "https://pypi.org/project/natten-zoo"
+# A record's name of a label set: its name on the Hub, and in print.
+DATASETS = {
+    "imagenet-1k": ("imagenet-1k", "ImageNet-1k"),
+    "imagenet-22k": ("imagenet-22k", "ImageNet-22k"),
+    "fashion-mnist": ("fashion_mnist", "Fashion-MNIST"),
+}
+
+
+def model_card(model: Model, repo_id: str) -> ModelCard:
+    """Licence, source, accuracy, preprocessing and a snippet that loads the model.
+
+    Args:
+        model: The model.
+        repo_id: The repository that the card is for.
+    """
+    from .save import current_record
+
+    record = current_record(model)
+    body = [
+        f"# {repo_id.rpartition('/')[2]}",
+        *_description(model, record),
+        "## Use",
+        f"```bash\npip install natten-zoo\n```\n\n{_snippet(model, repo_id)}",
+        *([] if record is None else ["## Preprocessing", _preprocessing(record)]),
+    ]
+    header = _metadata(model, record, repo_id).to_yaml()
+    return ModelCard(f"---\n{header}\n---\n\n" + "\n\n".join(body) + "\n")
+
+
+def _metadata(model: Model, record: Record | None, repo_id: str) -> ModelCardData:
+    facts: dict[str, Any] = {}
+    if record is not None:
+        facts = {"license": record.license.lower() or None, "base_model": record.hub}
+        if record.classes in DATASETS:
+            facts["datasets"] = DATASETS[str(record.classes)][0]
+            if record.top1 is not None:
+                facts |= {"model_name": record.name, "eval_results": [_result(record)]}
+    return ModelCardData(
+        library_name="mlx",
+        tags=["mlx", "natten_zoo", "neighborhood-attention", type(model).__name__.lower()],
+        pipeline_tag="image-classification",
+        **facts,
+    )
+
+
+def _result(record: Record) -> EvalResult:
+    dataset, title = DATASETS[str(record.classes)]
+    return EvalResult(
+        task_type="image-classification",
+        dataset_type=dataset,
+        dataset_name=title,
+        metric_type="accuracy",
+        metric_name="top-1 accuracy",
+        metric_value=record.top1,
+        source_name="the authors" if record.source else None,
+        source_url=record.source,
+    )
+
+
+def _description(model: Model, record: Record | None) -> list[str]:
+    intro = (
+        f"A {type(model).__name__}, an image model of neighborhood attention, for "
+        f"[MLX](https://github.com/ml-explore/mlx). Written by [natten-zoo]({SITE}) {__version__}."
+    )
+    if record is None:
+        return [intro]
+    rows = {
+        "Variant": record.name,
+        "Licence": record.license or "see the source",
+        "Source of the weights": record.source,
+        "Paper": record.paper,
+        "Top-1 accuracy": record.top1 and f"{record.top1} % on {record.classes} (as published)",
+        "Parameters": record.params and f"{record.params:,}",
+        "Multiply-adds": record.gmacs
+        and f"{record.gmacs:.1f} G at {record.input_size} x {record.input_size}",
+        "Classes": str(record.num_classes),
+        "Note": record.note,
+    }
+    lines = [f"| {key} | {value} |" for key, value in rows.items() if value]
+    return [intro, "\n".join(["| | |", "|---|---|", *lines])]
+
+
+def _snippet(model: Model, repo_id: str) -> str:
+    name = type(model).__name__
+    return "\n".join(
+        [
+            "```python",
+            "import mlx.core as mx",
+            "from natten_zoo.data import Preprocess",
+            f"from natten_zoo.models import {name}",
+            "",
+            f'model = {name}.from_pretrained("{repo_id}")',
+            "prepare = Preprocess.from_record(model.record)",
+            'logits = model(prepare("photo.jpg")[None])',
+            "print(mx.argsort(-logits[0])[:5])",
+            "```",
+        ]
+    )
+
+
+def _preprocessing(record: Record) -> str:
+    if record.crop_mode == "squash":
+        resize = f"Resize to {record.input_size} x {record.input_size}"
+    else:
+        short = int(record.input_size / record.crop_pct)
+        resize = f"Resize the short side to {short}, crop the centre {record.input_size}"
+    return (
+        f"{resize} ({record.interpolation}), divide by 255, subtract {list(record.mean)}, divide "
+        f"by {list(record.std)}."
+    )

@@ -1,0 +1,143 @@
+"""Which model a checkpoint is of: told by its configuration, its name, or its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ..models.base import Model
+from .errors import CheckpointError
+from .infer import infer
+from .reader import Checkpoint
+from .record import Record
+from .registry import get_record, model_class
+
+# `model_type` of a Hugging Face config.json, and our architecture.
+HUGGING_FACE = {"nat": "NAT", "dinat": "DiNAT"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """A model to build.
+
+    Attributes:
+        architecture: Name of the model class.
+        config: Arguments of its configuration.
+        record: What else is known of the checkpoint, if anything.
+    """
+
+    architecture: str
+    config: dict[str, Any]
+    record: Record | None
+
+
+def describe(
+    checkpoint: Checkpoint, cls: type[Model] | None, variant: str | None, record: Record | None
+) -> Description:
+    """Tell which model a checkpoint is of.
+
+    Args:
+        checkpoint: What was read.
+        cls: The class that the caller wants, or None.
+        variant: The registered model that the caller says it is.
+        record: The registered model by whose name it was found.
+
+    Raises:
+        CheckpointError: Its configuration is malformed, or nothing tells what it is.
+    """
+    config = checkpoint.config or {}
+    if variant is not None:
+        return _registered(get_record(variant))
+    if "architecture" in config:
+        return _saved(checkpoint, config)
+    if record is not None:
+        return _registered(record)
+    if "model_type" in config:
+        return _hugging_face(checkpoint, config)
+    return _registered(infer(checkpoint, cls))
+
+
+def build(
+    checkpoint: Checkpoint, description: Description, num_classes: int | None = None
+) -> Model:
+    """The described model, freshly initialised.
+
+    Args:
+        checkpoint: Where the description is from.
+        description: The model.
+        num_classes: Another size of its classifier.
+
+    Raises:
+        CheckpointError: The configuration's values make no model.
+    """
+    cls, values = model_class(description.architecture), dict(description.config)
+    if num_classes is not None:
+        if type(num_classes) is not int or num_classes < 0:
+            raise ValueError(
+                f"[from_pretrained] 'num_classes' must be an int >= 0 but got {num_classes!r}."
+            )
+        values["num_classes"] = num_classes
+    try:
+        model = cls(cls.Config.from_dict(values))
+    except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+        raise CheckpointError(checkpoint.path, f"its config.json is wrong: {error}") from error
+    model.record = description.record
+    if model.record is not None and num_classes is not None:
+        model.record = model.record.for_classes(num_classes)
+    return model
+
+
+def _registered(record: Record) -> Description:
+    config = {"num_classes": record.num_classes, **record.model}
+    return Description(record.architecture, config, record)
+
+
+def _saved(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Description:
+    """Read the `config.json` that `save_pretrained` wrote."""
+    try:
+        architecture, values, facts = config["architecture"], config["config"], config.get("record")
+        model_class(architecture).Config.from_dict(values)
+        record = None
+        if facts is not None:
+            record = Record.from_dict({**facts, "architecture": architecture, "model": values})
+    except (LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(checkpoint.path, f"its config.json is wrong: {error}") from error
+    return Description(architecture, dict(values), record)
+
+
+def _hugging_face(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Description:
+    """Translate the configuration of a transformers model."""
+    if config["model_type"] not in HUGGING_FACE:
+        raise CheckpointError(
+            checkpoint.path,
+            f"it is a {config['model_type']!r} model; those read here are {list(HUGGING_FACE)}",
+        )
+    architecture = HUGGING_FACE[config["model_type"]]
+    try:
+        values = model_class(architecture).Config.from_huggingface(config).to_dict()  # type: ignore[attr-defined]
+        labels = config.get("id2label") or {}
+        classes = tuple(str(labels[str(index)]) for index in range(len(labels)))
+        record = Record.from_dict(
+            {
+                "name": checkpoint.path.name,
+                "architecture": architecture,
+                "model": values,
+                "license": "",
+                "num_classes": values["num_classes"],
+                "classes": classes,
+                **_preprocessing(checkpoint),
+            }
+        )
+    except (LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(checkpoint.path, f"its config.json is wrong: {error!r}") from error
+    return Description(architecture, values, record)
+
+
+def _preprocessing(checkpoint: Checkpoint) -> dict[str, Any]:
+    from ..data.preprocess import Preprocess
+
+    if checkpoint.preprocessor is None:
+        return {}
+    facts = dataclasses.asdict(Preprocess.from_config(checkpoint.preprocessor))
+    return {"input_size": facts.pop("size"), **facts}

@@ -1,0 +1,63 @@
+"""How a checkpoint's names become a model's: shown to who converts a file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import mlx.core as mx
+import numpy as np
+
+from ..models.base import Model
+
+
+def key_map(cls: type[Model], weights: Mapping[str, mx.array]) -> dict[str, tuple[str, ...]]:
+    """For every parameter of a model, the names in a foreign checkpoint that it is made of.
+
+    Found by following one small marked array per name through `sanitize`, so it is what really
+    happens and not a second list of names.
+    """
+    names = list(weights)
+    marked = {name: mx.full([2] * weights[name].ndim, i) for i, name in enumerate(names)}
+    return {
+        own: tuple(names[int(index)] for index in np.unique(np.array(value)))
+        for own, value in cls.sanitize(marked).items()
+    }
+
+
+def summary(mapping: Mapping[str, tuple[str, ...]], names: Iterable[str]) -> list[str]:
+    """The map with numbers collapsed, one line for each kind of parameter, then what is unused.
+
+    Example:
+        >>> summary({"norm.0.w": ("n.0.w",), "norm.1.w": ("n.1.w",)}, ["n.0.w", "n.1.w", "x"])
+        ['norm.*.w  x 2  from n.*.w', 'not used: x']
+    """
+    kinds: dict[str, set[str]] = {}
+    counts: dict[str, int] = {}
+    for own, foreign in mapping.items():
+        kind = _kind(own)
+        kinds.setdefault(kind, set()).update(map(_kind, foreign))
+        counts[kind] = counts.get(kind, 0) + 1
+    width = max(map(len, kinds), default=0)
+    lines = []
+    for kind, origins in kinds.items():
+        line = f"{kind:{width}}  x {counts[kind]}"
+        lines.append(line if origins == {kind} else f"{line}  from {_joined(sorted(origins))}")
+    used = {name for foreign in mapping.values() for name in foreign}
+    unused = sorted({_kind(name) for name in names if name not in used})
+    return lines + [f"not used: {', '.join(unused)}"] * bool(unused)
+
+
+def _joined(names: list[str]) -> str:
+    """`a.key.b` and `a.query.b` as `a.{key,query}.b`."""
+    if len(names) < 2:
+        return "".join(names)
+    parts = [name.split(".") for name in names]
+    if len({len(part) for part in parts}) > 1:
+        return ", ".join(names)
+    columns = [list(dict.fromkeys(column)) for column in zip(*parts, strict=True)]
+    return ".".join(c[0] if len(c) == 1 else f"{{{','.join(c)}}}" for c in columns)
+
+
+def _kind(name: str) -> str:
+    return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)

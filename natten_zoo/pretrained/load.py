@@ -1,0 +1,168 @@
+"""Getting weights into models: `from_pretrained` and what `create_model` needs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar, cast
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from ..models.base import Model
+from .adapt import adapt
+from .describe import build, describe
+from .infer import own_names
+from .reader import Checkpoint, read_checkpoint
+from .source import Hub, locate
+from .strict import load_strict, mismatches
+
+logger = logging.getLogger("natten_zoo")
+
+ModelT = TypeVar("ModelT", bound=Model)
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+def load_pretrained(
+    cls: type[ModelT] | None,
+    name_or_path: str | os.PathLike[str],
+    *,
+    model: str | None = None,
+    num_classes: int | None = None,
+    dtype: mx.Dtype | str | None = None,
+    strict: bool = True,
+    lazy: bool = False,
+    ema: bool = True,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> ModelT:
+    """Load a model with its weights, ready for inference.
+
+    Args:
+        cls: The class that the model must be of, or None for any.
+        name_or_path: A registered name (`"nat_mini"`), a file or folder, a Hugging Face
+            repository or an `https` address; see :func:`natten_zoo.pretrained.source.locate`.
+        model: The variant that a bare `.pth` file holds. It is found by the shapes of the weights
+            and the file's name where they leave one possibility.
+        num_classes: Replace the classifier by a fresh one of this size, unless it has that size.
+        dtype: Convert floating point weights: `"float32"`, `"float16"`, `"bfloat16"`.
+        strict: Every weight must fit. Otherwise those that don't are left as initialised, and the
+            log lists them.
+        lazy: Leave the weights of safetensors files on disk until they are used.
+        ema: Prefer the averaged weights of a training checkpoint.
+        revision: Branch, tag or commit of a Hugging Face repository.
+        cache_dir: Where downloads are kept.
+        local_files_only: Never use the network.
+        token: Hugging Face token.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: There is nothing at the path.
+        DownloadError: The weights cannot be fetched.
+        CheckpointError: The file is damaged, hostile or of an unknown format.
+        ValueError: The name is unknown, the variant ambiguous, the model of another class than
+            `cls`, or weights do not fit; the message lists every one of them with both shapes.
+
+    Example:
+        >>> from natten_zoo.models import NAT
+        >>> model = NAT.from_pretrained("nat_pico_fashion")
+        >>> model.training
+        False
+    """
+    source = locate(name_or_path, Hub(revision, cache_dir, local_files_only, token))
+    checkpoint = read_checkpoint(source.path, ema=ema)
+    description = describe(checkpoint, cls, model, source.record)
+    built = build(checkpoint, description, num_classes)
+    if cls is not None and not isinstance(built, cls):
+        raise ValueError(
+            f"[{cls.__name__}.from_pretrained] {str(name_or_path)!r} must be a {cls.__name__} but "
+            f"is a {type(built).__name__}; call {type(built).__name__}.from_pretrained."
+        )
+    changed = () if num_classes is None else ("num_classes",)
+    fill(built, checkpoint, changed=changed, strict=strict, dtype=dtype, lazy=lazy)
+    built.eval()
+    return cast(ModelT, built)
+
+
+def load_weights(
+    model: Model,
+    name_or_path: str | os.PathLike[str],
+    *,
+    changed: Collection[str] = (),
+    strict: bool = True,
+    **hub: Any,
+) -> None:
+    """Load the weights of a checkpoint into a model that is already built.
+
+    Args:
+        model: The model; its configuration decides, the checkpoint's is not looked at.
+        name_or_path: As in :func:`load_pretrained`.
+        changed: Arguments of the configuration that differ from the checkpoint's; its weights are
+            fitted to them (:func:`natten_zoo.pretrained.adapt.adapt`).
+        strict: As in :func:`load_pretrained`.
+        hub: `revision`, `cache_dir`, `local_files_only`, `token` of a download.
+
+    Raises:
+        ValueError: Weights do not fit.
+    """
+    checkpoint = read_checkpoint(locate(name_or_path, Hub(**hub)).path)
+    fill(model, checkpoint, changed=changed, strict=strict)
+
+
+def fill(
+    model: Model,
+    checkpoint: Checkpoint,
+    *,
+    changed: Collection[str] = (),
+    strict: bool = True,
+    dtype: mx.Dtype | str | None = None,
+    lazy: bool = False,
+) -> None:
+    """Put a checkpoint's weights into a model: rename, lay out, fit, check, convert."""
+    weights = adapt(own_names(type(model), checkpoint), model, changed)
+    if not strict:
+        weights = _only_fitting(model, weights, checkpoint)
+    load_strict(model, weights, str(checkpoint.path))
+    if dtype is not None:
+        model.set_dtype(as_dtype(dtype))
+    if not lazy:
+        mx.eval(model.parameters())
+
+
+def as_dtype(dtype: mx.Dtype | str) -> mx.Dtype:
+    """A floating point dtype, given itself or its name.
+
+    Raises:
+        ValueError: It is none that models are computed in.
+    """
+    for name in DTYPES:
+        if dtype in (name, getattr(mx, name)):
+            return getattr(mx, name)
+    raise ValueError(
+        f"[from_pretrained] 'dtype' must be one of {', '.join(DTYPES)} but got {dtype}."
+    )
+
+
+def _only_fitting(
+    model: Model, weights: Mapping[str, mx.array], checkpoint: Checkpoint
+) -> dict[str, mx.array]:
+    """The weights that fit, and the model's own for the others; the log lists those."""
+    own = dict(tree_flatten(model.parameters()))
+    result = {
+        name: weights[name] if name in weights and weights[name].shape == value.shape else value
+        for name, value in own.items()
+    }
+    if problems := mismatches(model, weights):
+        listed = "\n  ".join(problems)
+        logger.warning(
+            "%s: %d weights do not fit and were skipped\n  %s",
+            checkpoint.path,
+            len(problems),
+            listed,
+        )
+    return result

@@ -1,0 +1,157 @@
+"""Getting models out: a folder on the disk, a repository on the Hub."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import huggingface_hub as hub
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from .. import __version__
+from ..models.base import Model
+from .card import model_card
+from .errors import CheckpointError
+from .folder import README, write_folder
+from .reader import CONFIG, PREPROCESSOR, WEIGHTS
+from .record import Record
+from .safetensors_file import read_safetensors
+
+# What a record says of the place it was read from, not of the model.
+NOT_SAVED = ("architecture", "model", "file", "sha256")
+
+
+def save_pretrained(
+    model: Model,
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    provenance: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a model as a folder that `from_pretrained` loads, bit for bit.
+
+    The folder gets `config.json`, `model.safetensors` and, where it is known how images are
+    prepared, `preprocessor_config.json`. It appears when all of it is written and read back.
+
+    Args:
+        model: The model; its `record` is saved with it.
+        path: The folder.
+        overwrite: Replace a model that is there. A folder with other files is refused all the
+            same.
+        provenance: What to write into `config.json` about where the weights came from.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: Something is at `path` already.
+        CheckpointError: The disk gave back something else than what was written.
+
+    Example:
+        >>> import tempfile
+        >>> from natten_zoo import create_model
+        >>> folder = create_model("nat_pico_fashion").save_pretrained(tempfile.mkdtemp())
+        >>> sorted(file.name for file in folder.iterdir())
+        ['config.json', 'model.safetensors', 'preprocessor_config.json']
+    """
+    target = Path(path).expanduser()
+    write_folder(target, lambda folder: _write(folder, model, provenance), overwrite)
+    return target
+
+
+def push_to_hub(
+    model: Model,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    create_pr: bool = False,
+) -> str:
+    """Upload a model with a model card; the repository is made if there is none.
+
+    Args:
+        model: The model.
+        repo_id: `"user/name"`.
+        private: Whether a new repository is private.
+        token: Hugging Face token; the one that is logged in by default.
+        revision: Branch to commit to.
+        commit_message: Message of the commit.
+        create_pr: Open a pull request instead of committing.
+
+    Returns:
+        The address of the commit.
+    """
+    api = hub.HfApi(token=token, library_name="natten_zoo", library_version=__version__)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    with TemporaryDirectory() as temporary:
+        folder = save_pretrained(model, Path(temporary) / "model")
+        (folder / README).write_text(str(model_card(model, repo_id)), encoding="utf-8")
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            revision=revision,
+            commit_message=commit_message or f"Upload {type(model).__name__} with natten_zoo",
+            create_pr=create_pr,
+        )
+    return str(commit.commit_url)
+
+
+def current_record(model: Model) -> Record | None:
+    """The model's record, without what its present classifier makes untrue."""
+    if model.record is None:
+        return None
+    return model.record.for_classes(getattr(model.config, "num_classes", model.record.num_classes))
+
+
+def _write(folder: Path, model: Model, provenance: Mapping[str, Any] | None) -> None:
+    record = current_record(model)
+    config: dict[str, Any] = {
+        "architecture": type(model).__name__,
+        "config": model.config.to_dict(),
+        "natten_zoo_version": __version__,
+    }
+    if record is not None:
+        facts = dataclasses.asdict(record)
+        config["record"] = {
+            key: value for key, value in facts.items() if key not in NOT_SAVED and value is not None
+        }
+        _write_json(folder / PREPROCESSOR, _preprocessor(record))
+    if provenance:
+        config["converted_from"] = dict(provenance)
+    _write_json(folder / CONFIG, config)
+    _write_weights(folder / WEIGHTS, dict(tree_flatten(model.parameters())))
+
+
+def _preprocessor(record: Record) -> dict[str, Any]:
+    from ..data.preprocess import Preprocess
+
+    return Preprocess.from_record(record).to_config()
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_weights(path: Path, weights: dict[str, mx.array]) -> None:
+    """Write and read back: a full disk does not always raise."""
+    mx.save_safetensors(str(path), weights, metadata={"format": "mlx"})
+    written, _ = read_safetensors(path)
+    for name, value in weights.items():
+        back = written.pop(name, None)
+        if back is None or back.dtype != value.dtype or not _same_bits(back, value):
+            raise CheckpointError(path, f"weight {name!r} was not written as it is")
+
+
+def _same_bits(a: mx.array, b: mx.array) -> bool:
+    if a.shape != b.shape:
+        return False
+    integers = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}[a.itemsize]
+    return bool(mx.array_equal(a.view(integers), b.view(integers)))
