@@ -17,12 +17,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import mlx.core as mx
 
-from . import rewrites
+from . import instrument, rewrites
 
 HERE = Path(__file__).parent
 OLDEST_CLANG = 19
@@ -34,18 +35,23 @@ FORWARDING_HEADERS = shlex.split(
     "simdgroup simdgroup_matrix type_traits uniform"
 )
 
-UNDEFINED = "array-bounds,integer-divide-by-zero,signed-integer-overflow"
+TARGET = "x86_64-unknown-linux-gnu"
 CODE_FLAGS = shlex.split(
     "-mrelocation-model pic -pic-level 2 -target-cpu x86-64-v3 -fdebug-compilation-dir=/source "
     "-ftrivial-auto-var-init=pattern -w"
 )
-CHECKED_FLAGS = shlex.split(
-    "-O1 -debug-info-kind=line-tables-only -dwarf-version=4 -mllvm -vectorize-slp=false "
+_WATCHED = (
+    "-debug-info-kind=line-tables-only -dwarf-version=4 -fsanitize=thread "
     "-mllvm -tsan-instrument-read-before-write "
-    f"-fsanitize=thread -fsanitize={UNDEFINED} -fsanitize-recover={UNDEFINED}"
 )
-FAST_FLAGS = ["-O2"]
-SAFE_MATH_FLAGS = ["-ffp-contract=off"]
+_UNDEFINED = "array-bounds,integer-divide-by-zero,signed-integer-overflow"
+BUILDS = {  # "counted" fuses multiply-adds as a GPU would; the others keep results reproducible
+    "checked": (
+        f"-O1 -ffp-contract=off {_WATCHED} -fsanitize={_UNDEFINED} -fsanitize-recover={_UNDEFINED}"
+    ),
+    "counted": f"-O2 -ffp-contract=on {_WATCHED}",
+    "fast": "-O2 -ffp-contract=off",
+}
 FAST_MATH_FLAGS = shlex.split(
     "-ffast-math -menable-no-infs -menable-no-nans -fapprox-func -mreassociate "
     "-freciprocal-math -fno-signed-zeros -funsafe-math-optimizations -ffp-contract=fast"
@@ -107,7 +113,11 @@ def digest(*texts: str) -> str:
 def toolchain() -> Path:
     """The cache folder of this compiler, shim, runtime and MLX, with its include folder filled."""
     headers = _mlx_headers()
-    own = [*HERE.glob("shim/**/*"), *HERE.glob("rt/*"), HERE / "build.py", HERE / "rewrites.py"]
+    own = [
+        *HERE.glob("shim/**/*"),
+        *HERE.glob("rt/*"),
+        *(HERE / f"{m}.py" for m in ("build", "rewrites", "instrument")),
+    ]
     texts = [p.read_text() for p in sorted(own) if p.is_file()]
     version = subprocess.run([clang(), "--version"], capture_output=True, text=True).stdout
     folder = cache_root() / digest(version, *texts, *headers.values())
@@ -169,7 +179,7 @@ def language_flags(metal_version: int = 310) -> list[str]:
     """Flags of the language: C++ for OpenCL 2021 with the shim as its library."""
     include = toolchain() / "include"
     return [
-        *("-triple", "x86_64-unknown-linux-gnu", "-x", "clcpp", "-cl-std=clc++2021"),
+        *("-triple", TARGET, "-x", "clcpp", "-cl-std=clc++2021"),
         *("-internal-isystem", str(include), "-cl-single-precision-constant"),
         *(f"-D__METAL_VERSION__={metal_version}", "-fgnuc-version=4.2.1"),
         *("-Wno-unknown-attributes", "-Wno-unknown-pragmas", "-Wno-invalid-constexpr"),
@@ -198,27 +208,39 @@ def build_runtime() -> Path:
     return target
 
 
-def build_kernel(source: str, *, checked: bool, fast_math: bool) -> Path:
-    """Compiles a translation unit (after the prelude) to a shared library."""
-    math = FAST_MATH_FLAGS if fast_math else SAFE_MATH_FLAGS
-    flags = [*language_flags(), *CODE_FLAGS, *(CHECKED_FLAGS if checked else FAST_FLAGS), *math]
-    target = toolchain() / "kernels" / f"{digest(source, *flags)}.so"
-    if target.exists():
-        return target
-    target.parent.mkdir(exist_ok=True)
-    stem = target.with_name(f"{target.stem}.{os.getpid()}")
-    text, compiled, linked = (stem.with_suffix(s) for s in (".clcpp", ".o", ".so"))
-    text.write_text(source)
-    try:
-        emit = ["-emit-obj", str(text), "-o", str(compiled)]
-        run_clang("-cc1", *with_prelude(flags), *emit)
-        link = shlex.split("-shared -nostartfiles -Wl,-Bsymbolic")
-        run_clang(*link, str(compiled), "-o", str(linked), "-lm")
-        linked.rename(target)
-    finally:
-        for leftover in (text, compiled):
-            leftover.unlink(missing_ok=True)
+def build_kernel(source: str, build: str, fast_math: bool) -> Path:
+    """Compiles a translation unit (after the prelude) to a shared library, as one of `BUILDS`."""
+    math = FAST_MATH_FLAGS if fast_math else []
+    flags = [*language_flags(), *CODE_FLAGS, *shlex.split(BUILDS[build]), *math]
+    target = toolchain() / "kernels" / f"{digest(build, source, *flags)}.so"
+    if not target.exists():
+        target.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            linked = _compile(source, Path(folder), flags, build)
+            linked.rename(target)
     return target
+
+
+def _compile(source: str, folder: Path, flags: list[str], build: str) -> Path:
+    """Runs clang in steps, with the runtime's calls put into the IR between them."""
+    text, ir, compiled, linked = (folder / f"kernel.{s}" for s in ("clcpp", "ll", "o", "so"))
+    text.write_text(source)
+    backend = ["-triple", TARGET, *flags[flags.index(CODE_FLAGS[0]) :]]
+    as_ir = ["-emit-llvm", "-o", str(ir)]
+    as_object = ["-emit-obj", "-o", str(compiled)]
+    if build == "fast":
+        run_clang("-cc1", *with_prelude(flags), str(text), *as_object)
+    else:
+        run_clang("-cc1", *with_prelude(flags), "-disable-llvm-passes", str(text), *as_ir)
+        ir.write_text(instrument.check_copies(ir.read_text()))
+        if build == "counted":
+            run_clang("-cc1", *backend, str(ir), *as_ir)
+            ir.write_text(instrument.count_operations(ir.read_text()))
+            backend.append("-disable-llvm-passes")
+        run_clang("-cc1", *backend, str(ir), *as_object)
+    link = ["-shared", "-nostartfiles", "-Wl,-Bsymbolic", str(compiled), "-lm"]
+    run_clang(*link, "-o", str(linked))
+    return linked
 
 
 def symbolize(library: Path, addresses: list[int]) -> dict[int, str]:

@@ -42,6 +42,7 @@ class Options:
         seed: Of the random order.
         fast_math: Compile as with ``math_mode="fast"``; None: as the kernel's options say.
         raise_faults: Raise `KernelFault` on a report, rather than only recording it.
+        count_operations: Count arithmetic as well, in a checked build of its own.
     """
 
     checked: bool = True
@@ -50,15 +51,24 @@ class Options:
     seed: int = 1
     fast_math: bool | None = None
     raise_faults: bool = True
+    count_operations: bool = False
+
+    @property
+    def build(self) -> str:
+        """Which of `build.BUILDS` is meant."""
+        if self.count_operations:
+            return "counted"
+        return "checked" if self.checked else "fast"
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a launch did. Bytes and lines are counted in checked runs only.
+    """What a launch did. Bytes and lines are counted in checked runs, operations on request.
 
     Bytes are as issued, lane by lane. Lines are of 128 bytes, each counted once per threadgroup:
     the traffic below a cache that holds what one threadgroup touches. A matrix multiply is one of
-    8x8 fragments (512 multiply-adds) by a simdgroup.
+    8x8 fragments (512 multiply-adds) by a simdgroup. Operations, from ``fmas`` on, are of single
+    lanes; special ones are divisions and functions such as exp2.
     """
 
     device_read_bytes: int
@@ -76,6 +86,11 @@ class Counts:
     simdgroup_barriers: int
     threads: int
     threadgroups: int
+    fmas: int
+    float_operations: int
+    special_operations: int
+    int_operations: int
+    int_divisions: int
 
 
 @dataclass(frozen=True)
@@ -168,7 +183,7 @@ class metal_kernel:
         self.ensure_row_contiguous = ensure_row_contiguous
         self.atomic_outputs = atomic_outputs
         self.fast_math = (compile_options or {}).get("math_mode", "safe") == "fast"
-        self._libraries: dict[tuple[Kernel, bool, bool], Path] = {}
+        self._libraries: dict[tuple[Kernel, str, bool], Path] = {}
         self._strict: set[Kernel] = set()
 
     def __call__(
@@ -202,7 +217,7 @@ class metal_kernel:
             [self._memory(p, kernel, data, init_value) for p in kernel.parameters()],
             grid,
             threadgroup,
-            checked=_options.checked,
+            checked=_options.build != "fast",
             order=_options.order,
             seed=_options.seed,
             threadgroup_limit=THREADGROUP_MEMORY,
@@ -268,15 +283,13 @@ class metal_kernel:
 
     def _library(self, kernel: Kernel) -> Path:
         fast_math = self.fast_math if _options.fast_math is None else _options.fast_math
-        key = (kernel, _options.checked, fast_math)
+        key = (kernel, _options.build, fast_math)
         if _options.strict and kernel not in self._strict:
             _require_strict(kernel)
             self._strict.add(kernel)
         if key not in self._libraries:
             text = kernel.text(entry_point=True)
-            self._libraries[key] = build.build_kernel(
-                text, checked=_options.checked, fast_math=fast_math
-            )
+            self._libraries[key] = build.build_kernel(text, _options.build, fast_math)
         return self._libraries[key]
 
     def _memory(

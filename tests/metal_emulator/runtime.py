@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import build
+from . import build, instrument
 
 NEW_MEMORY = 0xFF  # outputs start as NaN
 COARSEST_GRANULE = 4  # bytes that share a shadow cell, unless a kernel touches less at once
@@ -49,6 +49,7 @@ class CountsStruct(ctypes.Structure):
             "simdgroup_barriers",
             "threads",
             "threadgroups",
+            *instrument.OPERATIONS,
         )
     ]
 

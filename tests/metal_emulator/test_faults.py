@@ -75,6 +75,11 @@ CASES = {
         "array-out-of-bounds",
     ),
     "misaligned vector": Case("b[i] = ((const device float4*)(a + 1))[0].x;", "misaligned"),
+    "misaligned struct": Case(
+        "struct alignas(16) P { float e[4]; }; threadgroup P t[64]; "
+        "t[l] = *(const device P*)(a + l + 1); " + BARRIER + "b[i] = t[l].e[0];",
+        "misaligned",
+    ),
     "misaligned threadgroup vector": Case(
         SHARED + "t[l] = a[i]; " + BARRIER + "b[i] = ((threadgroup float2*)(t + 1))[l / 4].x;",
         "misaligned",

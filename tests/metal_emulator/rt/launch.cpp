@@ -85,3 +85,13 @@ EXPORT void msl_launch(Launch* l) {
   l->counts.threads = first_thread - 1;
   if (l->checked && !l->aborted) find_unwritten_outputs();
 }
+
+// Called once per basic block, with what the block does (instrument.py).
+EXPORT void __msl_operations(u32 fmas, u32 floats, u32 special, u32 ints, u32 divisions) {
+  Counts& counts = launch->counts;
+  counts.fmas += fmas;
+  counts.float_operations += floats;
+  counts.special_operations += special;
+  counts.int_operations += ints;
+  counts.int_divisions += divisions;
+}

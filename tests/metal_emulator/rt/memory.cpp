@@ -43,6 +43,15 @@ void out_of_bounds(u32 size, bool write, u64 pc, const std::string& where) {
          format("%s of %u bytes at %s", write ? "write" : "read", size, where.c_str()), {pc});
 }
 
+// Ends the launch: the CPU might not survive the access.
+void misaligned(u32 alignment, u64 offset, const char* what, const char* name, u64 pc) {
+  report("misaligned",
+         format("access that needs %u-byte alignment at byte offset %llu of %s '%s'", alignment,
+                (unsigned long long)offset, what, name),
+         {pc});
+  abandon_launch();
+}
+
 void count_line(std::vector<u32>& last, u64 offset, u32 size, u64& counter) {
   for (u64 i = offset / LINE; i <= (offset + size - 1) / LINE; i++)
     if (last[i] != threadgroup_serial) {
@@ -77,11 +86,7 @@ void access_buffer(u64 in_arena, u32 size, bool write, u32 alignment, u64 pc) {
                          format("byte offset %lld of buffer '%s' (%llu bytes)", (long long)offset,
                                 name, (unsigned long long)b.size));
   }
-  if (offset % alignment)
-    report("misaligned",
-           format("access that needs %u-byte alignment at byte offset %llu of buffer '%s'",
-                  alignment, (unsigned long long)offset, b.name),
-           {pc});
+  if (offset % alignment) misaligned(alignment, offset, "buffer", b.name, pc);
   count_device(index, offset, size, write);
   if (b.writable) {
     require_granule(offset, size);
@@ -98,12 +103,7 @@ void access_variable(u64 in_memory, u32 size, bool write, u32 alignment, u64 pc)
     return out_of_bounds(size, write, pc,
                          format("byte offset %lld of threadgroup variable '%s' (%u bytes)",
                                 (long long)offset, v.name ? v.name : "?", v.size));
-  if (offset % alignment)
-    report("misaligned",
-           format("access that needs %u-byte alignment at byte offset %llu of threadgroup "
-                  "variable '%s'",
-                  alignment, (unsigned long long)offset, v.name),
-           {pc});
+  if (offset % alignment) misaligned(alignment, offset, "threadgroup variable", v.name, pc);
   Counts& counts = launch->counts;
   (write ? counts.threadgroup_write_bytes : counts.threadgroup_read_bytes) += size;
   require_granule(offset, size);
@@ -123,6 +123,14 @@ void access_memory(u64 address, u32 size, bool write, u32 alignment, u64 pc) {
   bool constant = address >= code_start && address < code_end;
   if (coordinates || constant || on_a_stack(address)) return;
   out_of_bounds(size, write, pc, format("wild address 0x%llx", (unsigned long long)address));
+  abandon_launch();
+}
+
+void check_alignment(u64 address, u32 alignment, u64 pc) {
+  bool shared = address - (u64)arena < arena_bytes ||
+                address - (u64)variable_memory < VARIABLE_BYTES;
+  if (!current || !shared || address % alignment == 0) return;
+  report("misaligned", format("copy that needs %u-byte alignment", alignment), {pc});
   abandon_launch();
 }
 

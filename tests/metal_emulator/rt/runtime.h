@@ -42,6 +42,7 @@ struct Counts {
   u64 matrix_multiplies, reductions, shuffles, votes, atomics;
   u64 threadgroup_barriers, simdgroup_barriers;
   u64 threads, threadgroups;
+  u64 fmas, float_operations, special_operations, int_operations, int_divisions;
 };
 
 using Entry = void (*)(void** arguments, const Coordinates*);
@@ -120,6 +121,7 @@ void set_initialised(Cell& cell);
 void begin_memory();
 void forget_threadgroup_variables();
 void access_memory(u64 address, u32 size, bool write, u32 alignment, u64 pc);
+void check_alignment(u64 address, u32 alignment, u64 pc);
 void find_unwritten_outputs();
 
 // ---- reports -----------------------------------------------------------------------------------

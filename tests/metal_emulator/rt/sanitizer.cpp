@@ -41,6 +41,9 @@ EXPORT void* __tsan_memset(void* to, int value, size_t n) {
   return memset(to, value, n);
 }
 
+// Before a copy: the alignment that its types promise (instrument.py).
+EXPORT void __msl_aligned(void* p, u32 alignment) { check_alignment((u64)p, alignment, CALLER_PC); }
+
 struct SourceLocation {
   const char* file;
   u32 line, column;
