@@ -1,0 +1,172 @@
+#include "bias.h"
+
+#include <algorithm>
+
+namespace natten {
+
+BiasTable::BiasTable(const Problem& problem, const Plan& plan, Lanes lanes)
+    : reversed_(lanes == Lanes::kQueries) {
+  size_ = 1;
+  for (int a = kAxes - 1; a >= 0; --a) {
+    kernel_[a] = problem.axis[a].kernel;
+    reach_[a] = std::max(plan.reach(a), kernel_[a] - 1);
+    stride_[a] = size_;
+    size_ *= 2 * reach_[a] + 1;
+  }
+}
+
+// Calls body(entry of the table, index in rpb).
+template <class Body>
+void BiasTable::for_each_entry(Body body) const {
+  const int width[kAxes] = {2 * kernel_[0] - 1, 2 * kernel_[1] - 1, 2 * kernel_[2] - 1};
+  int index = 0;
+  for (int x = 0; x < width[0]; ++x) {
+    for (int y = 0; y < width[1]; ++y) {
+      for (int z = 0; z < width[2]; ++z, ++index) {
+        const int at[kAxes] = {x, y, z};
+        int entry = 0;
+        for (int a = 0; a < kAxes; ++a) {
+          const int distance = at[a] - (kernel_[a] - 1);
+          entry += (reach_[a] + (reversed_ ? -distance : distance)) * stride_[a];
+        }
+        body(entry, index);
+      }
+    }
+  }
+}
+
+void BiasTable::read(const float* rpb, float factor, float* table) const {
+  std::fill(table, table + size_, 0.0f);
+  for_each_entry([&](int entry, int index) { table[entry] = factor * rpb[index]; });
+}
+
+void BiasTable::add_to(const float* table, float* d_rpb) const {
+  for_each_entry([&](int entry, int index) { d_rpb[index] += table[entry]; });
+}
+
+TileRows::TileRows(const Unit& unit, const int* tile_shape, const BiasTable& table, Arena& arena)
+    : unit_(unit), shape_(tile_shape), table_(table) {
+  int cells = 1;
+  for (int a = kAxes - 1; a >= 0; --a) {
+    row_step_[a] = unit.axis[a]->row_rank.step * table.stride(a);
+    cell_step_[a] = cells;
+    cells *= unit.extent(a);
+  }
+  // Lanes that follow each other on the last axis find their biases side by side.
+  if (unit.axis[kAxes - 1]->lane_rank.step == 1) run_ = shape_[kAxes - 1];
+  rows_ = arena.take<int[kAxes]>(kChunk);
+  offsets_ = arena.take<int>(kChunk);
+  row_entry_ = arena.take<int>(kChunk);
+  bias_ = arena.take<Floats>(kChunk);
+  sum_ = arena.take<Floats>(kChunk);
+}
+
+void TileRows::use_head(const float* bias, float* gradient) {
+  flush();
+  values_ = bias;
+  gradient_ = gradient;
+  prepared_ = -1;
+}
+
+void TileRows::enter(const int* tile) {
+  origin_ = 0;
+  bool same = true;
+  for (int a = 0; a < kAxes; ++a) {
+    const AxisPlan& axis = *unit_.axis[a];
+    const Range rows = axis.tile_sees[tile[a]];
+    origin_ += (rows.begin - unit_.rows[a].begin) * cell_step_[a];
+    same &= axis.shape[tile[a]] == shape_of_[a];
+  }
+  if (same) return;
+  flush();
+  prepared_ = -1;
+  std::fill(lane_entry_, lane_entry_ + kLanes, 0);
+  for (int a = 0, inner = kLanes; a < kAxes; ++a) {
+    const AxisPlan& axis = *unit_.axis[a];
+    const Range rows = axis.tile_sees[tile[a]];
+    inner /= shape_[a];
+    shape_of_[a] = axis.shape[tile[a]];
+    extent_[a] = rows.size();
+    for (int l = 0; l < kLanes; ++l) {
+      const int i = l / inner % shape_[a];
+      const Range seen = axis.lane_sees(tile[a], i);
+      begin_[a][l] = seen.begin - rows.begin;
+      end_[a][l] = seen.end - rows.begin;
+      const int distance =
+          axis.lane_rank(tile[a] * shape_[a] + i) - axis.row_rank(rows.begin);
+      lane_entry_[l] += (distance + table_.center(a)) * table_.stride(a);
+    }
+  }
+}
+
+int TileRows::prepare(int first) {
+  const int n = std::min(kChunk, count() - first);
+  if (first == prepared_) return n;
+  flush();
+  prepared_ = first;
+  if (values_ == nullptr) {
+    fill<0>(first, n);
+  } else if (run_ == 16) {
+    fill<std::min(16, kLanes)>(first, n);
+  } else if (run_ == 8) {
+    fill<8>(first, n);
+  } else if (run_ == 4) {
+    fill<4>(first, n);
+  } else {
+    fill<1>(first, n);
+  }
+  return n;
+}
+
+template <int Run>
+Floats TileRows::entries(int row_entry) const {
+  if constexpr (Run == 0) return Floats{};
+  float out[kLanes];
+  for (int l = 0; l < kLanes; l += std::max(Run, 1)) {
+    std::memcpy(out + l, values_ + lane_entry_[l] - row_entry, Run * sizeof(float));
+  }
+  return load(out);
+}
+
+template <int Run>
+void TileRows::fill(int first, int count) {
+  const auto seen = [&](int a, int row) { return (begin_[a] <= row) & (row < end_[a]); };
+  int z = first % extent_[2], y = first / extent_[2] % extent_[1],
+      x = first / extent_[2] / extent_[1];
+  for (int j = 0; j < count;) {
+    const Ints line = seen(0, x) & seen(1, y);
+    const int line_entry = x * row_step_[0] + y * row_step_[1];
+    const int line_cell = x * cell_step_[0] + y * cell_step_[1];
+    for (; z < extent_[2] && j < count; ++z, ++j) {
+      rows_[j][0] = x;
+      rows_[j][1] = y;
+      rows_[j][2] = z;
+      offsets_[j] = line_cell + z;
+      row_entry_[j] = line_entry + z * row_step_[2];
+      const Ints visible = line & seen(2, z);
+      bias_[j] = visible ? entries<Run>(row_entry_[j]) : splat(kMasked);
+    }
+    z = 0;
+    if (++y == extent_[1]) {
+      y = 0;
+      ++x;
+    }
+  }
+}
+
+void TileRows::add_gradient(const Floats* d_scores, int count) {
+  if (gradient_ == nullptr) return;
+  if (pending_ == 0) std::fill(sum_, sum_ + count, Floats{});
+  pending_ = count;
+  for (int j = 0; j < count; ++j) sum_[j] += d_scores[j];
+}
+
+// Tiles of one shape sum their gradients by row and lane; only the sums go to the table.
+void TileRows::flush() {
+  for (int j = 0; j < pending_; ++j) {
+    for (int l = 0; l < kLanes; ++l) gradient_[lane_entry_[l] - row_entry_[j]] += sum_[j][l];
+  }
+  pending_ = 0;
+}
+
+}  // namespace natten

@@ -1,0 +1,28 @@
+// What the gradients of attention, of qk and of av share: sums of weighted rows per lane.
+#pragma once
+
+#include <functional>
+
+#include "task.h"
+
+namespace natten {
+
+// The gradient of rpb, summed over tasks in their order.
+class BiasGradient {
+ public:
+  BiasGradient(const Problem& problem, const Arrays& arrays, const Schedule& schedule);
+
+  // The sums of one task and head start at 0.
+  float* of(const Task& task, int head_in_group);
+  void reduce();
+  explicit operator bool() const { return d_rpb_ != nullptr; }
+
+ private:
+  const Problem& problem_;
+  const Schedule& schedule_;
+  float* d_rpb_;
+  int entries_;
+  std::vector<float>& sums_;
+};
+
+}  // namespace natten

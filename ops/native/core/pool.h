@@ -1,0 +1,16 @@
+// A small persistent pool: the calling thread and its helpers share the indices of one loop.
+#pragma once
+
+#include <functional>
+
+namespace natten {
+
+// Threads that run a loop, the caller included: NATTEN_ZOO_THREADS, else one per processor.
+int thread_count();
+
+// Calls body(i) once for every i < count, in any order, on any of the threads; returns when all
+// are done. A loop that starts while another one runs (streams have threads of their own) runs on
+// its caller alone.
+void parallel_for(int count, const std::function<void(int)>& body);
+
+}  // namespace natten

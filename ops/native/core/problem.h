@@ -1,0 +1,62 @@
+// What one call computes and where its arrays lie; free of MLX.
+#pragma once
+
+#include <compare>
+#include <cstdint>
+
+namespace natten {
+
+constexpr int kAxes = 3;  // fewer axes are padded in front with axes of length 1
+
+struct AxisSpec {
+  int length = 1;
+  int kernel = 1;
+  int dilation = 1;
+  int stride = 1;         // query o of the arrays is token o * stride
+  int window_stride = 1;  // queries that share a window
+  bool causal = false;
+
+  auto operator<=>(const AxisSpec&) const = default;
+  int queries() const { return (length + stride - 1) / stride; }
+};
+
+struct Problem {
+  AxisSpec axis[kAxes];
+  int batch = 1;
+  int heads = 1;
+  int kv_heads = 1;
+  int head_dim = 1;
+  int value_dim = 1;
+  float scale = 1;
+
+  auto operator<=>(const Problem&) const = default;
+  int group() const { return heads / kv_heads; }
+  int slots() const { return axis[0].kernel * axis[1].kernel * axis[2].kernel; }
+};
+
+enum class DType { kFloat32, kFloat16, kBFloat16 };
+
+// A heads-last array [batch, axis 0, axis 1, axis 2, heads, channels]; strides count elements.
+struct View {
+  void* data = nullptr;
+  DType dtype = DType::kFloat32;
+  int64_t batch_stride = 0;
+  int64_t axis_stride[kAxes] = {};
+  int64_t head_stride = 0;
+  int64_t channel_stride = 1;
+
+  int64_t at(int batch, int head) const { return batch * batch_stride + head * head_stride; }
+  explicit operator bool() const { return data != nullptr; }
+};
+
+// The arrays of a call; which of them are set depends on the operation.
+struct Arrays {
+  View query, key, value, out, lse, attn;          // attn: [..., heads, slots]
+  View d_query, d_key, d_value, d_out, d_lse, d_attn;
+  const float* rpb = nullptr;     // [heads, 2K - 1 per axis]
+  float* d_rpb = nullptr;
+  const int32_t* lengths = nullptr;  // [batch, rank]
+  int rank = kAxes;
+};
+
+}  // namespace natten

@@ -1,0 +1,65 @@
+#include "task.h"
+
+#include <algorithm>
+
+namespace natten {
+namespace {
+
+void fill(const View& view, int batch, const int* size, int heads, int channels, float value) {
+  parallel_for(batch * size[0], [&](int i) {
+    const int b = i / size[0], x = i % size[0];
+    for (int y = 0; y < size[1]; ++y) {
+      for (int z = 0; z < size[2]; ++z) {
+        const int64_t at =
+            x * view.axis_stride[0] + y * view.axis_stride[1] + z * view.axis_stride[2];
+        for (int h = 0; h < heads; ++h) fill_row(view, view.at(b, h) + at, channels, value);
+      }
+    }
+  });
+}
+
+}  // namespace
+
+Schedule::Schedule(const Problem& problem, const Arrays& arrays, Lanes lanes)
+    : first_{0}, kv_heads_(problem.kv_heads) {
+  if (arrays.lengths == nullptr) plans_.push_back(Plan::of(problem, lanes));
+  for (int b = 0; b < problem.batch; ++b) {
+    if (arrays.lengths != nullptr) {
+      Problem sample = problem;
+      for (int i = 0; i < arrays.rank; ++i) {
+        AxisSpec& axis = sample.axis[kAxes - arrays.rank + i];
+        axis.length = std::clamp(arrays.lengths[b * arrays.rank + i], 0, axis.length);
+      }
+      plans_.push_back(Plan::of(sample, lanes));
+    }
+    first_.push_back(first_.back() + plans_.back()->units() * kv_heads_);
+  }
+}
+
+Task Schedule::task(int index) const {
+  const auto next = std::upper_bound(first_.begin(), first_.end(), index);
+  const int batch = static_cast<int>(next - first_.begin()) - 1;
+  const Plan* plan = plans_[plans_.size() == 1 ? 0 : batch].get();
+  const int local = index - first_[batch];
+  return {index, batch, local / plan->units(), plan, &plan->unit(local % plan->units())};
+}
+
+void Schedule::run(const std::function<void(const Task&)>& body) const {
+  parallel_for(size(), [&](int i) {
+    Arena::of_thread().reset();
+    body(task(i));
+  });
+}
+
+void fill_queries(const View& view, const Problem& problem, int channels, float value) {
+  const AxisSpec* axis = problem.axis;
+  const int size[kAxes] = {axis[0].queries(), axis[1].queries(), axis[2].queries()};
+  fill(view, problem.batch, size, problem.heads, channels, value);
+}
+
+void fill_keys(const View& view, const Problem& problem, int channels, float value) {
+  const int size[kAxes] = {problem.axis[0].length, problem.axis[1].length, problem.axis[2].length};
+  fill(view, problem.batch, size, problem.kv_heads, channels, value);
+}
+
+}  // namespace natten

@@ -1,0 +1,90 @@
+// The work of a call: a list of tasks, each one unit of one sample and key/value head.
+#pragma once
+
+#include "bias.h"
+#include "micro.h"
+#include "pool.h"
+
+namespace natten {
+
+struct Task {
+  int index;
+  int batch, kv_head;
+  const Plan* plan;
+  const Unit* unit;
+};
+
+class Schedule {
+ public:
+  Schedule(const Problem& problem, const Arrays& arrays, Lanes lanes);
+
+  int size() const { return first_.back(); }
+  // Runs body(task) for all tasks on all threads.
+  void run(const std::function<void(const Task&)>& body) const;
+  Task task(int index) const;  // by sample, then by key/value head
+
+ private:
+  std::vector<std::shared_ptr<const Plan>> plans_;  // per sample, or one for all
+  std::vector<int> first_;                          // the first task of each sample
+  int kv_heads_;
+};
+
+// Rows of a unit packed as float32.
+class Panel {
+ public:
+  Panel(Arena& arena, const Unit& unit, int channels)
+      : pitch_(padded(channels, kLanes)), channels_(channels),
+        data_(arena.take<float>(int64_t{1} * unit.cells() * pitch_)) {}
+
+  void pack(const View& view, int64_t head_offset, const Unit& unit) {
+    pack_rows(view, head_offset, unit, channels_, pitch_, data_);
+  }
+  const float* cell(int i) const { return data_ + int64_t{1} * i * pitch_; }
+  Rows of(const TileRows& rows) const {
+    return {data_ + int64_t{1} * rows.origin() * pitch_, pitch_, rows.offsets()};
+  }
+
+ private:
+  int pitch_, channels_;
+  float* data_;
+};
+
+// Room for the channels of one tile of lanes.
+inline Floats* take_lanes(Arena& arena, int channels) {
+  return arena.take<Floats>(padded(channels, kLanes));
+}
+
+inline void clear(Floats* lanes, int channels) {
+  std::memset(lanes, 0, padded(channels, kLanes) * sizeof(Floats));
+}
+
+// Calls body(tile) for every tile of a unit; the last axis runs fastest.
+template <class Body>
+void for_each_tile(const Unit& unit, Body body) {
+  int t[kAxes];
+  for (t[0] = unit.tiles[0].begin; t[0] < unit.tiles[0].end; ++t[0]) {
+    for (t[1] = unit.tiles[1].begin; t[1] < unit.tiles[1].end; ++t[1]) {
+      for (t[2] = unit.tiles[2].begin; t[2] < unit.tiles[2].end; ++t[2]) body(t);
+    }
+  }
+}
+
+// Entries of rpb that one head has.
+inline int bias_entries(const Problem& p) {
+  return (2 * p.axis[0].kernel - 1) * (2 * p.axis[1].kernel - 1) * (2 * p.axis[2].kernel - 1);
+}
+
+// One number per lane, of a float32 array without channels.
+inline Floats load_one(const View& view, int64_t head_offset, const TileLanes& lanes) {
+  Floats out{};
+  for (int l = 0; l < kLanes; ++l) {
+    if (lanes.valid[l]) out[l] = number(view, head_offset + lanes.offset(view, l));
+  }
+  return out;
+}
+
+// Fill an array by query or by key that, with lengths, no task writes as a whole.
+void fill_queries(const View& view, const Problem& problem, int channels, float value);
+void fill_keys(const View& view, const Problem& problem, int channels, float value);
+
+}  // namespace natten

@@ -1,0 +1,210 @@
+#include "primitives.h"
+
+#include <algorithm>
+#include <array>
+#include <stdexcept>
+
+#include "core/attention.h"
+#include "mlx/allocator.h"
+#include "mlx/backend/cpu/encoder.h"
+#include "mlx/ops.h"
+#include "mlx/primitives.h"
+#include "mlx/stream.h"
+#include "mlx/utils.h"
+
+namespace natten {
+namespace {
+
+using Member = View Arrays::*;
+
+struct Signature {
+  const char* name;
+  void (*run)(const Problem&, const Arrays&);
+  std::vector<Member> inputs, outputs;
+};
+
+const Signature& signature(Op op) {
+  using A = Arrays;
+  static const std::array<Signature, 6> all = {{
+      {"NattenAttention", attention_forward, {&A::query, &A::key, &A::value}, {&A::out, &A::lse}},
+      {"NattenAttentionBackward",
+       attention_backward,
+       {&A::query, &A::key, &A::value, &A::out, &A::lse, &A::d_out, &A::d_lse},
+       {&A::d_query, &A::d_key, &A::d_value}},
+      {"NattenQK", qk_forward, {&A::query, &A::key}, {&A::attn}},
+      {"NattenQKBackward",
+       qk_backward,
+       {&A::query, &A::key, &A::d_attn},
+       {&A::d_query, &A::d_key}},
+      {"NattenAV", av_forward, {&A::attn, &A::value}, {&A::out}},
+      {"NattenAVBackward",
+       av_backward,
+       {&A::attn, &A::value, &A::d_out},
+       {&A::d_attn, &A::d_value}},
+  }};
+  return all[static_cast<int>(op)];
+}
+
+mx::Shape shape_of(Member member, const Call& call) {
+  using A = Arrays;
+  const Problem& p = call.problem;
+  const bool by_key = member == &A::key || member == &A::value || member == &A::d_key ||
+                      member == &A::d_value;
+  mx::Shape shape{p.batch};
+  for (int a = kAxes - call.rank; a < kAxes; ++a) {
+    shape.push_back(by_key ? p.axis[a].length : p.axis[a].queries());
+  }
+  shape.push_back(by_key ? p.kv_heads : p.heads);
+  if (member == &A::attn || member == &A::d_attn) {
+    shape.push_back(p.slots());
+  } else if (member == &A::value || member == &A::d_value || member == &A::out ||
+             member == &A::d_out) {
+    shape.push_back(p.value_dim);
+  } else if (member != &A::lse && member != &A::d_lse) {
+    shape.push_back(p.head_dim);
+  }
+  return shape;
+}
+
+mx::Shape bias_shape(const Call& call) {
+  mx::Shape shape{call.problem.heads};
+  for (int a = kAxes - call.rank; a < kAxes; ++a) {
+    shape.push_back(2 * call.problem.axis[a].kernel - 1);
+  }
+  return shape;
+}
+
+DType dtype_of(const mx::array& x) {
+  if (x.dtype() == mx::float32) return DType::kFloat32;
+  if (x.dtype() == mx::float16) return DType::kFloat16;
+  if (x.dtype() == mx::bfloat16) return DType::kBFloat16;
+  throw std::invalid_argument("[natten_zoo] arrays must be float32, float16 or bfloat16.");
+}
+
+View view_of(mx::array& x, int rank) {
+  View view{.data = x.data<char>(), .dtype = dtype_of(x)};
+  const auto& strides = x.strides();
+  view.batch_stride = strides[0];
+  for (int i = 0; i < rank; ++i) view.axis_stride[kAxes - rank + i] = strides[1 + i];
+  view.head_stride = strides[rank + 1];
+  if (static_cast<int>(x.ndim()) > rank + 2) view.channel_stride = strides[rank + 2];
+  return view;
+}
+
+class NeighborhoodOp : public mx::Primitive {
+ public:
+  NeighborhoodOp(mx::Stream stream, Op op, const Call& call, bool rpb, bool lengths)
+      : mx::Primitive(stream), op_(op), call_(call), rpb_(rpb), lengths_(lengths) {}
+
+  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    const Signature& one = signature(op_);
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    Arrays arrays;
+    arrays.rank = call_.rank;
+    size_t i = 0;
+    for (Member member : one.inputs) arrays.*member = input(inputs[i++], encoder);
+    if (rpb_) arrays.rpb = plain_input<float>(inputs[i++], encoder);
+    if (lengths_) arrays.lengths = plain_input<int32_t>(inputs[i++], encoder);
+    i = 0;
+    for (auto& out : outputs) {
+      out.set_data(mx::allocator::malloc(out.nbytes()));
+      encoder.set_output_array(out);
+    }
+    for (Member member : one.outputs) arrays.*member = view_of(outputs[i++], call_.rank);
+    if (i < outputs.size()) arrays.d_rpb = outputs[i].data<float>();
+    if (call_.problem.batch == 0) return clear_bias_gradient(outputs, i);
+    encoder.dispatch([run = one.run, problem = call_.problem, arrays] { run(problem, arrays); });
+  }
+
+  void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
+    throw std::runtime_error("[natten_zoo] the compiled tier runs on the CPU.");
+  }
+
+  const char* name() const override { return signature(op_).name; }
+
+  bool is_equivalent(const mx::Primitive& other) const override {
+    const auto& o = static_cast<const NeighborhoodOp&>(other);
+    return op_ == o.op_ && call_.problem == o.call_.problem && call_.rank == o.call_.rank &&
+           rpb_ == o.rpb_ && lengths_ == o.lengths_;
+  }
+
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>&) override {
+    std::vector<mx::Shape> shapes;
+    for (Member member : signature(op_).outputs) shapes.push_back(shape_of(member, call_));
+    const bool gradient = op_ == Op::kAttentionBackward || op_ == Op::kQkBackward;
+    if (rpb_ && gradient) shapes.push_back(bias_shape(call_));
+    return shapes;
+  }
+
+ private:
+  View input(const mx::array& x, mx::cpu::CommandEncoder& encoder) const {
+    encoder.set_input_array(x);
+    mx::array handle = x;
+    return view_of(handle, call_.rank);
+  }
+
+  template <class T>
+  static const T* plain_input(const mx::array& x, mx::cpu::CommandEncoder& encoder) {
+    encoder.set_input_array(x);
+    return x.data<T>();
+  }
+
+  void clear_bias_gradient(std::vector<mx::array>& outputs, size_t i) const {
+    if (i < outputs.size()) std::fill_n(outputs[i].data<float>(), outputs[i].size(), 0.0f);
+  }
+
+  Op op_;
+  Call call_;
+  bool rpb_, lengths_;
+};
+
+void check(const mx::array& x, const mx::Shape& shape, const char* name) {
+  if (x.shape() != shape) {
+    throw std::invalid_argument(std::string("[") + name + "] an array does not fit the problem.");
+  }
+}
+
+}  // namespace
+
+Call make_call(const std::vector<int>& spatial, const std::vector<int>& kernel_size,
+               const std::vector<int>& dilation, const std::vector<int>& stride,
+               const std::vector<int>& window_stride, const std::vector<bool>& is_causal, int batch,
+               int heads, int kv_heads, int head_dim, int value_dim, float scale) {
+  Problem p{.batch = batch, .heads = heads, .kv_heads = kv_heads, .head_dim = head_dim,
+            .value_dim = value_dim, .scale = scale};
+  const int rank = static_cast<int>(spatial.size());
+  for (int i = 0; i < rank; ++i) {
+    p.axis[kAxes - rank + i] = {spatial.at(i), kernel_size.at(i),   dilation.at(i),
+                                stride.at(i),  window_stride.at(i), is_causal.at(i)};
+  }
+  return {p, rank};
+}
+
+std::vector<mx::array> apply(Op op, const Call& call, std::vector<mx::array> inputs,
+                             std::optional<mx::array> rpb, std::optional<mx::array> lengths) {
+  const Signature& one = signature(op);
+  const mx::Stream stream = mx::to_stream(std::monostate{}, mx::Device::cpu);
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    check(inputs[i], shape_of(one.inputs[i], call), one.name);
+  }
+  const mx::Dtype dtype = inputs[0].dtype();
+  if (rpb) {
+    check(*rpb, bias_shape(call), one.name);
+    inputs.push_back(mx::contiguous(mx::astype(*rpb, mx::float32, stream), false, stream));
+  }
+  if (lengths) {
+    check(*lengths, {call.problem.batch, call.rank}, one.name);
+    inputs.push_back(mx::contiguous(mx::astype(*lengths, mx::int32, stream), false, stream));
+  }
+  auto primitive = std::make_shared<NeighborhoodOp>(stream, op, call, rpb.has_value(),
+                                                    lengths.has_value());
+  auto shapes = primitive->output_shapes(inputs);
+  std::vector<mx::Dtype> dtypes(shapes.size(), dtype);
+  for (size_t i = 0; i < dtypes.size(); ++i) {
+    const bool is_lse = i < one.outputs.size() && one.outputs[i] == &Arrays::lse;
+    if (is_lse || i >= one.outputs.size()) dtypes[i] = mx::float32;
+  }
+  return mx::array::make_arrays(std::move(shapes), dtypes, primitive, inputs);
+}
+
+}  // namespace natten

@@ -1,0 +1,33 @@
+// The operations of core/ as MLX primitives.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/problem.h"
+#include "mlx/array.h"
+
+namespace natten {
+
+namespace mx = mlx::core;
+
+enum class Op { kAttention, kAttentionBackward, kQk, kQkBackward, kAv, kAvBackward };
+
+// A problem as Python knows it: without the padding to three axes.
+struct Call {
+  Problem problem;
+  int rank;
+};
+
+Call make_call(const std::vector<int>& spatial, const std::vector<int>& kernel_size,
+               const std::vector<int>& dilation, const std::vector<int>& stride,
+               const std::vector<int>& window_stride, const std::vector<bool>& is_causal, int batch,
+               int heads, int kv_heads, int head_dim, int value_dim, float scale);
+
+// Adds an operation to the graph, on the CPU's stream. `inputs` come in the order that attention.h
+// names. With an rpb the backward operations have its gradient as their last output.
+std::vector<mx::array> apply(Op op, const Call& call, std::vector<mx::array> inputs,
+                             std::optional<mx::array> rpb, std::optional<mx::array> lengths);
+
+}  // namespace natten
