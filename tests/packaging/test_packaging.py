@@ -1,4 +1,4 @@
-"""The package as users install it: a wheel in a fresh environment, a source archive, a bare clone."""
+"""The package as users get it: a wheel in a fresh environment, a source archive, a bare clone."""
 
 import subprocess
 import sys
