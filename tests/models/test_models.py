@@ -82,6 +82,19 @@ def test_samples_do_not_mix(cls):
 
 
 @ALL
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+def test_half_precision(cls, dtype):
+    model = build(cls)
+    x = mx.random.normal((1, 48, 48, 3))
+    full = model(x)
+    model.set_dtype(dtype)
+    half = model(x.astype(dtype))
+    assert half.dtype == dtype
+    tolerance = 0.02 if dtype == mx.float16 else 0.08
+    assert mx.abs(half - full).max() < tolerance * mx.abs(full).max()
+
+
+@ALL
 def test_configuration_survives_json(cls):
     config = CONFIGS[cls]
     assert cls.Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
