@@ -30,7 +30,8 @@ def forward(
 ) -> tuple[mx.array, mx.array]:
     """``(out, lse)``."""
     tiles = Tiles(problem, rpb, lengths)
-    key, value = (_inside(problem, x, lengths) for x in (key, value))
+    query = problem.scale * tiles.by_query(query)
+    key, value = (tiles.by_key(_inside(problem, x, lengths)) for x in (key, value))
 
     def attend(part: Part) -> Kinds:
         scores, _, _ = _scores(tiles, part, query, key)  # [g, t, tk, rows]
@@ -62,12 +63,13 @@ def backward(
 ) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
     """``(d_query, d_key, d_value, d_rpb)``, the weights recomputed from the LSE."""
     tiles = Tiles(problem, rpb, lengths)
-    key, value = (_inside(problem, x, lengths) for x in (key, value))
     delta = (out.astype(mx.float32) * d_out.astype(mx.float32)).sum(axis=-1) - d_lse
     if lengths is not None:
         seen = _seen(problem, lengths)[..., None]
         lse, delta = mx.where(seen, lse, 0.0), mx.where(seen, delta, 0.0)
-    per_query = mx.stack([lse, delta], axis=-1)
+    query, d_out = problem.scale * tiles.by_query(query), tiles.by_query(d_out)
+    key, value = (tiles.by_key(_inside(problem, x, lengths)) for x in (key, value))
+    per_query = tiles.by_query(mx.stack([lse, delta], axis=-1))
 
     def differentiate(part: Part) -> Kinds:
         scores, q, k = _scores(tiles, part, query, key)
@@ -87,9 +89,8 @@ def backward(
 def _scores(
     tiles: Tiles, part: Part, query: mx.array, key: mx.array
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """Biased and masked ``[g, t, tk, rows]``, and the scaled queries and the keys they are of."""
-    q = tiles.problem.scale * tiles.queries(part, query)
-    k = tiles.keys(part, key)
+    """Biased and masked ``[g, t, tk, rows]``, and the queries and the keys they are of."""
+    q, k = tiles.queries(part, query), tiles.keys(part, key)
     return k @ mx.contiguous(q.mT) + tiles.bias(part), q, k
 
 

@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from .problem import Problem
-from .tiling import Tiling, blocks, combine, homes, tiling
+from .tiling import Tiling, blocks, combine, homes, index, tiling
 
 # Scores that are held at once: on a CPU they should stay in its cache.
 CPU_SCORES, GPU_SCORES = 1 << 18, 1 << 24
@@ -42,6 +42,7 @@ class Tiles:
         self.problem, self.lengths = problem, lengths
         self.tiling: Tiling = tiling(problem)
         self.groups = problem.batch * problem.kv_heads
+        self.group = problem.group
         self.rows = problem.group * self.tiling.queries
         self._bias = self._bias_variants(rpb)
 
@@ -67,6 +68,7 @@ class Tiles:
                 queries, keys, scores = function(Part(groups, part, after))
                 columns.append((queries, keys, [self._bias_sums(part, s) for s in scores]))
                 after = [*queries, *keys]
+            columns.append(([], [mx.zeros((x.shape[0], 1, *x.shape[2:])) for x in keys], []))
             queries, keys, bias = (_join(kind, 1) for kind in zip(*columns, strict=True))
             done.append((queries, [self._fold(x) for x in keys], bias))
             after = [x for kind in done[-1] for x in kind]
@@ -79,69 +81,76 @@ class Tiles:
 
     # Queries
 
+    def by_query(self, x: mx.array) -> mx.array:
+        """``[B, *out, H, D] -> [B * H * queries, D]``, float32: what :meth:`queries` takes."""
+        return x.flatten(1, -3).swapaxes(1, 2).astype(mx.float32).reshape(-1, x.shape[-1])
+
     def queries(self, part: Part, x: mx.array) -> mx.array:
-        """``[B, *out, H, D] -> [g, t, rows, D]`` in float32."""
-        p = self.problem
-        place = np.maximum(self.tiling.query[part.tiles], 0)[:, None, :]  # [t, 1, tq]
-        heads = np.arange(p.batch * p.heads).reshape(self.groups, 1, p.group, 1)[part.groups]
-        sample, head = np.divmod(heads, p.heads)
-        base = sample * (math.prod(p.out) * p.heads) + head
-        return self._take(part, x, place * p.heads, base).reshape(
-            base.shape[0], place.shape[0], self.rows, -1
-        )
+        """``[g, t, rows, D]`` from :meth:`by_query`."""
+        heads = mx.arange(part.groups.start * self.group, part.groups.stop * self.group)
+        start = (heads * math.prod(self.problem.out)).reshape(-1, 1, self.group, 1)
+        place = self._ordered(part, self.tiling.query[part.tiles])[:, None, :]  # [t, 1, tq]
+        return mx.take(x, (start + place).flatten(2), axis=0)
 
     def _queries_back(self, x: mx.array) -> mx.array:
         """``[G, T, rows, D] -> [B, *out, H, D]``."""
         p, t = self.problem, self.tiling
-        tile, query = np.divmod(t.query_home, t.queries)
-        place = (tile * self.rows + query)[:, None]
-        group, member = np.divmod(np.arange(p.heads), p.group)
-        head = group * (t.tiles * self.rows) + member * t.queries
-        sample = np.arange(p.batch)[:, None, None] * (p.kv_heads * t.tiles * self.rows)
-        index = _index(sample) + _index(place + head)
-        x = mx.take(x.reshape(-1, x.shape[-1]), index, axis=0)
-        return x.reshape(p.batch, *p.out, p.heads, -1)
+        tile, row = t.query_home
+        member = mx.arange(p.group)[:, None] * t.queries + (tile * self.rows + row)
+        place = mx.arange(self.groups)[:, None, None] * (t.tiles * self.rows) + member
+        x = mx.take(x.reshape(-1, x.shape[-1]), place, axis=0)
+        return x.reshape(p.batch, p.heads, *p.out, -1).moveaxis(1, -2)
 
     # Keys
 
+    def by_key(self, x: mx.array) -> mx.array:
+        """``[B, *spatial, Hkv, D] -> [B * Hkv * tokens, D]``, float32: what :meth:`keys` takes."""
+        x = x.flatten(1, -3).astype(mx.float32)
+        if self.tiling.order is not None:
+            x = mx.take(x, self.tiling.order, axis=1)
+        x = x.swapaxes(1, 2).reshape(-1, x.shape[-1])
+        # A run may reach behind the last token, where nobody looks.
+        return x if self.tiling.order is None else mx.pad(x, ((0, self.tiling.run), (0, 0)))
+
     def keys(self, part: Part, x: mx.array) -> mx.array:
-        """``[B, *spatial, Hkv, D] -> [g, t, tk, D]`` in float32."""
-        p = self.problem
-        place = np.maximum(self.tiling.key[part.tiles], 0)  # [t, tk]
-        sample, head = np.divmod(np.arange(self.groups)[part.groups, None, None], p.kv_heads)
-        base = sample * (math.prod(p.spatial) * p.kv_heads) + head
-        return self._take(part, x, place * p.kv_heads, base)
+        """``[g, t, tk, D]`` from :meth:`by_key`."""
+        start = mx.arange(part.groups.start, part.groups.stop) * math.prod(self.problem.spatial)
+        place = self._ordered(part, self.tiling.runs[part.tiles])  # [t, tk / run]
+        run, (size, dim) = self.tiling.run, x.shape
+        overlapping = mx.as_strided(x, (size - run + 1, run * dim), (dim, 1))
+        rows = mx.take(overlapping, start[:, None, None] + place, axis=0)
+        return rows.reshape(*rows.shape[:2], self.tiling.keys, dim)
 
     def _fold(self, x: mx.array) -> mx.array:
-        """``[g, T, tk, D] -> [g, tokens, D]``: sums what the tiles have of each token."""
-        groups, dim, places = x.shape[0], x.shape[-1], self.tiling.tiles * self.tiling.keys
-        table = self.tiling.key_homes
-        offset = np.arange(groups)[:, None, None] * places
-        index = np.where(table == places, groups * places, offset + table)
-        rows = mx.concatenate([x.reshape(-1, dim), mx.zeros((1, dim))])
-        return mx.take(rows, _index(index), axis=0).sum(axis=2)
+        """``[g, T + 1, tk, D] -> [g, tokens, D]``: sums what the tiles have of each token.
+
+        The last tile has zeros.
+        """
+        groups, _, width, dim = x.shape
+        for axis, table in zip(self.tiling.axes, self.tiling.folds, strict=True):
+            width //= axis.key.shape[1]
+            x = x.reshape(-1, width * dim)
+            start = mx.arange(groups)[:, None] * (x.shape[0] // groups)
+            x = sum(mx.take(x, start + row, axis=0) for row in table)
+        return x
 
     def _keys_back(self, x: mx.array) -> mx.array:
         """``[G, tokens, D] -> [B, *spatial, Hkv, D]``."""
         p = self.problem
-        x = x.reshape(p.batch, p.kv_heads, -1, x.shape[-1]).transpose(0, 2, 1, 3)
-        return x.reshape(p.batch, *p.spatial, p.kv_heads, -1)
+        return x.reshape(p.batch, p.kv_heads, *p.spatial, -1).moveaxis(1, -2)
 
-    def _take(self, part: Part, x: mx.array, place: np.ndarray, base: np.ndarray) -> mx.array:
-        index = _index(place)
-        if part.after:
-            index = mx.depends([index], part.after)[0]
-        return mx.take(x.reshape(-1, x.shape[-1]), index + _index(base), axis=0).astype(mx.float32)
+    def _ordered(self, part: Part, table: mx.array) -> mx.array:
+        return mx.depends([table], part.after)[0] if part.after else table
 
     # Bias and mask
 
     def bias(self, part: Part) -> mx.array:
         """``[g or 1, t, tk, rows]``: what to add to scores, :data:`MASKED` where not seen."""
-        table, variant = self._bias, _index(self.tiling.variant[part.tiles])
+        table, variant = self._bias, index(self.tiling.variant[part.tiles])
         heads, variants, *shape = table.shape
         if heads > 1:
             group = np.arange(self.groups)[part.groups, None]
-            variant = variant + _index(group % heads * variants)
+            variant = variant + index(group % heads * variants)
         bias = mx.take(table.flatten(0, 1), variant.reshape(-1), axis=0)
         bias = bias.reshape(-1, part.tiles.stop - part.tiles.start, *shape)
         if self.lengths is None:
@@ -156,7 +165,7 @@ class Tiles:
             return mx.tile(mask, (1, 1, p.group))[None]
         table = rpb.astype(mx.float32)
         for axis, (pattern, _) in enumerate(t.patterns):
-            table = mx.take(table, _index(np.maximum(pattern, 0).ravel()), axis=axis + 1)
+            table = mx.take(table, index(np.maximum(pattern, 0).ravel()), axis=axis + 1)
         table = table.reshape(p.heads, *sum((q.shape for q, _ in t.patterns), ()))
         order = [1 + 3 * a + i for i in range(3) for a in range(p.rank)]
         table = table.transpose(0, *order).reshape(p.kv_heads, p.group, *mask.shape)
@@ -192,7 +201,7 @@ class Tiles:
         for axis, (pattern, _) in enumerate(t.patterns):
             table = homes(pattern.ravel(), p.neighborhood.bias_shape[axis])
             zero = mx.zeros((*x.shape[: axis + 1], 1, *x.shape[axis + 2 :]))
-            x = mx.take(mx.concatenate([x, zero], axis + 1), _index(table), axis=axis + 1)
+            x = mx.take(mx.concatenate([x, zero], axis + 1), index(table), axis=axis + 1)
             x = x.sum(axis=axis + 2)
         return x
 
@@ -214,16 +223,11 @@ class Tiles:
             else:
                 whole = getattr(axis, table)(self.lengths[:, a, None, None], mx)
                 sample = np.arange(self.groups)[part.groups] // self.problem.kv_heads
-                whole = mx.take(whole, _index(sample), axis=0)
-            parts.append(mx.take(whole, _index(place[part.tiles]), axis=1))
-        index = combine(parts, sizes, 2, mx)
-        return mx.tile(index, (1, 1, 1, self.problem.group))
+                whole = mx.take(whole, index(sample), axis=0)
+            parts.append(mx.take(whole, index(place[part.tiles]), axis=1))
+        return mx.tile(combine(parts, sizes, 2, mx), (1, 1, 1, self.problem.group))
 
 
 def _join(parts: Sequence[list[mx.array]], axis: int) -> list[mx.array]:
     """The first arrays of all parts in one, the second ones, and so on."""
-    return [mx.concatenate(list(xs), axis=axis) for xs in zip(*parts, strict=True)]
-
-
-def _index(table: np.ndarray) -> mx.array:
-    return mx.array(np.ascontiguousarray(table, dtype=np.int32))
+    return [mx.concatenate(list(xs), axis=axis) for xs in zip(*filter(None, parts), strict=True)]

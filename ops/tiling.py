@@ -1,4 +1,4 @@
-"""Tiles of neighboring queries: the tables by which the pure tier moves tokens, all in NumPy.
+"""Tiles of neighboring queries: the tables by which the pure tier moves tokens.
 
 A tile holds ``tq`` queries of one dilation group per axis and the ``tk`` keys that are the union
 of their windows, ranks in a row. Tiles of several axes are the Cartesian product of the tiles of
@@ -15,6 +15,7 @@ from functools import cached_property, lru_cache
 from types import ModuleType
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 
 from .neighborhood import Neighborhood
@@ -37,6 +38,16 @@ class AxisTiles:
     def entry(self) -> np.ndarray:
         """``[T, tq]``: each query's place in the output, which a stride makes shorter."""
         return np.where(self.token < 0, -1, self.token // self.hood.stride[self.axis])
+
+    @property
+    def order(self) -> np.ndarray:
+        """``[length]``: the tokens sorted by dilation group; in this order a window is a run."""
+        return np.argsort(np.arange(self.length) % self.hood.dilation[self.axis], kind="stable")
+
+    @property
+    def place(self) -> np.ndarray:
+        """``[T, tk]``: each key's place in :attr:`order`, -1 where there is none."""
+        return np.where(self.key < 0, -1, np.argsort(self.order)[self.key])
 
     def slot(self, length: Any, xp: ModuleType = np) -> Any:
         """``[..., T, tk, tq]``: the slot a key has in a query's window; -1 if not seen.
@@ -158,26 +169,70 @@ class Tiling:
         return np.indices([len(a.token) for a in self.axes]).reshape(len(self.axes), -1)
 
     @cached_property
-    def query(self) -> np.ndarray:
-        """``[T, tq]``: flat output place of each query, -1 where there is none."""
+    def query(self) -> mx.array:
+        """``[T, tq]``: flat output place of each query, some place where there is none."""
+        return index(np.maximum(self._query, 0))
+
+    @cached_property
+    def query_home(self) -> mx.array:
+        """``[queries]``: the tile of each output place times ``tq`` and its row, ``[2, queries]``."""
+        where = homes(self._query.ravel(), math.prod(self.hood.output_size(self.spatial)))[:, 0]
+        return index(np.stack(np.divmod(where, self.queries)))
+
+    @property
+    def _query(self) -> np.ndarray:
         parts = [a.entry[i] for a, i in zip(self.axes, self.places, strict=True)]
         return combine(parts, self.hood.output_size(self.spatial), 1)
 
     @cached_property
-    def key(self) -> np.ndarray:
-        """``[T, tk]``: flat token of each key, -1 where there is none."""
-        parts = [a.key[i] for a, i in zip(self.axes, self.places, strict=True)]
-        return combine(parts, self.spatial, 1)
+    def order(self) -> mx.array | None:
+        """``[tokens]``: :attr:`AxisTiles.order` of all axes; None if it changes nothing."""
+        if all(d == 1 for d in self.hood.dilation):
+            return None
+        parts = [a.order for a in self.axes]
+        return index(combine(parts, self.spatial, 1))
+
+    @property
+    def run(self) -> int:
+        """Keys of a tile that follow each other in :attr:`order`: those of the last axis."""
+        return self.axes[-1].key.shape[1]
 
     @cached_property
-    def query_home(self) -> np.ndarray:
-        """``[queries]``: where in ``[T * tq]`` each output place is computed."""
-        return homes(self.query.ravel(), math.prod(self.hood.output_size(self.spatial)))[:, 0]
+    def runs(self) -> mx.array:
+        """``[T, tk / run]``: where in :attr:`order` each run starts."""
+        parts = [a.place[i] for a, i in zip(self.axes, self.places, strict=True)]
+        parts[-1] = parts[-1][:, :1]
+        return index(np.maximum(combine(parts, self.spatial, 1), 0))
 
     @cached_property
-    def key_homes(self) -> np.ndarray:
-        """``[tokens, n]``: where in ``[T * tk]`` each token occurs, filled up with ``T * tk``."""
-        return homes(self.key.ravel(), math.prod(self.spatial))
+    def folds(self) -> list[mx.array]:
+        """How to sum the tiles' rows of each token, an axis at a time.
+
+        The table of an axis is ``[n, rows]``: the rows to sum, one after the other. It turns
+        ``[*tokens of the axes before, *tiles of this axis and those after, tk of this axis]`` into
+        the same with the tokens of this axis in place of its tiles and keys. Where fewer than
+        ``n`` tiles have a token the table points at the row behind the last: zeros, also made
+        for the next axis.
+        """
+        counts = [len(a.token) for a in self.axes]
+        rank = np.empty(self.tiles, np.int64)
+        rank[np.ravel_multi_index(self.places, counts)] = np.arange(self.tiles)
+        tables, tokens = [], 1
+        for i, axis in enumerate(self.axes):
+            width, tail = axis.key.shape[1], math.prod(counts[i + 1 :])
+            place = homes(axis.key.ravel(), axis.length).T[:, None, :, None]  # [n, 1, length, 1]
+            tile, key = np.divmod(np.minimum(place, axis.key.size - 1), width)
+            tile = (np.arange(tokens)[:, None, None] * counts[i] + tile) * tail + np.arange(tail)
+            if i == 0:
+                tile = rank[tile]
+            behind = tokens * counts[i] * tail * width
+            row = np.where(place == axis.key.size, behind, tile * width + key)
+            row = row.reshape(len(row), -1)
+            if i + 1 < len(counts):
+                row = np.pad(row, ((0, 0), (0, 1)), constant_values=behind)
+            tables.append(index(row))
+            tokens *= axis.length
+        return tables
 
     @cached_property
     def seen(self) -> np.ndarray:
@@ -235,6 +290,11 @@ def homes(index: np.ndarray, size: int) -> np.ndarray:
     table = np.full((size, max(counts.max(), 1)), len(index))
     table[index[order], column] = order
     return table
+
+
+def index(table: np.ndarray) -> mx.array:
+    """A table for ``mx.take``."""
+    return mx.array(np.ascontiguousarray(table, dtype=np.int32))
 
 
 def blocks(total: int, size: int) -> Iterator[slice]:
