@@ -1,0 +1,64 @@
+"""The README's code and commands run as they stand, with a cache that holds what they download."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from natten_zoo import create_model
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+CODE = re.findall(r"```python\n(.*?)```", README, re.S)
+COMMANDS = re.findall(r"^    (natten-zoo (?!finetune).*)$", README, re.M)
+COMMANDS += re.findall(r"`(natten-zoo .+?)`", README)
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """A folder with a photo and a checkpoint, and an environment whose Hub cache holds nat_mini."""
+    folder = tmp_path_factory.mktemp("desk")
+    Image.linear_gradient("L").resize((320, 240)).convert("RGB").save(folder / "photo.jpg")
+    repo = folder / "hub" / "models--shi-labs--nat-mini-in1k-224"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("0" * 40)
+    create_model("nat_mini").save_pretrained(repo / "snapshots" / ("0" * 40))
+    environment = {
+        **os.environ,
+        "HF_HUB_CACHE": str(folder / "hub"),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    return folder, environment
+
+
+def run(desk, *command):
+    folder, environment = desk
+    done = subprocess.run(
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("code", CODE)
+def test_code(desk, code):
+    run(desk, "-c", code)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "convert" not in c])
+def test_command(desk, command):
+    assert run(desk, "-m", *shlex.split(command.replace("natten-zoo", "natten_zoo")))
+
+
+def test_the_readme_has_its_parts():
+    assert len(CODE) >= 2 and len(COMMANDS) >= 2
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / path).exists(), f"README links to {path}"
+    for script in re.findall(r"\b((?:scripts|tests|docs|ops|metal|configs)/[\w/]+\.\w+)", README):
+        assert (ROOT / script).exists(), f"README names {script}"
