@@ -77,13 +77,21 @@ def seed():
         {"num_kv_heads": 2, "qkv_bias": False},
         {"qk_scale": 0.0},
         {"kernel_size": 4, "rel_pos_bias": True},
-        {"kernel_size": 8, "rel_pos_bias": True, "pad_small_inputs": True},
         {"kernel_size": 3, "dilation": 3, "stride": 2, "pad_small_inputs": True},
     ],
     ids=str,
 )
 def test_against_brute_force(rank, options):
     check(FACES[rank - 1](16, 4, **{"kernel_size": 3, **options}), SIZES[rank - 1])
+
+
+@pytest.mark.parametrize("size", [(3,), (9, 4), (2, 5, 6)])
+@pytest.mark.parametrize("kernel_size, dilation", [(5, 1), (2, 3)])
+def test_small_inputs_are_padded(size, kernel_size, dilation):
+    layer = FACES[len(size) - 1](
+        16, 4, kernel_size, dilation=dilation, rel_pos_bias=True, pad_small_inputs=True
+    )
+    check(layer, size)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
