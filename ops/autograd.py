@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 
@@ -77,7 +77,7 @@ def av(problem: Problem, tier: Any) -> Arrays:
     return _differentiable(problem, forward, backward)
 
 
-def _unpack(problem: Problem, inputs: Any, arrays: int) -> tuple[mx.array | None, ...]:
+def _unpack(problem: Problem, inputs: Any, arrays: int) -> tuple[Any, ...]:
     """The given arrays followed by ``rpb`` and ``lengths``, None where the problem has none."""
     rest = list(inputs[arrays:])
     rpb = rest.pop(0) if problem.has_rpb else None
@@ -95,7 +95,7 @@ def _differentiable(
     def vjp(primals: Any, cotangents: Any, outputs: Any) -> list[mx.array]:
         if problem.batch == 0:
             return [mx.zeros_like(x) for x in primals]
-        grads = gradient(*primals, *outputs, *cotangents)
+        grads = cast(list[mx.array], gradient(*primals, *outputs, *cotangents))
         return [*grads, mx.zeros_like(primals[-1])] if problem.has_lengths else grads
 
     @function.vmap
@@ -110,7 +110,7 @@ def _differentiable(
         map_over = _loop if problem.has_rpb else _fold
         return map_over(problem, backward, inputs, axes)
 
-    return function
+    return cast(Arrays, function)
 
 
 def _fold(
@@ -139,7 +139,7 @@ def _loop(
         )
         for i in range(_mapped_size(inputs, axes))
     ]
-    return [mx.stack(ys) for ys in zip(*each, strict=True)], [0] * len(each[0])
+    return [mx.stack(list(ys)) for ys in zip(*each, strict=True)], [0] * len(each[0])
 
 
 def _mapped_size(inputs: Any, axes: Any) -> int:

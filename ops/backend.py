@@ -123,7 +123,8 @@ def choose(problem: Problem, op: str) -> ModuleType:
     Raises:
         RuntimeError: If the forced tier cannot.
     """
-    wanted, reasons = get_backend(), {}
+    wanted = get_backend()
+    reasons: dict[str, str] = {}
     for name in TIERS if wanted == "auto" else [wanted]:
         reason = why_not(name, problem)
         if reason is None:

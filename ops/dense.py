@@ -42,19 +42,21 @@ def merge_attentions(
     lse = mx.logsumexp(stacked, axis=0)
     seen = lse > -1e29
     weights = mx.where(seen, mx.exp(stacked - lse), 0.0)
-    total = sum(w[..., None] * o.astype(mx.float32) for w, o in zip(weights, outputs, strict=True))
+    total = (weights[..., None] * mx.stack(outputs).astype(mx.float32)).sum(axis=0)
     return total.astype(outputs[0].dtype), mx.where(seen, lse, -mx.inf)
 
 
 def full_attention(
-    query: mx.array, key: mx.array, value: mx.array, scale: float, return_lse: bool
-) -> tuple[mx.array, mx.array | None]:
-    """Every query sees every key. ``[B, Q, H, D], [B, K, Hkv, D], [B, K, Hkv, Dv]``."""
+    query: mx.array, key: mx.array, value: mx.array, scale: float
+) -> tuple[mx.array, mx.array]:
+    """Every query sees every key: output ``[B, Q, H, Dv]`` and LSE ``[B, Q, H]``.
+
+    ``query`` is ``[B, Q, H, D]``, ``key`` ``[B, K, Hkv, D]``, ``value`` ``[B, K, Hkv, Dv]``. Being
+    lazy, an LSE that nobody uses costs nothing.
+    """
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))  # [B, H, N, D]
     out = mx.fast.scaled_dot_product_attention(query, key, value, scale=scale)
-    lse = None
-    if return_lse:
-        grouped = query.reshape(key.shape[0], key.shape[1], -1, *query.shape[2:])
-        logits = scale * grouped.astype(mx.float32) @ key[:, :, None].astype(mx.float32).mT
-        lse = mx.logsumexp(logits, axis=-1).flatten(1, 2).transpose(0, 2, 1)  # [B, Q, H]
-    return out.transpose(0, 2, 1, 3), lse
+    grouped = mx.unflatten(query, 1, (key.shape[1], -1))  # [B, Hkv, H / Hkv, Q, D]
+    logits = scale * (grouped.astype(mx.float32) @ key[:, :, None].astype(mx.float32).mT)
+    lse = mx.logsumexp(logits, axis=-1).flatten(1, 2)
+    return out.transpose(0, 2, 1, 3), lse.transpose(0, 2, 1)

@@ -15,6 +15,7 @@ from .neighborhood import BoolOrBools, IntOrInts, Neighborhood
 from .problem import Problem, attention_problem, check_floats, downsample
 
 Result = mx.array | tuple[mx.array, mx.array]
+Additional = tuple[mx.array | None, mx.array | None]
 
 
 def na2d(
@@ -181,24 +182,21 @@ def _attend(
     value: mx.array,
     scale: float | None,
     rpb: mx.array | None,
-    more: tuple[mx.array | None, mx.array | None],
+    more: Additional,
     return_lse: bool,
 ) -> Result:
     problem = attention_problem(op, hood, query, key, value, scale, rpb)
-    more_keys, more_values = _check_additional(op, problem, *more)
+    _check_additional(op, problem, *more)
     query = downsample(problem, query)
-    extended = more_keys is not None
     if hood.covers(problem.spatial) and rpb is None:
-        out, lse = _dense(problem, query, key, value, more_keys, more_values, return_lse)
-    else:
-        tier = backend.choose(problem, op)
-        arrays = [query, key, value] if rpb is None else [query, key, value, rpb]
-        out, lse = autograd.attention(problem, tier)(*arrays)
-        if extended:
-            tokens = query.flatten(1, -3)
-            extra = full_attention(tokens, more_keys, more_values, problem.scale, True)
-            extra = (x.reshape(y.shape) for x, y in zip(extra, (out, lse), strict=True))
-            out, lse = merge_attentions(*zip((out, lse), extra, strict=True))
+        return _dense(problem, query, key, value, more, return_lse)
+    tier = backend.choose(problem, op)
+    arrays = [query, key, value] if rpb is None else [query, key, value, rpb]
+    out, lse = autograd.attention(problem, tier)(*arrays)
+    if more[0] is not None and more[1] is not None:
+        extra, extra_lse = full_attention(query.flatten(1, -3), more[0], more[1], problem.scale)
+        extra, extra_lse = extra.reshape(out.shape), extra_lse.reshape(lse.shape)
+        out, lse = merge_attentions([out, extra], [lse, extra_lse])
     return (out, lse) if return_lse else out
 
 
@@ -207,27 +205,27 @@ def _dense(
     query: mx.array,
     key: mx.array,
     value: mx.array,
-    more_keys: mx.array | None,
-    more_values: mx.array | None,
+    more: Additional,
     return_lse: bool,
-) -> tuple[mx.array, mx.array | None]:
+) -> Result:
     """Plain self-attention, where every window is the whole input."""
     backend.record(problem, "dense")
     shape = query.shape[:-1]
     query, key, value = (x.flatten(1, -3) for x in (query, key, value))  # [B, tokens, H, D]
-    if more_keys is not None:
-        key = mx.concatenate([key, more_keys], axis=1)
-        value = mx.concatenate([value, more_values], axis=1)
-    out, lse = full_attention(query, key, value, problem.scale, return_lse)
-    return out.reshape(*shape, -1), None if lse is None else lse.reshape(shape)
+    if more[0] is not None and more[1] is not None:
+        key = mx.concatenate([key, more[0]], axis=1)
+        value = mx.concatenate([value, more[1]], axis=1)
+    out, lse = full_attention(query, key, value, problem.scale)
+    out = out.reshape(*shape, -1)
+    return (out, lse.reshape(shape)) if return_lse else out
 
 
 def _check_additional(
     op: str, problem: Problem, keys: mx.array | None, values: mx.array | None
-) -> tuple[mx.array | None, mx.array | None]:
+) -> None:
     """Raises unless additional keys and values are both absent or fit the problem."""
     if keys is None and values is None:
-        return None, None
+        return
     if keys is None or values is None:
         raise ValueError(
             f"[{op}] 'additional_keys' and 'additional_values' must be given together."
@@ -242,4 +240,3 @@ def _check_additional(
                 f"[{op}] '{name}' must have shape [{problem.batch}, tokens, {heads}, {dim}] and "
                 f"dtype {problem.dtype} but got {x.shape} and {x.dtype}."
             )
-    return keys, values
