@@ -69,10 +69,12 @@ def load_pretrained(
             `cls`, or weights do not fit; the message lists every one of them with both shapes.
 
     Example:
-        >>> from natten_zoo.models import NAT
-        >>> model = NAT.from_pretrained("nat_pico_fashion")
-        >>> model.training
-        False
+        >>> import tempfile
+        >>> from natten_zoo import create_model
+        >>> folder = create_model("nat_mini", num_classes=10).save_pretrained(tempfile.mkdtemp())
+        >>> model = load_pretrained(None, folder, dtype="bfloat16")
+        >>> type(model).__name__, model.config.num_classes, model.training
+        ('NAT', 10, False)
     """
     source = locate(name_or_path, Hub(revision, cache_dir, local_files_only, token))
     checkpoint = read_checkpoint(source.path, ema=ema)

@@ -10,6 +10,7 @@ are inert. The instructions are decoded by the standard library's disassembler
 from __future__ import annotations
 
 import pickletools
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,16 @@ class Machine:
         if len(program) > MAX_BYTES:
             raise PickleError(f"its pickle takes {len(program)} bytes, more than {MAX_BYTES}")
         try:
+            return self._run(program)
+        except PickleError:
+            raise
+        except (ValueError, TypeError, LookupError, OverflowError) as error:
+            raise PickleError(f"its pickle is damaged ({error})") from error
+
+    def _run(self, program: bytes) -> Any:
+        with warnings.catch_warnings():
+            # The disassembler decodes odd escapes of text strings with a warning.
+            warnings.simplefilter("ignore", DeprecationWarning)
             for opcode, argument, _ in pickletools.genops(program):
                 if opcode.name in _LITERALS:
                     self._stack.append(argument)
@@ -76,10 +87,6 @@ class Machine:
                     _ACTIONS[opcode.name](self, argument)
                 else:
                     raise PickleError(f"its pickle uses {opcode.name}, which no checkpoint needs")
-        except PickleError:
-            raise
-        except (ValueError, TypeError, LookupError, OverflowError) as error:
-            raise PickleError(f"its pickle is damaged ({error})") from error
         raise PickleError("its pickle is damaged (it has no end)")
 
     # Marks: an opening bracket sets the stack aside, the closing one takes what came since.

@@ -1,5 +1,7 @@
 """Damage anywhere in a file: it is read, or refused with `CheckpointError`; nothing else."""
 
+import io
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +20,7 @@ FILES = {
     "safetensors": (DATA / "dinat-ls-tiny-random" / "model.safetensors").read_bytes()[:20_000],
 }
 fuzz = settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -59,6 +61,25 @@ def test_splices(tmp_path, kind, data):
     begin, end = sorted(data.draw(st.integers(0, len(content))) for _ in range(2))
     middle = data.draw(st.binary(max_size=40))
     read_or_refuse(tmp_path / "w", content[:begin] + middle + content[end:])
+
+
+@pytest.mark.parametrize("kind", ["mmcv", "timm", "tensors"])
+@fuzz
+@given(st.data())
+def test_mutated_pickles_with_right_checksums(tmp_path, kind, data):
+    with zipfile.ZipFile(DATA / f"{kind}.pth") as original:
+        members = {info.filename: original.read(info) for info in original.infolist()}
+    name = next(name for name in members if name.endswith("/data.pkl"))
+    program = bytearray(members[name])
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(2, len(program) - 1))
+        # An instruction that something hangs on, or any byte at all.
+        program[at] = data.draw(st.sampled_from(b"RbcQt(}]hq0u.") | st.integers(0, 255))
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as mutated:
+        for member, content in {**members, name: bytes(program)}.items():
+            mutated.writestr(member, content)
+    read_or_refuse(tmp_path / "w", archive.getvalue())
 
 
 @fuzz
