@@ -38,6 +38,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--confusion", metavar="PNG", help="draw the confusion matrix (needs matplotlib)"
     )
     parser.add_argument(
+        "--limit", type=positive, metavar="N", help="only N of the images, evenly spread"
+    )
+    parser.add_argument(
         "--batch-size", type=positive, default=64, metavar="N", help="images at a time"
     )
 
@@ -53,6 +56,9 @@ def run(args: argparse.Namespace) -> int:
     model, preprocess = open_classifier(args.model, args.variant)
     names = output_names(model)
     sources, labels = open_data(args.data, model, names)
+    if args.limit and args.limit < len(sources):
+        chosen = np.linspace(0, len(sources) - 1, args.limit).round().astype(int)
+        sources, labels = [sources[i] for i in chosen], np.asarray(labels)[chosen]
     with progress(len(sources), args.batch_size) as bar:
         result = evaluate(
             model,

@@ -187,6 +187,12 @@ def test_evaluate_json_and_confusion(capsys, tiny, photos, tmp_path):
     assert min(Image.open(picture).size) > 300
 
 
+def test_evaluate_a_part(capsys, tiny, photos):
+    _, out, _ = run(capsys, "evaluate", photos, "--model", tiny, "--limit", 3, "--json")
+    result = json.loads(out)
+    assert [c["images"] for c in result["classes"]] == [1, 1, 1]  # evenly spread
+
+
 def test_evaluate_refuses_other_classes(capsys, tiny, photos):
     (photos / "red").rename(photos / "crimson")
     (photos / "more").mkdir()
