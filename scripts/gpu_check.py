@@ -1,0 +1,354 @@
+"""Proves the GPU tier on a real GPU and times it: one command, one report.
+
+    python scripts/gpu_check.py --out report.json           # everything
+    python scripts/gpu_check.py --only check --count 500     # numbers alone
+    python scripts/gpu_check.py --only bench --cases "K13" --dtypes float16
+
+``check`` holds random problems against a float64 reference, each twice: the results must be the
+same to the last bit. ``memory`` runs a few of them under compute-sanitizer, where it is installed.
+``bench`` times forward, and forward with backward, of ours, MLX's dense attention with the
+neighborhood as a mask, a gather per query, and torch's compiled flex_attention, where torch is
+installed: medians of rounds after a warm-up, inputs rotating, beside the two floors of each shape
+(bytes and operations).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+sys.modules["tests"] = ModuleType("tests")  # not one that an installed package left behind
+sys.modules["tests"].__path__ = [str(ROOT / "tests")]
+
+# Peak rates of one H100 (SXM): dense tensor cores for 16 bits, CUDA cores for float32; memory.
+FLOPS = {"float16": 989e12, "bfloat16": 989e12, "float32": 67e12}
+BYTES_PER_SECOND = 3.35e12
+SETS = 4  # of inputs that take turns, so that no cache holds them
+GATHER_LIMIT = 16e9  # bytes of keys and values beyond which the gather is not tried
+
+# name, spatial, heads, kernel size, batch; head_dim 32
+SHAPES: list[tuple[str, tuple[int, ...], int, Any, int]] = [
+    ("56x56 2h K7 b32", (56, 56), 2, 7, 32),
+    ("28x28 4h K7 b32", (28, 28), 4, 7, 32),
+    ("14x14 8h K7 b32", (14, 14), 8, 7, 32),
+    ("7x7 16h K7 b32", (7, 7), 16, 7, 32),
+    ("64x64 4h K7 b1", (64, 64), 4, 7, 1),
+    ("64x64 4h K13 b1", (64, 64), 4, 13, 1),
+    ("56x56 4h K13 b32", (56, 56), 4, 13, 32),
+    ("16^3 4h K3 b4", (16, 16, 16), 4, 3, 4),
+    ("8x28x28 4h K3,7,7 b4", (8, 28, 28), 4, (3, 7, 7), 4),
+]
+Steps = dict[str, Callable[[int], Any]]  # "forward" and "both": run on input set i
+
+
+def main() -> int:
+    """Runs the parts asked for; the exit status tells whether all numbers were right."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", choices=("check", "memory", "bench", "flex"))
+    parser.add_argument("--count", type=int, default=300, help="random problems to check")
+    parser.add_argument("--cases", default="", help="part of the names of the shapes to time")
+    parser.add_argument("--dtypes", nargs="*", default=["float16", "bfloat16", "float32"])
+    parser.add_argument("--contestants", nargs="*", default=["ours", "dense", "gather", "flex"])
+    parser.add_argument("--out", type=Path, help="write the report as JSON")
+    args = parser.parse_args()
+    if args.only == "flex":  # torch in a process of its own, called by bench
+        print(json.dumps(flex_times(args)))
+        return 0
+    report: dict[str, Any] = {"device": device()}
+    print(report["device"], flush=True)
+    if args.only in (None, "check"):
+        report["check"] = check(args.count)
+    if args.only in (None, "memory"):
+        report["memory"] = memory()
+    if args.only in (None, "bench"):
+        report["bench"] = bench(args)
+    if args.out:
+        args.out.write_text(json.dumps(report, indent=1))
+    return bool(report.get("check", {}).get("wrong"))
+
+
+def device() -> str:
+    import mlx.core as mx
+
+    from natten_zoo.ops import gpu, gpu_kernels
+
+    info = getattr(mx, "device_info", lambda: {})()
+    if gpu_kernels.platform() is None:
+        raise SystemExit("This MLX has neither a Metal nor a CUDA back-end.")
+    return f"{gpu.NAME}, MLX {mx.__version__}, {info}"
+
+
+def check(count: int) -> dict[str, Any]:
+    """Random problems against the reference, and against themselves."""
+    import mlx.core as mx
+
+    from natten_zoo.ops import gpu, gpu_kernels
+    from tests.ops.gpu.problems import FAMILIES, check_attention, check_unfused, random_cases, worst
+
+    wrong, largest, started = [], {}, time.perf_counter()
+    for at, family in enumerate(FAMILIES):
+        for case in random_cases(family, seed=at, count=-(-count // len(FAMILIES))):
+            for checker in (check_attention, check_unfused):
+                found = checker(case)
+                fault = worst(found, family.dtype)
+                if fault:
+                    wrong.append(f"{checker.__name__}: {fault} for {case.problem}")
+                    print("WRONG", wrong[-1], flush=True)
+                key = str(family.dtype)
+                largest[key] = max(largest.get(key, 0.0), *found.values())
+            given = (case.query, case.key, case.value, case.rpb, case.lengths)
+            first, second = (gpu.forward(case.problem, *given) for _ in range(2))
+            grads = [gpu.backward(case.problem, *given, *first, *first) for _ in range(2)]
+            pairs = zip((*first, *grads[0]), (*second, *grads[1]), strict=True)
+            if any(not mx.array_equal(x, y, equal_nan=True) for x, y in pairs if x is not None):
+                wrong.append(f"results change from run to run for {case.problem}")
+    wrong += [f"not built: {why}" for why in gpu_kernels._broken.values()]
+    seconds = time.perf_counter() - started
+    print(f"check: {count} problems, {len(wrong)} wrong, largest errors {largest}, {seconds:.0f} s")
+    return {"problems": count, "wrong": wrong, "largest": largest}
+
+
+def memory() -> dict[str, str]:
+    """The tail of what compute-sanitizer's tools say of a few problems."""
+    if shutil.which("compute-sanitizer") is None:
+        return {"skipped": "compute-sanitizer is not installed"}
+    command = [sys.executable, __file__, "--only", "check", "--count", "20"]
+    said = {}
+    for tool in ("memcheck", "racecheck"):
+        run = ["compute-sanitizer", "--tool", tool, "--kernel-regex", "kns=natten_zoo", *command]
+        result = subprocess.run(run, capture_output=True, text=True, timeout=240)
+        said[tool] = (result.stdout + result.stderr)[-1500:]
+        print(tool, said[tool][-300:], flush=True)
+    return said
+
+
+def bench(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row per shape, dtype and contestant."""
+    rows = []
+    if "flex" in args.contestants:
+        command = [sys.executable, __file__, "--only", "flex", "--cases", args.cases]
+        result = subprocess.run(
+            [*command, "--dtypes", *args.dtypes], capture_output=True, text=True
+        )
+        if result.returncode:
+            print("flex was not timed:", result.stderr[-600:])
+        else:
+            rows += json.loads(result.stdout.splitlines()[-1])
+    for shape in SHAPES:
+        for dtype in args.dtypes if args.cases in shape[0] else ():
+            floor = floors(shape, dtype)
+            for name, build in (("ours", ours), ("dense", dense), ("gather", gathered)):
+                if name in args.contestants:
+                    rows.append(row(shape, dtype, name, build))
+            for one in rows:
+                if (one["shape"], one["dtype"]) == (shape[0], dtype):
+                    one.update(floor)
+                    print(line(one), flush=True)
+    return rows
+
+
+def row(shape: Any, dtype: str, name: str, build: Callable[..., Steps]) -> dict[str, Any]:
+    one: dict[str, Any] = {"shape": shape[0], "dtype": dtype, "contestant": name}
+    try:
+        for step, function in build(shape, dtype).items():
+            one[step] = median_ms(function)
+    except (RuntimeError, ValueError) as error:  # such as too little memory
+        one["error"] = str(error).splitlines()[0][:200]
+    return one
+
+
+def median_ms(function: Callable[[int], Any]) -> float:
+    """Milliseconds of a call: the median of rounds of about 20 ms."""
+    import mlx.core as mx
+
+    def round_of(calls: int) -> float:
+        start = time.perf_counter()
+        mx.eval([function(i % SETS) for i in range(calls)])
+        mx.synchronize()
+        return (time.perf_counter() - start) * 1e3 / calls
+
+    round_of(2)
+    calls = max(1, min(50, int(20 / max(round_of(2), 1e-3))))
+    return statistics.median(round_of(calls) for _ in range(7))
+
+
+def line(one: dict[str, Any]) -> str:
+    times = [
+        f"{step} {one[step]:8.3f} ms (floors {one[step + '_floors'][0]:.3f}, "
+        f"{one[step + '_floors'][1]:.3f})"
+        for step in ("forward", "both")
+        if step in one
+    ]
+    who = f"{one['shape']:22}{one['dtype']:10}{one['contestant']:8}"
+    return who + ("  ".join(times) or f"not run: {one.get('error')}")
+
+
+def floors(shape: Any, dtype: str) -> dict[str, tuple[float, float]]:
+    """Milliseconds that bytes, and operations, take at least."""
+    _, spatial, heads, kernel, batch = shape
+    tokens = batch * heads * math.prod(spatial)
+    volume = math.prod(kernel) if isinstance(kernel, tuple) else kernel ** len(spatial)
+    size = 4 if dtype == "float32" else 2
+    passes = {"forward": (4, 1.0), "both": (12, 3.5)}  # arrays moved, multiples of the forward
+    return {
+        f"{step}_floors": (
+            1e3 * tokens * (arrays * 32 * size + 4) / BYTES_PER_SECOND,
+            1e3 * tokens * volume * 4 * 32 * times / FLOPS[dtype],
+        )
+        for step, (arrays, times) in passes.items()
+    }
+
+
+def inputs(shape: Any, dtype: str) -> list[list[Any]]:
+    import mlx.core as mx
+
+    _, spatial, heads, _, batch = shape
+    mx.random.seed(0)
+    sets = [
+        [mx.random.normal((batch, *spatial, heads, 32)).astype(getattr(mx, dtype)) for _ in "qkvg"]
+        for _ in range(SETS)
+    ]
+    mx.eval(sets)
+    return sets
+
+
+def steps(attention: Callable[..., Any], sets: list[list[Any]]) -> Steps:
+    import mlx.core as mx
+
+    def both(i: int) -> Any:
+        *qkv, gradient = sets[i]
+        return mx.vjp(lambda *x: [attention(*x)], qkv, [gradient])[1]
+
+    return {"forward": lambda i: attention(*sets[i][:3]), "both": both}
+
+
+def ours(shape: Any, dtype: str) -> Steps:
+    from natten_zoo import ops
+    from natten_zoo.ops import gpu
+
+    _, spatial, _, kernel, _ = shape
+    attention = {1: ops.na1d, 2: ops.na2d, 3: ops.na3d}[len(spatial)]
+    ops.set_backend(gpu.NAME)
+    return steps(lambda q, k, v: attention(q, k, v, kernel), inputs(shape, dtype))
+
+
+def dense(shape: Any, dtype: str) -> Steps:
+    import mlx.core as mx
+
+    mask = mx.array(dense_mask(shape))
+
+    def attention(*qkv: Any) -> Any:
+        q, k, v = (x.flatten(1, -3).swapaxes(1, 2) for x in qkv)
+        out = mx.fast.scaled_dot_product_attention(q, k, v, scale=32**-0.5, mask=mask)
+        return out.swapaxes(1, 2).reshape(qkv[0].shape)
+
+    return steps(attention, inputs(shape, dtype))
+
+
+def gathered(shape: Any, dtype: str) -> Steps:
+    from benchmark_ops import Case, gather
+
+    name, spatial, heads, kernel, batch = shape
+    case = Case(name, spatial, heads, kernel)
+    size = 4 if dtype == "float32" else 2
+    moved = batch * heads * math.prod(spatial) * case.hood.volume * 2 * 32 * size
+    if moved > GATHER_LIMIT:
+        raise ValueError(f"would gather {moved / 1e9:.0f} GB")
+    return steps(gather(case), inputs(shape, dtype))
+
+
+def dense_mask(shape: Any) -> Any:
+    """``[tokens, tokens]``: which query sees which key."""
+    import numpy as np
+
+    from natten_zoo.ops import Neighborhood
+
+    _, spatial, _, kernel, _ = shape
+    hood = Neighborhood.of(len(spatial), kernel)
+    mask = np.ones((1, 1), bool)
+    for axis, length in enumerate(spatial):
+        mask = np.kron(mask, hood.mask(axis, length))
+    return mask
+
+
+def flex_times(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Torch's compiled flex_attention with a block mask, timed alike."""
+    import torch
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    def median(function: Callable[[int], Any]) -> float:
+        def round_of(calls: int) -> float:
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            for i in range(calls):
+                function(i % SETS)
+            torch.cuda.synchronize()
+            return (time.perf_counter() - start) * 1e3 / calls
+
+        round_of(4)
+        calls = max(1, min(50, int(20 / round_of(4))))
+        return statistics.median(round_of(calls) for _ in range(7))
+
+    rows = []
+    for shape in SHAPES:
+        name, spatial, heads, _, batch = shape
+        for dtype in args.dtypes if args.cases in name else ():
+            tokens = math.prod(spatial)
+            block = create_block_mask(window_mask(shape), None, None, tokens, tokens)
+            one: dict[str, Any] = {"shape": name, "dtype": dtype, "contestant": "flex"}
+            size = (batch, heads, tokens, 32)
+            kind = getattr(torch, dtype)
+            sets = [[torch.randn(size, device="cuda", dtype=kind) for _ in "qkvg"] for _ in "1234"]
+            torch.compiler.reset()
+            compiled = torch.compile(flex_attention, dynamic=False)
+
+            def forward(i: int, sets: Any = sets, block: Any = block, f: Any = compiled) -> Any:
+                with torch.no_grad():
+                    return f(*sets[i][:3], block_mask=block)
+
+            def both(i: int, sets: Any = sets, block: Any = block, f: Any = compiled) -> Any:
+                qkv = [x.requires_grad_() for x in sets[i][:3]]
+                return torch.autograd.grad(f(*qkv, block_mask=block), qkv, sets[i][3])
+
+            try:
+                one["forward"] = median(forward)
+                one["both"] = median(both)
+            except Exception as error:
+                one["error"] = str(error).splitlines()[0][:200]
+            rows.append(one)
+    return rows
+
+
+def window_mask(shape: Any) -> Callable[..., Any]:
+    """A mask_mod for flex_attention: whether query token q sees key token k."""
+    _, spatial, _, kernel, _ = shape
+    kernels = kernel if isinstance(kernel, tuple) else (kernel,) * len(spatial)
+
+    def mask(b: Any, h: Any, q: Any, k: Any) -> Any:
+        seen = None
+        for length, size in zip(reversed(spatial), reversed(kernels), strict=True):
+            start = (q % length - size // 2).clamp(0, length - size)
+            inside = (k % length >= start) & (k % length < start + size)
+            seen = inside if seen is None else seen & inside
+            q, k = q // length, k // length
+        return seen
+
+    return mask
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""Random problems for the GPU tier, and what its answers are held against.
+
+Imports neither pytest nor the emulator: scripts/gpu_check.py runs the same problems on a real GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from natten_zoo.ops import Neighborhood, gpu, gpu_plan
+from natten_zoo.ops.problem import Problem
+from tests.reference import Reference
+
+TOLERANCE = {mx.float32: 1e-5, mx.float16: 4e-3, mx.bfloat16: 3e-2}
+
+
+@dataclass(frozen=True)
+class Family:
+    """Problems that share their kernels' template arguments: one build each."""
+
+    rank: int
+    dtype: mx.Dtype
+    head_dim: int
+    value_dim: int
+    has_rpb: bool
+    kernel_size: tuple[int, ...] | None = None  # the size of the bias table is a template argument
+    enough_groups: int = 128  # gpu_plan.ENOUGH_GROUPS: 1 for the largest tile
+
+    def __str__(self) -> str:
+        dtype = str(self.dtype).removeprefix("mlx.core.")
+        return f"{self.rank}d-{dtype}-{self.head_dim}-{self.value_dim}-{self.has_rpb}"
+
+
+FAMILIES = (
+    Family(1, mx.float32, 12, 12, True, (5,)),
+    Family(1, mx.float16, 16, 24, False, enough_groups=1),
+    Family(1, mx.bfloat16, 5, 8, True, (8,)),
+    Family(2, mx.float32, 8, 8, False, enough_groups=1),
+    Family(2, mx.float32, 12, 16, True, (2, 5)),
+    Family(2, mx.float16, 32, 32, True, (3, 3), enough_groups=1),
+    Family(2, mx.bfloat16, 20, 7, False),
+    Family(3, mx.float32, 8, 4, False, enough_groups=1),
+    Family(3, mx.float32, 4, 12, True, (2, 3, 2)),
+    Family(3, mx.float16, 16, 16, True, (3, 2, 2), enough_groups=1),
+)
+
+
+@dataclass
+class Case:
+    """A problem with its arrays, and the same in float64."""
+
+    problem: Problem
+    query: mx.array
+    key: mx.array
+    value: mx.array
+    rpb: mx.array | None
+    lengths: mx.array | None
+    seed: int
+
+    @property
+    def reference(self) -> Reference:
+        hood, lengths = self.problem.neighborhood, self.lengths
+        return Reference(
+            self.problem.spatial, hood.kernel_size, hood.dilation, hood.stride,
+            hood.window_stride, hood.is_causal, self.problem.scale,
+            None if lengths is None else np.array(lengths),
+        )  # fmt: skip
+
+
+@contextmanager
+def tiles_of(family: Family) -> Iterator[None]:
+    """Has problems laid out with the tiles of a family."""
+    before = gpu_plan.ENOUGH_GROUPS
+    gpu_plan.ENOUGH_GROUPS = family.enough_groups
+    gpu_plan.plan.cache_clear()
+    try:
+        yield
+    finally:
+        gpu_plan.ENOUGH_GROUPS = before
+        gpu_plan.plan.cache_clear()
+
+
+def random_cases(family: Family, seed: int, count: int) -> Iterator[Case]:
+    """``count`` problems of a family, laid out with its tiles."""
+    with tiles_of(family):
+        for i in range(count):
+            yield random_case(family, seed * 100_003 + i)
+
+
+def random_case(family: Family, seed: int) -> Case:
+    rng = np.random.default_rng(seed)
+    rank, largest = family.rank, {1: 60, 2: 14, 3: 6}[family.rank]
+    kernel = family.kernel_size or tuple(rng.integers(1, {1: 14, 2: 7, 3: 4}[rank], rank).tolist())
+    dilation = tuple(int(rng.integers(1, max(1, min(4, largest // k)) + 1)) for k in kernel)
+    spatial = tuple(
+        int(rng.integers(k * d, max(k * d, largest) + 1))
+        for k, d in zip(kernel, dilation, strict=True)
+    )
+
+    def strides() -> tuple[int, ...]:
+        return tuple(int(rng.integers(1, k + 1)) if rng.random() < 0.4 else 1 for k in kernel)
+
+    hood = Neighborhood.of(
+        rank, kernel, dilation=dilation, stride=strides(), window_stride=strides(),
+        is_causal=tuple(bool(c) for c in rng.random(rank) < 0.3),
+    )  # fmt: skip
+    batch, kv_heads, group = (int(rng.choice(n)) for n in ([1, 1, 2], [1, 1, 2], [1, 1, 2]))
+    lengths = None
+    if rng.random() < 0.25:
+        lengths = mx.array(rng.integers(0, np.array(spatial) + 1, (batch, rank)).astype(np.int32))
+    problem = Problem(
+        hood, batch, spatial, kv_heads * group, kv_heads, family.head_dim, family.value_dim,
+        float(rng.uniform(0.1, 0.5)), family.dtype, family.has_rpb, lengths is not None,
+    )  # fmt: skip
+    return case_of(problem, seed, lengths)
+
+
+def case_of(problem: Problem, seed: int = 0, lengths: mx.array | None = None) -> Case:
+    """Normally distributed arrays for a problem."""
+    hood, rng = problem.neighborhood, np.random.default_rng([seed, 1])
+    head = (problem.batch, *problem.spatial, problem.kv_heads)
+    return Case(
+        problem,
+        normal(rng, (problem.batch, *problem.out, problem.heads, problem.head_dim), problem.dtype),
+        normal(rng, (*head, problem.head_dim), problem.dtype),
+        normal(rng, (*head, problem.value_dim), problem.dtype),
+        normal(rng, (problem.heads, *hood.bias_shape), mx.float32) if problem.has_rpb else None,
+        lengths,
+        seed,
+    )
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
+    return mx.array(rng.standard_normal(shape, np.float32)).astype(dtype)
+
+
+def check_attention(case: Case) -> dict[str, float]:
+    """Error of each result of forward and backward, relative to its largest value."""
+    problem, ref = case.problem, case.reference
+    given = (case.query, case.key, case.value, case.rpb)
+    out, lse = gpu.forward(problem, *given, case.lengths)
+    rng = np.random.default_rng([case.seed, 2])
+    d_out = normal(rng, out.shape, problem.dtype)
+    d_lse = normal(rng, lse.shape, mx.float32)
+    grads = gpu.backward(problem, *given, case.lengths, out, lse, d_out, d_lse)
+    exact = [None if x is None else numpy(x) for x in given]
+    wanted = [*ref.forward(*exact), *ref.backward(*exact, numpy(d_out), numpy(d_lse))]
+    return errors(
+        ("out", "lse", "d_query", "d_key", "d_value", "d_rpb"), (out, lse, *grads), wanted
+    )
+
+
+def check_unfused(case: Case) -> dict[str, float]:
+    """The same for qk, av and their backwards."""
+    problem, ref = case.problem, case.reference
+    query, key, value, rpb = case.query, case.key, case.value, case.rpb
+    rng = np.random.default_rng([case.seed, 3])
+    logits = gpu.qk(problem, query, key, rpb, case.lengths)
+    weights = normal(rng, logits.shape, problem.dtype)
+    d_qk = gpu.qk_backward(problem, query, key, rpb, case.lengths, weights)
+    out = gpu.av(problem, weights, value, case.lengths)
+    d_out = normal(rng, out.shape, problem.dtype)
+    d_av = gpu.av_backward(problem, weights, value, case.lengths, d_out)
+    q, k, v, w, g = map(numpy, (query, key, value, weights, d_out))
+    b = None if rpb is None else numpy(rpb)
+    wanted = [
+        ref.qk(q, k, b),
+        *ref.qk_backward(q, k, b, w),
+        ref.av(w, v),
+        *ref.av_backward(w, v, g),
+    ]
+    names = ("logits", "d_query", "d_key", "d_rpb", "out", "d_attn", "d_value")
+    return errors(names, (logits, *d_qk, out, *d_av), wanted)
+
+
+def numpy(x: mx.array) -> np.ndarray:
+    return np.array(x.astype(mx.float32), np.float64)
+
+
+def errors(names: tuple[str, ...], got: tuple, wanted: list) -> dict[str, float]:
+    return {n: error(x, y) for n, x, y in zip(names, got, wanted, strict=True) if y is not None}
+
+
+def error(got: mx.array, wanted: np.ndarray) -> float:
+    """Largest difference over the largest finite value; infinite where only one is finite."""
+    x, finite = numpy(got), np.isfinite(wanted)
+    if x.shape != wanted.shape or (np.isfinite(x) != finite).any():
+        return np.inf
+    if not finite.any():
+        return 0.0
+    scale = max(1.0, np.abs(wanted[finite]).max())
+    return float(np.abs(x[finite] - wanted[finite]).max() / scale)
+
+
+def worst(found: dict[str, float], dtype: mx.Dtype) -> str | None:
+    """The first result beyond the tolerance of its dtype, if any."""
+    for name, value in found.items():
+        if not value <= TOLERANCE[dtype]:
+            return f"{name} is off by {value:.1e}"
+    return None

@@ -1,0 +1,26 @@
+"""Random problems through the emulated kernels: right numbers and not one fault reported."""
+
+from __future__ import annotations
+
+import pytest
+
+from natten_zoo.ops import gpu_kernels
+from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401
+
+from .problems import FAMILIES, check_attention, check_unfused, random_cases, worst
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_attention(metal, family):  # noqa: F811
+    for case in random_cases(family, seed=FAMILIES.index(family), count=40):
+        wrong = worst(check_attention(case), family.dtype)
+        assert wrong is None, f"{wrong} for {case.problem} {case.lengths}"
+    assert not gpu_kernels._broken
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_unfused(metal, family):  # noqa: F811
+    for case in random_cases(family, seed=100 + FAMILIES.index(family), count=12):
+        wrong = worst(check_unfused(case), family.dtype)
+        assert wrong is None, f"{wrong} for {case.problem} {case.lengths}"
+    assert not gpu_kernels._broken
