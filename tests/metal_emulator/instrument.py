@@ -1,42 +1,60 @@
-"""Calls of the runtime that are put into LLVM IR, as text: copies to check, arithmetic to count."""
+"""Calls of the runtime put into LLVM IR, as text: accesses to check, arithmetic to count."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 
-# ---- Alignment of copies. clang's thread sanitizer reports a copy of a struct without the alignment
-# that the types promise, so the copies of 16 bytes and more are announced on their own.
+# ---- What clang's sanitizers let pass: a struct copied without the alignment of its type, and one
+# assigned to the element past the end of an array.
 
 _COPY = re.compile(
     r"call void @llvm\.memcpy\S*\(ptr align (?P<to_align>\d+) (?P<to>\S+), "
-    r"ptr align (?P<from_align>\d+) (?P<from>\S+), .*?(?P<debug>, !dbg !\d+)?(?:, !|$)"
+    r"ptr align (?P<from_align>\d+) (?P<from>\S+), "
 )
 _POINTER = re.compile(r"  (%\S+) = (?:(alloca)|getelementptr .*?ptr (%[^,\s]+))")
+_SUBSCRIPT = re.compile(r"getelementptr [^\[%]*\[(\d+) x .*\], ptr [^,]+, i64 0, i64 (%?[^,\s]+)")
+_PLACE = re.compile(r", !dbg !\d+")
 _SMALLEST_COPY = 16  # smaller ones become loads and stores
 
+_DECLARATIONS = """
+declare void @__msl_aligned(ptr, i32)
+declare void @__msl_bad_index(i64, i64) noreturn cold
+define internal void @__msl_index(i64 %index, i64 %size) alwaysinline {
+  %bad = icmp uge i64 %index, %size
+  br i1 %bad, label %report, label %done
+report:
+  call void @__msl_bad_index(i64 %index, i64 %size)
+  unreachable
+done:
+  ret void
+}
+"""
 
-def check_copies(ir: str) -> str:
-    """Announces the pointers of large aligned copies, but for those to a thread's own variables."""
+
+def check_accesses(ir: str) -> str:
+    """Adds checks of array indices, and of the pointers of large aligned copies."""
     lines: list[str] = []
     bases: dict[str, str] = {}  # pointer -> what it points into
     for line in ir.splitlines():
         if line.startswith("define "):
             bases = {}
-        pointer = _POINTER.match(line)
-        copy = _COPY.search(line)
-        if pointer:
+        place = _PLACE.search(line)
+        debug = place[0] if place else ""
+        if pointer := _POINTER.match(line):
             name, variable, base = pointer.groups()
-            bases[name] = "own" if variable else bases.get(base, base)
-        elif copy:
-            lines += [
-                f"  call void @__msl_aligned(ptr {copy[end]}, i32 {align}){copy['debug'] or ''}"
-                for end in ("from", "to")
-                if (align := int(copy[f"{end}_align"])) >= _SMALLEST_COPY
-                and bases.get(copy[end]) != "own"
-            ]
+            bases[name] = "own variable" if variable else bases.get(base, base)
+        if subscript := _SUBSCRIPT.search(line):
+            size, index = subscript.groups()
+            if index.startswith("%") or int(index) >= int(size):
+                lines.append(f"  call void @__msl_index(i64 {index}, i64 {size}){debug}")
+        elif copy := _COPY.search(line):
+            for end in ("from", "to"):
+                align = int(copy[f"{end}_align"])
+                if align >= _SMALLEST_COPY and bases.get(copy[end]) != "own variable":
+                    lines.append(f"  call void @__msl_aligned(ptr {copy[end]}, i32 {align}){debug}")
         lines.append(line)
-    return "\n".join([*lines, "declare void @__msl_aligned(ptr, i32)", ""])
+    return "\n".join(lines) + _DECLARATIONS
 
 
 # ---- Arithmetic: a call that adds up its operations goes into every basic block. The blocks are

@@ -44,6 +44,14 @@ EXPORT void* __tsan_memset(void* to, int value, size_t n) {
 // Before a copy: the alignment that its types promise (instrument.py).
 EXPORT void __msl_aligned(void* p, u32 alignment) { check_alignment((u64)p, alignment, CALLER_PC); }
 
+EXPORT void __msl_bad_index(u64 index, u64 size) {
+  if (current)
+    report("array-out-of-bounds",
+           format("index %lld of an array of %llu", (long long)index, (unsigned long long)size),
+           {CALLER_PC});
+  abandon_launch();
+}
+
 struct SourceLocation {
   const char* file;
   u32 line, column;
@@ -58,7 +66,6 @@ static void undefined(const SourceLocation* at, const char* kind, const char* wh
   EXPORT void __ubsan_handle_##NAME(const SourceLocation* at, ...) { \
     undefined(at, KIND, WHAT, FATAL);                                \
   }
-UNDEFINED(out_of_bounds, "array-out-of-bounds", "index outside an array of known size", true)
 UNDEFINED(divrem_overflow, "division-by-zero", "integer division by zero", true)
 UNDEFINED(add_overflow, "signed-overflow", "signed addition overflows", false)
 UNDEFINED(sub_overflow, "signed-overflow", "signed subtraction overflows", false)
