@@ -11,14 +11,29 @@ from .backend import (
     set_backend,
     use_backend,
 )
-from .dense import merge_attentions
+from .dense import attention, merge_attentions
 from .functional import na1d, na2d, na3d
 from .neighborhood import Neighborhood
+from .unfused import (
+    na1d_av,
+    na1d_av_fused,
+    na1d_qk,
+    na1d_qk_rpb,
+    na2d_av,
+    na2d_av_fused,
+    na2d_qk,
+    na2d_qk_rpb,
+    na3d_av,
+    na3d_av_fused,
+    na3d_qk,
+    na3d_qk_rpb,
+)
+from .varlen import na1d_varlen, na2d_varlen, na3d_varlen
 
 __all__ = [
     "Explanation",
     "Neighborhood",
-    "use_backend",
+    "attention",
     "explain",
     "get_backend",
     "get_support_matrix",
@@ -27,7 +42,23 @@ __all__ = [
     "has_nanobind",
     "merge_attentions",
     "na1d",
+    "na1d_av",
+    "na1d_av_fused",
+    "na1d_qk",
+    "na1d_qk_rpb",
+    "na1d_varlen",
     "na2d",
+    "na2d_av",
+    "na2d_av_fused",
+    "na2d_qk",
+    "na2d_qk_rpb",
+    "na2d_varlen",
     "na3d",
+    "na3d_av",
+    "na3d_av_fused",
+    "na3d_qk",
+    "na3d_qk_rpb",
+    "na3d_varlen",
     "set_backend",
+    "use_backend",
 ]

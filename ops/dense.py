@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from .problem import check_floats, check_heads
+
 
 def merge_attentions(
     outputs: list[mx.array], lse_tensors: list[mx.array]
@@ -46,17 +48,151 @@ def merge_attentions(
     return total.astype(outputs[0].dtype), mx.where(seen, lse, -mx.inf)
 
 
-def full_attention(
-    query: mx.array, key: mx.array, value: mx.array, scale: float
-) -> tuple[mx.array, mx.array]:
-    """Every query sees every key: output ``[B, Q, H, Dv]`` and LSE ``[B, Q, H]``.
+def attention(
+    query: mx.array,
+    key: mx.array,
+    value: mx.array,
+    is_causal: bool = False,
+    scale: float | None = None,
+    *,
+    cumulative_seqlen_q: mx.array | None = None,
+    cumulative_seqlen_kv: mx.array | None = None,
+    return_lse: bool = False,
+) -> mx.array | tuple[mx.array, mx.array]:
+    r"""Attention of every query to every key, :math:`\mathrm{softmax}(s \, q k^T) \, v`.
 
-    ``query`` is ``[B, Q, H, D]``, ``key`` ``[B, K, Hkv, D]``, ``value`` ``[B, K, Hkv, Dv]``. Being
-    lazy, an LSE that nobody uses costs nothing.
+    Sequences of different lengths may be packed one after the other into a batch of 1: the
+    cumulative lengths say where each starts, and a query sees the keys of its own sequence. The
+    mask of packed or causal attention takes one byte per query and key.
+
+    Args:
+        query: ``[batch, queries, heads, head_dim]``; float32, float16 or bfloat16.
+        key: ``[batch, keys, kv_heads, head_dim]``, where ``kv_heads`` divides ``heads``.
+        value: ``[batch, keys, kv_heads, value_dim]``.
+        is_causal: Whether query ``i`` sees only the keys up to ``i``, counted from the start of
+            its sequence, also where there are more keys than queries (as NATTEN does).
+        scale: Factor of the logits. Default: ``head_dim ** -0.5``.
+        cumulative_seqlen_q: int32 ``[sequences + 1]``, starting with 0: the sums of the lengths of
+            the packed query sequences. Tokens behind the last sum belong to no sequence.
+        cumulative_seqlen_kv: Likewise for keys and values; given if and only if the other is.
+        return_lse: Whether to return the logarithm of the sum of exponentials, too.
+
+    Returns:
+        ``[batch, queries, heads, value_dim]`` in the dtype of ``query``; with ``return_lse`` a pair
+        with the LSE ``[batch, queries, heads]``, float32, natural logarithm. A query that sees
+        nothing gives zeros and ``-inf``.
+
+    Raises:
+        TypeError: If an argument has the wrong type or dtype.
+        ValueError: If shapes do not fit together.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from natten_zoo import ops
+        >>> x = mx.random.normal((1, 10, 2, 32))
+        >>> ends = mx.array([0, 3, 10])  # two sequences, of 3 and of 7 tokens
+        >>> packed = ops.attention(x, x, x, cumulative_seqlen_q=ends, cumulative_seqlen_kv=ends)
+        >>> alone = ops.attention(x[:, :3], x[:, :3], x[:, :3])
+        >>> mx.allclose(packed[:, :3], alone, atol=1e-5).item()
+        True
+    """
+    _check_attention(query, key, value)
+    if not isinstance(is_causal, bool):
+        raise TypeError(f"[attention] 'is_causal' must be a bool but got {is_causal!r}.")
+    starts = _check_packed(query, cumulative_seqlen_q, cumulative_seqlen_kv)
+    mask = _mask(query.shape[1], key.shape[1], is_causal, starts)
+    scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
+    out, lse = full_attention(query, key, value, scale, mask)
+    return (out, lse) if return_lse else out
+
+
+def full_attention(
+    query: mx.array, key: mx.array, value: mx.array, scale: float, mask: mx.array | None = None
+) -> tuple[mx.array, mx.array]:
+    """Attention to all keys that ``mask`` ``[Q, K]`` lets through.
+
+    Output ``[B, Q, H, Dv]`` and LSE ``[B, Q, H]``. ``query`` is ``[B, Q, H, D]``, ``key``
+    ``[B, K, Hkv, D]``, ``value`` ``[B, K, Hkv, Dv]``. Being lazy, an LSE that nobody uses costs
+    nothing.
     """
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))  # [B, H, N, D]
-    out = mx.fast.scaled_dot_product_attention(query, key, value, scale=scale)
     grouped = mx.unflatten(query, 1, (key.shape[1], -1))  # [B, Hkv, H / Hkv, Q, D]
     logits = scale * (grouped.astype(mx.float32) @ key[:, :, None].astype(mx.float32).mT)
-    lse = mx.logsumexp(logits, axis=-1).flatten(1, 2)
-    return out.transpose(0, 2, 1, 3), lse.transpose(0, 2, 1)
+    if mask is None:
+        out = mx.fast.scaled_dot_product_attention(query, key, value, scale=scale)
+        lse = mx.logsumexp(logits, axis=-1)
+    else:
+        # A row without keys would be 0 / 0: let it see the first one and drop the result.
+        some = mask.any(axis=-1)
+        safe = mask | (~some[:, None] & (mx.arange(mask.shape[1]) == 0))
+        out = mx.fast.scaled_dot_product_attention(query, key, value, scale=scale, mask=safe)
+        out = mx.where(some[:, None], out, mx.zeros((), out.dtype))
+        lse = mx.logsumexp(mx.where(safe, logits, -mx.inf), axis=-1)
+        lse = mx.where(some, lse, -mx.inf)
+    return out.transpose(0, 2, 1, 3), lse.flatten(1, 2).transpose(0, 2, 1)
+
+
+def _mask(
+    queries: int, keys: int, is_causal: bool, starts: tuple[mx.array, mx.array] | None
+) -> mx.array | None:
+    """``[queries, keys]``: who sees whom; None if everybody sees everything."""
+    row, column = mx.arange(queries)[:, None], mx.arange(keys)
+    if starts is None:
+        return row >= column if is_causal else None
+    (row_sequence, row), (column_sequence, column) = (
+        _sequences(n, start) for n, start in ((queries, starts[0]), (keys, starts[1]))
+    )
+    mask = (row_sequence[:, None] == column_sequence) & (row_sequence < starts[0].size - 1)[:, None]
+    return mask & (row[:, None] >= column) if is_causal else mask
+
+
+def _sequences(tokens: int, starts: mx.array) -> tuple[mx.array, mx.array]:
+    """Of each token its sequence and its place in it, ``[tokens]``."""
+    token = mx.arange(tokens)
+    sequence = (token[:, None] >= starts[1:]).sum(axis=-1)
+    return sequence, token - starts[sequence]
+
+
+def _check_attention(query: mx.array, key: mx.array, value: mx.array) -> None:
+    check_floats("attention", query=query, key=key, value=value)
+    for name, x in (("query", query), ("key", key), ("value", value)):
+        if x.ndim != 4 or 0 in x.shape[1:]:
+            raise ValueError(
+                f"[attention] '{name}' must be [batch, tokens, heads, head_dim], not empty but for "
+                f"its batch, but got {x.shape}."
+            )
+    if key.shape[:-1] != value.shape[:-1]:
+        raise ValueError(
+            "[attention] 'key' and 'value' must have the same batch, tokens and heads but got "
+            f"{key.shape} and {value.shape}."
+        )
+    if (query.shape[0], query.shape[-1]) != (key.shape[0], key.shape[-1]):
+        raise ValueError(
+            "[attention] 'query' and 'key' must have the same batch and head_dim but got "
+            f"{query.shape} and {key.shape}."
+        )
+    check_heads("attention", query.shape[-2], key.shape[-2])
+
+
+def _check_packed(
+    query: mx.array, starts_q: mx.array | None, starts_kv: mx.array | None
+) -> tuple[mx.array, mx.array] | None:
+    if starts_q is None and starts_kv is None:
+        return None
+    if starts_q is None or starts_kv is None:
+        raise ValueError(
+            "[attention] 'cumulative_seqlen_q' and 'cumulative_seqlen_kv' must be given together."
+        )
+    if query.shape[0] != 1:
+        raise ValueError(
+            f"[attention] packed sequences must have a batch of 1 but got {query.shape[0]}."
+        )
+    for name, x in (("cumulative_seqlen_q", starts_q), ("cumulative_seqlen_kv", starts_kv)):
+        if not isinstance(x, mx.array) or x.dtype != mx.int32:
+            raise TypeError(f"[attention] '{name}' must be an int32 mx.array but got {x!r}.")
+        if x.ndim != 1 or x.size < 2 or x.shape != starts_q.shape:
+            raise ValueError(
+                f"[attention] '{name}' must have one entry per sequence and one more but got "
+                f"{x.shape} beside {starts_q.shape}."
+            )
+    return starts_q, starts_kv

@@ -86,6 +86,81 @@ def backward(
     return d_query, d_key, d_value, None if rpb is None else d_rpb[0].astype(rpb.dtype)
 
 
+def qk(
+    problem: Problem,
+    query: mx.array,
+    key: mx.array,
+    rpb: mx.array | None,
+    lengths: mx.array | None,
+) -> mx.array:
+    """Logits ``[B, *out, H, prod K]``, -inf in slots without a key."""
+    tiles = Tiles(problem, rpb, lengths)
+    query = problem.scale * tiles.by_query(query)
+    key = tiles.by_key(_inside(problem, key, lengths))
+
+    def score(part: Part) -> Kinds:
+        scores, _, _ = _scores(tiles, part, query, key)
+        return [tiles.to_slots(part, scores, -mx.inf)], [], []
+
+    (logits,), _, _ = tiles.map(score)
+    return logits.astype(problem.dtype)
+
+
+def qk_backward(
+    problem: Problem,
+    query: mx.array,
+    key: mx.array,
+    rpb: mx.array | None,
+    lengths: mx.array | None,
+    d_logits: mx.array,
+) -> tuple[mx.array, mx.array, mx.array | None]:
+    """``(d_query, d_key, d_rpb)``."""
+    tiles = Tiles(problem, rpb, lengths)
+    query, d_logits = problem.scale * tiles.by_query(query), tiles.by_query(d_logits)
+    key = tiles.by_key(_inside(problem, key, lengths))
+
+    def differentiate(part: Part) -> Kinds:
+        d_scores = tiles.from_slots(part, tiles.queries(part, d_logits))
+        d_q = problem.scale * (d_scores.mT @ tiles.keys(part, key))
+        d_k = d_scores @ tiles.queries(part, query)
+        return [d_q], [d_k], [] if rpb is None else [d_scores]
+
+    (d_query,), (d_key,), d_rpb = tiles.map(differentiate)
+    d_query, d_key = d_query.astype(problem.dtype), d_key.astype(problem.dtype)
+    return d_query, d_key, None if rpb is None else d_rpb[0].astype(rpb.dtype)
+
+
+def av(problem: Problem, attn: mx.array, value: mx.array, lengths: mx.array | None) -> mx.array:
+    """``[B, *out, H, Dv]``; slots without a key are ignored."""
+    tiles = Tiles(problem, None, lengths)
+    attn, value = tiles.by_query(attn), tiles.by_key(_inside(problem, value, lengths))
+
+    def weigh(part: Part) -> Kinds:
+        weights = tiles.from_slots(part, tiles.queries(part, attn))
+        return [weights.mT @ tiles.keys(part, value)], [], []
+
+    (out,), _, _ = tiles.map(weigh)
+    return out.astype(problem.dtype)
+
+
+def av_backward(
+    problem: Problem, attn: mx.array, value: mx.array, lengths: mx.array | None, d_out: mx.array
+) -> tuple[mx.array, mx.array]:
+    """``(d_attn, d_value)``."""
+    tiles = Tiles(problem, None, lengths)
+    attn, d_out = tiles.by_query(attn), tiles.by_query(d_out)
+    value = tiles.by_key(_inside(problem, value, lengths))
+
+    def differentiate(part: Part) -> Kinds:
+        weights, d_o = (tiles.queries(part, x) for x in (attn, d_out))
+        d_weights = tiles.keys(part, value) @ mx.contiguous(d_o.mT)
+        d_v = tiles.from_slots(part, weights) @ d_o
+        return [tiles.to_slots(part, d_weights, 0.0)], [d_v], []
+
+    (d_attn,), (d_value,), _ = tiles.map(differentiate)
+    return d_attn.astype(problem.dtype), d_value.astype(problem.dtype)
+
+
 def _scores(
     tiles: Tiles, part: Part, query: mx.array, key: mx.array
 ) -> tuple[mx.array, mx.array, mx.array]:

@@ -155,7 +155,7 @@ class Tiles:
         bias = bias.reshape(-1, part.tiles.stop - part.tiles.start, *shape)
         if self.lengths is None:
             return bias
-        return bias + mx.where(self.slots(part) < 0, MASKED, 0.0)
+        return bias + mx.where(self._slots(part) < 0, MASKED, 0.0)
 
     def _bias_variants(self, rpb: mx.array | None) -> mx.array:
         """``[Hkv or 1, variants, tk, rows]``."""
@@ -207,15 +207,26 @@ class Tiles:
 
     # Slots
 
-    def slots(self, part: Part) -> mx.array:
+    def to_slots(self, part: Part, x: mx.array, absent: float) -> mx.array:
+        """``[g, t, tk, rows] -> [g, t, rows, prod K]``, ``absent`` in slots without a key."""
+        sizes = [a.key.shape[1] for a in self.tiling.axes]
+        return self._regroup(x, self._per_axis(part, "position", sizes), absent).mT
+
+    def from_slots(self, part: Part, x: mx.array) -> mx.array:
+        """``[g, t, rows, prod K] -> [g, t, tk, rows]``, zero for keys that are not seen."""
+        return self._regroup(x.mT, self._slots(part), 0.0)
+
+    def _regroup(self, x: mx.array, place: mx.array, absent: float) -> mx.array:
+        place = mx.broadcast_to(place, (x.shape[0], *place.shape[1:]))
+        found = mx.take_along_axis(x, mx.maximum(place, 0), axis=-2)
+        return mx.where(place < 0, absent, found)
+
+    def _slots(self, part: Part) -> mx.array:
         """``[g or 1, t, tk, rows]``: the slot of a key in a query's window, -1 if not seen."""
         return self._per_axis(part, "slot", self.problem.neighborhood.kernel_size)
 
-    def positions(self, part: Part) -> mx.array:
-        """``[g or 1, t, prod K, rows]``: where in the tile a slot's key is, -1 if it has none."""
-        return self._per_axis(part, "position", [a.key.shape[1] for a in self.tiling.axes])
-
-    def _per_axis(self, part: Part, table: str, sizes: list[int] | tuple[int, ...]) -> mx.array:
+    def _per_axis(self, part: Part, table: str, sizes: Sequence[int]) -> mx.array:
+        """An index table of ``AxisTiles`` for all axes together."""
         parts = []
         for a, (axis, place) in enumerate(zip(self.tiling.axes, self.tiling.places, strict=True)):
             if self.lengths is None:

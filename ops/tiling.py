@@ -175,7 +175,7 @@ class Tiling:
 
     @cached_property
     def query_home(self) -> mx.array:
-        """``[queries]``: the tile of each output place times ``tq`` and its row, ``[2, queries]``."""
+        """``[2, queries]``: the tile of each output place, and its place in the tile."""
         where = homes(self._query.ravel(), math.prod(self.hood.output_size(self.spatial)))[:, 0]
         return index(np.stack(np.divmod(where, self.queries)))
 
@@ -262,8 +262,8 @@ def _cost(problem: Problem, axes: Sequence[AxisTiles]) -> float:
     queries = math.prod(a.token.shape[1] for a in axes) * problem.group
     keys = math.prod(a.key.shape[1] for a in axes)
     dims = problem.head_dim + problem.value_dim
-    small = 1 + (5 / queries) ** 2  # short rows are slow to multiply
-    return tiles * (queries * keys * (dims * small + 40) + keys * (180 + 2 * dims) + 3000)
+    short = 1 + (2.5 / queries) ** 2  # short rows are slow to multiply
+    return tiles * (queries * keys * (dims * short + 40) + keys * (40 + dims) + 3000)
 
 
 def combine(parts: Sequence[Any], sizes: Sequence[int], dims: int, xp: ModuleType = np) -> Any:

@@ -164,9 +164,7 @@ def tier(case: Case, name: str) -> Attention:
 
     def attention(query: mx.array, key: mx.array, value: mx.array) -> mx.array:
         with ops.use_backend(name):
-            return function(
-                query, key, value, case.kernel_size, 1, case.dilation, case.is_causal
-            )
+            return function(query, key, value, case.kernel_size, 1, case.dilation, case.is_causal)
 
     return attention
 

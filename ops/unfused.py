@@ -1,0 +1,322 @@
+"""Neighborhood attention in two halves, with the attention weights in the open.
+
+``softmax(na2d_qk(query, key, ...), axis=-1)`` and :func:`na2d_av` are :func:`na2d`, with room for
+dropout or a look between them. The weights take ``kernel volume`` numbers per query and head.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from . import autograd, backend
+from .neighborhood import BoolOrBools, IntOrInts, Neighborhood
+from .problem import Problem, attention_problem, check_floats, check_heads, downsample
+
+
+def na2d_qk(
+    query: mx.array,
+    key: mx.array,
+    kernel_size: IntOrInts,
+    dilation: IntOrInts = 1,
+    *,
+    stride: IntOrInts = 1,
+    is_causal: BoolOrBools = False,
+    scale: float | None = None,
+    rpb: mx.array | None = None,
+    window_stride: IntOrInts = 1,
+) -> mx.array:
+    r"""The logits of 2-D neighborhood attention, one per query and key of its window.
+
+    .. math::
+        l_{i, t} = s \, q_i \cdot k_j + b_{(j - i) / d}, \qquad j = \rho_t(i)
+
+    with :math:`\rho_t(i)` the key in slot :math:`t` of the window of :math:`i`. Slots are in
+    row-major order over the axes; on each axis slot ``t`` holds the key ``t * dilation`` after the
+    first of the window. Windows that a border cuts (causal axes only) have ``-inf`` in their last
+    slots. Products are summed in float32.
+
+    Args:
+        query: ``[batch, height, width, heads, head_dim]``; float32, float16 or bfloat16.
+        key: ``[batch, height, width, kv_heads, head_dim]``; ``kv_heads`` divides ``heads``.
+        kernel_size: Keys per query and axis, an integer or one per axis.
+        dilation: Step between the keys of a window.
+        stride: Keeps every ``stride``-th query, as in :func:`na2d`.
+        is_causal: Whether a query sees only keys up to itself, for all axes or one per axis.
+        scale: Factor of the products. Default: ``head_dim ** -0.5``.
+        rpb: Relative position bias ``[heads, 2 * kernel_size - 1 per axis]``, added after scaling.
+        window_stride: Queries that share the window of their leader, as in :func:`na2d`.
+
+    Returns:
+        ``[batch, height', width', heads, prod(kernel_size)]`` in the dtype of ``query``.
+
+    Raises:
+        TypeError: If an argument has the wrong type or dtype.
+        ValueError: If shapes do not fit, or ``kernel_size * dilation`` exceeds an axis.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from natten_zoo import ops
+        >>> x = mx.random.normal((1, 14, 14, 2, 32))
+        >>> weights = mx.softmax(ops.na2d_qk(x, x, kernel_size=7), axis=-1)
+        >>> weights.shape
+        (1, 14, 14, 2, 49)
+        >>> mx.allclose(ops.na2d_av(weights, x, 7), ops.na2d(x, x, x, 7), atol=1e-5).item()
+        True
+    """
+    hood = hood_of("na2d_qk", 2, kernel_size, dilation, stride, window_stride, is_causal)
+    return _qk("na2d_qk", hood, query, key, scale, rpb)
+
+
+def na1d_qk(
+    query: mx.array,
+    key: mx.array,
+    kernel_size: IntOrInts,
+    dilation: IntOrInts = 1,
+    *,
+    stride: IntOrInts = 1,
+    is_causal: BoolOrBools = False,
+    scale: float | None = None,
+    rpb: mx.array | None = None,
+    window_stride: IntOrInts = 1,
+) -> mx.array:
+    """1-D :func:`na2d_qk`: ``[batch, length, heads, head_dim]`` to
+    ``[batch, length', heads, kernel_size]``.
+    """
+    hood = hood_of("na1d_qk", 1, kernel_size, dilation, stride, window_stride, is_causal)
+    return _qk("na1d_qk", hood, query, key, scale, rpb)
+
+
+def na3d_qk(
+    query: mx.array,
+    key: mx.array,
+    kernel_size: IntOrInts,
+    dilation: IntOrInts = 1,
+    *,
+    stride: IntOrInts = 1,
+    is_causal: BoolOrBools = False,
+    scale: float | None = None,
+    rpb: mx.array | None = None,
+    window_stride: IntOrInts = 1,
+) -> mx.array:
+    """3-D :func:`na2d_qk`: ``[batch, depth, height, width, heads, head_dim]`` to
+    ``[batch, depth', height', width', heads, prod(kernel_size)]``.
+    """
+    hood = hood_of("na3d_qk", 3, kernel_size, dilation, stride, window_stride, is_causal)
+    return _qk("na3d_qk", hood, query, key, scale, rpb)
+
+
+def na2d_av(
+    attn: mx.array,
+    value: mx.array,
+    kernel_size: IntOrInts,
+    dilation: IntOrInts = 1,
+    *,
+    stride: IntOrInts = 1,
+    is_causal: BoolOrBools = False,
+    window_stride: IntOrInts = 1,
+) -> mx.array:
+    r"""The values of each query's 2-D window, summed with the given weights.
+
+    .. math::
+        o_i = \sum_t a_{i, t} \, v_{\rho_t(i)}
+
+    Takes the slots of :func:`na2d_qk`, which must have had the same parameters. Slots without a
+    key are ignored, whatever they hold.
+
+    Args:
+        attn: ``[batch, height', width', heads, prod(kernel_size)]``; any weights.
+        value: ``[batch, height, width, kv_heads, value_dim]``, in the dtype of ``attn``.
+        kernel_size: As in :func:`na2d_qk`.
+        dilation: As in :func:`na2d_qk`.
+        stride: As in :func:`na2d_qk`: ``height'`` is ``ceil(height / stride)``.
+        is_causal: As in :func:`na2d_qk`.
+        window_stride: As in :func:`na2d_qk`.
+
+    Returns:
+        ``[batch, height', width', heads, value_dim]``.
+
+    Raises:
+        TypeError: If an argument has the wrong type or dtype.
+        ValueError: If shapes do not fit, or ``kernel_size * dilation`` exceeds an axis.
+    """
+    hood = hood_of("na2d_av", 2, kernel_size, dilation, stride, window_stride, is_causal)
+    return _av("na2d_av", hood, attn, value)
+
+
+def na1d_av(
+    attn: mx.array,
+    value: mx.array,
+    kernel_size: IntOrInts,
+    dilation: IntOrInts = 1,
+    *,
+    stride: IntOrInts = 1,
+    is_causal: BoolOrBools = False,
+    window_stride: IntOrInts = 1,
+) -> mx.array:
+    """1-D :func:`na2d_av`: ``[batch, length', heads, kernel_size]`` to
+    ``[batch, length', heads, value_dim]``.
+    """
+    hood = hood_of("na1d_av", 1, kernel_size, dilation, stride, window_stride, is_causal)
+    return _av("na1d_av", hood, attn, value)
+
+
+def na3d_av(
+    attn: mx.array,
+    value: mx.array,
+    kernel_size: IntOrInts,
+    dilation: IntOrInts = 1,
+    *,
+    stride: IntOrInts = 1,
+    is_causal: BoolOrBools = False,
+    window_stride: IntOrInts = 1,
+) -> mx.array:
+    """3-D :func:`na2d_av`: ``[batch, depth', height', width', heads, prod(kernel_size)]`` to
+    ``[batch, depth', height', width', heads, value_dim]``.
+    """
+    hood = hood_of("na3d_av", 3, kernel_size, dilation, stride, window_stride, is_causal)
+    return _av("na3d_av", hood, attn, value)
+
+
+def na1d_qk_rpb(
+    query: mx.array,
+    key: mx.array,
+    rpb: mx.array,
+    kernel_size: IntOrInts,
+    dilation: IntOrInts = 1,
+    *,
+    scale: float | None = None,
+) -> mx.array:
+    """:func:`na1d_qk` with a bias and, unless ``scale`` is given, without scaling.
+
+    ``rpb`` is ``[heads, 2 * kernel_size - 1]``.
+    """
+    hood = Neighborhood.of(1, kernel_size, dilation=dilation, op="na1d_qk_rpb")
+    return _qk("na1d_qk_rpb", hood, query, key, 1.0 if scale is None else scale, rpb)
+
+
+def na2d_qk_rpb(
+    query: mx.array,
+    key: mx.array,
+    rpb: mx.array,
+    kernel_size: IntOrInts,
+    dilation: IntOrInts = 1,
+    *,
+    scale: float | None = None,
+) -> mx.array:
+    """:func:`na2d_qk` with a bias and, unless ``scale`` is given, without scaling.
+
+    The signature that DiNAT-based models know from natten-mlx's ``extras.allin1``, for kernels of
+    any size. ``rpb`` is ``[heads, 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1]``.
+    """
+    hood = Neighborhood.of(2, kernel_size, dilation=dilation, op="na2d_qk_rpb")
+    return _qk("na2d_qk_rpb", hood, query, key, 1.0 if scale is None else scale, rpb)
+
+
+def na3d_qk_rpb(
+    query: mx.array,
+    key: mx.array,
+    rpb: mx.array,
+    kernel_size: IntOrInts,
+    dilation: IntOrInts = 1,
+    *,
+    scale: float | None = None,
+) -> mx.array:
+    """:func:`na3d_qk` with a bias and, unless ``scale`` is given, without scaling.
+
+    ``rpb`` is ``[heads, 2 * kernel_size - 1 per axis]``.
+    """
+    hood = Neighborhood.of(3, kernel_size, dilation=dilation, op="na3d_qk_rpb")
+    return _qk("na3d_qk_rpb", hood, query, key, 1.0 if scale is None else scale, rpb)
+
+
+def na1d_av_fused(
+    attn: mx.array, value: mx.array, kernel_size: IntOrInts, dilation: IntOrInts = 1
+) -> mx.array:
+    """:func:`na1d_av`: the other half of :func:`na1d_qk_rpb`."""
+    hood = Neighborhood.of(1, kernel_size, dilation=dilation, op="na1d_av_fused")
+    return _av("na1d_av_fused", hood, attn, value)
+
+
+def na2d_av_fused(
+    attn: mx.array, value: mx.array, kernel_size: IntOrInts, dilation: IntOrInts = 1
+) -> mx.array:
+    """:func:`na2d_av`: the other half of :func:`na2d_qk_rpb`."""
+    hood = Neighborhood.of(2, kernel_size, dilation=dilation, op="na2d_av_fused")
+    return _av("na2d_av_fused", hood, attn, value)
+
+
+def na3d_av_fused(
+    attn: mx.array, value: mx.array, kernel_size: IntOrInts, dilation: IntOrInts = 1
+) -> mx.array:
+    """:func:`na3d_av`: the other half of :func:`na3d_qk_rpb`."""
+    hood = Neighborhood.of(3, kernel_size, dilation=dilation, op="na3d_av_fused")
+    return _av("na3d_av_fused", hood, attn, value)
+
+
+def hood_of(
+    op: str,
+    rank: int,
+    kernel_size: IntOrInts,
+    dilation: IntOrInts,
+    stride: IntOrInts,
+    window_stride: IntOrInts,
+    is_causal: BoolOrBools,
+) -> Neighborhood:
+    """The neighborhood of an operator's arguments, in the order of all faces here."""
+    return Neighborhood.of(
+        rank,
+        kernel_size,
+        dilation=dilation,
+        stride=stride,
+        window_stride=window_stride,
+        is_causal=is_causal,
+        op=op,
+    )
+
+
+def _qk(
+    op: str,
+    hood: Neighborhood,
+    query: mx.array,
+    key: mx.array,
+    scale: float | None,
+    rpb: mx.array | None,
+) -> mx.array:
+    problem = attention_problem(op, hood, query, key, key, scale, rpb)
+    tier = backend.choose(problem, op)
+    query = downsample(problem, query)
+    arrays = [query, key] if rpb is None else [query, key, rpb]
+    return autograd.qk(problem, tier)(*arrays)[0]
+
+
+def _av(op: str, hood: Neighborhood, attn: mx.array, value: mx.array) -> mx.array:
+    problem = _av_problem(op, hood, attn, value)
+    return autograd.av(problem, backend.choose(problem, op))(attn, value)[0]
+
+
+def _av_problem(op: str, hood: Neighborhood, attn: mx.array, value: mx.array) -> Problem:
+    check_floats(op, attn=attn, value=value)
+    for name, x in (("attn", attn), ("value", value)):
+        if x.ndim != hood.rank + 3:
+            raise ValueError(f"[{op}] '{name}' must have {hood.rank + 3} axes but got {x.shape}.")
+    batch, *spatial, kv_heads, value_dim = value.shape
+    hood.check_size(spatial, op)
+    heads = attn.shape[-2]
+    expected = (batch, *hood.output_size(spatial), heads, hood.volume)
+    if attn.shape != expected:
+        raise ValueError(
+            f"[{op}] 'attn' must have shape {expected} to go with 'value' {value.shape} and "
+            f"kernel_size {hood.kernel_size} but got {attn.shape}."
+        )
+    check_heads(op, heads, kv_heads)
+    return Problem(
+        neighborhood=hood,
+        batch=batch,
+        spatial=tuple(spatial),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=value_dim,
+        value_dim=value_dim,
+        scale=1.0,
+        dtype=value.dtype,
+    )

@@ -1,0 +1,174 @@
+"""Neighborhood attention over padded batches whose samples have sizes of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import numpy as np
+
+from . import autograd, backend
+from .neighborhood import BoolOrBools, IntOrInts, Neighborhood
+from .problem import attention_problem, downsample
+from .unfused import hood_of
+
+Sizes = mx.array | np.ndarray | Sequence[int] | Sequence[Sequence[int]]
+
+
+def na2d_varlen(
+    query: mx.array,
+    key: mx.array,
+    value: mx.array,
+    spatial_sizes: Sizes,
+    kernel_size: IntOrInts,
+    dilation: IntOrInts = 1,
+    scale: float | None = None,
+    *,
+    stride: IntOrInts = 1,
+    is_causal: BoolOrBools = False,
+    rpb: mx.array | None = None,
+    window_stride: IntOrInts = 1,
+    return_lse: bool = False,
+) -> mx.array | tuple[mx.array, mx.array]:
+    """:func:`na2d` where sample ``b`` is only the corner ``spatial_sizes[b]`` of its array.
+
+    The windows of a sample are those of an array of its size: its borders move them, and what lies
+    outside is never seen, whatever it holds. Nothing is evaluated, so sizes may come out of a
+    computation, and a compiled function serves all of them.
+
+    Args:
+        query: ``[batch, height, width, heads, head_dim]``, padded.
+        key: ``[batch, height, width, kv_heads, head_dim]``.
+        value: ``[batch, height, width, kv_heads, value_dim]``.
+        spatial_sizes: Integers ``[batch, 2]``. On axes where a sample is smaller than ``kernel_size
+            * dilation`` its queries see the whole dilation group. Those of an ``mx.array``, whose
+            numbers are not known yet, are clipped to the padded size; others are checked.
+        kernel_size: Keys per query and axis, an integer or one per axis.
+        dilation: Step between the keys of a window.
+        scale: Factor of the logits. Default: ``head_dim ** -0.5``.
+        stride: Keeps every ``stride``-th query, as in :func:`na2d`.
+        is_causal: Whether a query sees only keys up to itself, for all axes or one per axis.
+        rpb: Relative position bias ``[heads, 2 * kernel_size - 1 per axis]``.
+        window_stride: Queries that share the window of their leader, as in :func:`na2d`.
+        return_lse: Whether to return the logarithm of the sum of exponentials, too.
+
+    Returns:
+        ``[batch, height', width', heads, value_dim]`` as :func:`na2d`, zero outside of the samples;
+        with ``return_lse`` a pair with the LSE, ``-inf`` outside.
+
+    Raises:
+        TypeError: If an argument has the wrong type or dtype.
+        ValueError: If shapes do not fit, or known sizes exceed the padded ones.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from natten_zoo import ops
+        >>> x = mx.random.normal((2, 12, 10, 2, 16))
+        >>> out = ops.na2d_varlen(x, x, x, [(12, 10), (7, 9)], kernel_size=5)
+        >>> part = x[1:, :7, :9]
+        >>> mx.allclose(out[1:, :7, :9], ops.na2d(part, part, part, 5), atol=1e-5).item()
+        True
+    """
+    hood = hood_of("na2d_varlen", 2, kernel_size, dilation, stride, window_stride, is_causal)
+    sizes = spatial_sizes
+    return _attend("na2d_varlen", hood, query, key, value, sizes, scale, rpb, return_lse)
+
+
+def na1d_varlen(
+    query: mx.array,
+    key: mx.array,
+    value: mx.array,
+    seq_lens: Sizes,
+    kernel_size: IntOrInts,
+    dilation: IntOrInts = 1,
+    scale: float | None = None,
+    *,
+    stride: IntOrInts = 1,
+    is_causal: BoolOrBools = False,
+    rpb: mx.array | None = None,
+    window_stride: IntOrInts = 1,
+    return_lse: bool = False,
+) -> mx.array | tuple[mx.array, mx.array]:
+    """1-D :func:`na2d_varlen`: arrays ``[batch, length, heads, head_dim]``, lengths ``[batch]``.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from natten_zoo import ops
+        >>> x = mx.random.normal((2, 12, 2, 16))
+        >>> ops.na1d_varlen(x, x, x, mx.array([12, 7]), kernel_size=5, is_causal=True).shape
+        (2, 12, 2, 16)
+    """
+    hood = hood_of("na1d_varlen", 1, kernel_size, dilation, stride, window_stride, is_causal)
+    sizes = seq_lens
+    if isinstance(sizes, mx.array | np.ndarray):
+        sizes = sizes[:, None] if sizes.ndim == 1 else sizes
+    else:
+        sizes = np.asarray(sizes).reshape(-1, 1)
+    return _attend("na1d_varlen", hood, query, key, value, sizes, scale, rpb, return_lse)
+
+
+def na3d_varlen(
+    query: mx.array,
+    key: mx.array,
+    value: mx.array,
+    spatial_sizes: Sizes,
+    kernel_size: IntOrInts,
+    dilation: IntOrInts = 1,
+    scale: float | None = None,
+    *,
+    stride: IntOrInts = 1,
+    is_causal: BoolOrBools = False,
+    rpb: mx.array | None = None,
+    window_stride: IntOrInts = 1,
+    return_lse: bool = False,
+) -> mx.array | tuple[mx.array, mx.array]:
+    """3-D :func:`na2d_varlen`: arrays ``[batch, depth, height, width, heads, head_dim]``, sizes
+    ``[batch, 3]``.
+    """
+    hood = hood_of("na3d_varlen", 3, kernel_size, dilation, stride, window_stride, is_causal)
+    sizes = spatial_sizes
+    return _attend("na3d_varlen", hood, query, key, value, sizes, scale, rpb, return_lse)
+
+
+def _attend(
+    op: str,
+    hood: Neighborhood,
+    query: mx.array,
+    key: mx.array,
+    value: mx.array,
+    sizes: Sizes,
+    scale: float | None,
+    rpb: mx.array | None,
+    return_lse: bool,
+) -> mx.array | tuple[mx.array, mx.array]:
+    checked = attention_problem(op, hood, query, key, value, scale, rpb)
+    lengths = _lengths(op, sizes, checked.batch, checked.spatial)
+    problem = attention_problem(op, hood, query, key, value, scale, rpb, lengths)
+    query = downsample(problem, query)
+    arrays = [query, key, value] if rpb is None else [query, key, value, rpb]
+    out, lse = autograd.attention(problem, backend.choose(problem, op))(*arrays, lengths)
+    return (out, lse) if return_lse else out
+
+
+def _lengths(op: str, sizes: Sizes, batch: int, spatial: tuple[int, ...]) -> mx.array:
+    """int32 ``[batch, rank]`` within the padded size."""
+    given = sizes if isinstance(sizes, mx.array) else np.asarray(sizes)
+    name = "seq_lens" if len(spatial) == 1 else "spatial_sizes"
+    integral = (
+        mx.issubdtype(given.dtype, mx.integer)
+        if isinstance(given, mx.array)
+        else np.issubdtype(given.dtype, np.integer)
+    )
+    if not integral:
+        raise TypeError(f"[{op}] '{name}' must be integers but got {given.dtype}.")
+    if given.shape != (batch, len(spatial)):
+        expected = [batch] if len(spatial) == 1 else [batch, len(spatial)]
+        raise ValueError(f"[{op}] '{name}' must have shape {expected} but got {list(given.shape)}.")
+    if isinstance(given, mx.array):
+        return mx.clip(given.astype(mx.int32), 0, mx.array(spatial, mx.int32))
+    if (given < 1).any() or (given > np.array(spatial)).any():
+        raise ValueError(
+            f"[{op}] '{name}' must lie between 1 and the padded size {spatial} but got "
+            f"{given.tolist()}."
+        )
+    return mx.array(given.astype(np.int32))
