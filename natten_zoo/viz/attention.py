@@ -155,20 +155,15 @@ def reach(level: Sequence[LayerView], query: tuple[int, ...]) -> np.ndarray:
     """
     needed = np.full(level[-1].size, -1)
     seen = [{position} for position in query]
-    for layers in range(len(level) + 1):
-        box = np.ix_(
-            *(
-                sorted(p for p in positions if p < n)
-                for positions, n in zip(seen, needed.shape, strict=True)
-            )
-        )
+    needed[tuple(query)] = 0
+    for layers, view in enumerate(reversed(level), start=1):
+        seen = [
+            {key for position in positions for key in view.window_of(axis, position).tolist()}
+            for axis, positions in enumerate(seen)
+        ]
+        inside = [[key for key in keys if key < n] for keys, n in zip(seen, view.size, strict=True)]
+        box = np.ix_(*inside)
         needed[box] = np.where(needed[box] < 0, layers, needed[box])
-        if layers < len(level):
-            view = level[-1 - layers]
-            seen = [
-                {key for position in positions for key in view.window_of(axis, position).tolist()}
-                for axis, positions in enumerate(seen)
-            ]
     return needed
 
 

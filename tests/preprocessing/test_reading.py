@@ -184,3 +184,19 @@ def test_bad_arguments(corner):
         read_image(corner, channels=2)
     with pytest.raises(TypeError, match=r"\[read_image\] 'source'"):
         read_image(3.5)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"])
+def test_damaged_files_are_read_or_refused(tmp_path, corner, kind):
+    whole = io.BytesIO()
+    corner.save(whole, kind)
+    rng = np.random.default_rng(0)
+    path = tmp_path / "damaged"
+    for _ in range(60):
+        content = np.frombuffer(whole.getvalue(), np.uint8).copy()
+        content[rng.integers(0, min(len(content), 300), 3)] = rng.integers(0, 256, 3)
+        path.write_bytes(content.tobytes()[: rng.integers(1, len(content) + 1)])
+        try:
+            assert read_image(path).mode == "RGB"
+        except ImageError as error:
+            assert "damaged: " in str(error)
