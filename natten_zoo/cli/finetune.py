@@ -1,0 +1,40 @@
+"""Train a model on images of your own; run the same command again to resume.
+
+DATA is a folder with train/CLASS/* and val/CLASS/*, a folder CLASS/* (a tenth of each class is
+held out), a tar archive of either, a CSV file with the columns 'file' and 'label' (and 'split'),
+or fashion_mnist. The classifier is replaced by one for your classes.
+
+  natten-zoo finetune flowers/ --model nat_mini --out runs/flowers
+
+OUT/best and OUT/last are models: `natten-zoo classify --model runs/flowers/best photo.jpg`.
+OUT also gets recipe.yaml (every option as it was resolved), metrics.jsonl and curve.png. Options
+come from the command line, then from the recipe (-c: a YAML file, or finetune, linear_probe, lora,
+from_scratch), then from the defaults. Several machines or GPUs: `mlx.launch -n 2 ...`.
+
+Exit status: 0 the run is finished, 1 it was stopped and can be resumed, 2 it could not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's arguments."""
+    from ..training.config import add_arguments
+
+    parser.add_argument("data", nargs="?", default=argparse.SUPPRESS, metavar="DATA")
+    parser.add_argument(
+        "-c", "--config", default="finetune", metavar="RECIPE", help="default: %(default)s"
+    )
+    add_arguments(parser, skip=("data",))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains, and prints the outcome."""
+    from ..training import Recipe, overrides_from
+    from ..training import run as train
+
+    result = train(Recipe.load(args.config, overrides_from(args)))
+    print("  ".join(f"{name}={value}" for name, value in result.items()))
+    return 0 if result["outcome"].startswith("finished") else 1

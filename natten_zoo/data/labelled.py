@@ -1,0 +1,151 @@
+"""Finding labelled images for training: folders, tar archives and CSV lists, and their split."""
+
+from __future__ import annotations
+
+import csv
+import os
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from .image_files import SUFFIXES
+from .image_folder import ImageFolder
+
+
+@dataclass
+class Samples:
+    """Image files and the class of each.
+
+    Attributes:
+        files: Paths.
+        labels: Index into the split's classes for each file.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+
+    def add(self, file: Path, label: int) -> None:
+        """Append one image."""
+        self.files.append(file)
+        self.labels.append(label)
+
+
+@dataclass
+class LabelledImages:
+    """A data set: its classes, what to train on and what to validate on."""
+
+    classes: tuple[str, ...]
+    train: Samples
+    val: Samples
+
+
+def open_labelled(
+    data: str | os.PathLike[str], val_fraction: float, seed: int, unpack_to: Path
+) -> LabelledImages:
+    """Lists a data set of images.
+
+    Args:
+        data: A folder ``CLASS/*``; or with ``train/CLASS/*`` and ``val/CLASS/*``; a tar archive
+            of either; or a CSV file with the columns ``file``, ``label`` and, if it says so
+            itself, ``split`` (``train`` or ``val``), files relative to the CSV.
+        val_fraction: Share of each class held out where the data has no split of its own.
+        seed: Decides which images are held out.
+        unpack_to: Where a tar archive is unpacked, once.
+
+    Raises:
+        FileNotFoundError: If there is no such file or folder.
+        ValueError: If a class is empty, there is one class only, or validation has a class that
+            training has not.
+    """
+    path = Path(data)
+    if not path.exists():
+        raise FileNotFoundError(f"[data] no such file or folder: {path}.")
+    if path.is_file() and tarfile.is_tarfile(path):
+        path = _unpack(path, unpack_to)
+    images = _open_csv(path) if path.is_file() else _open_folder(path)
+    if len(images.classes) < 2:
+        raise ValueError(
+            f"[data] {data} must have at least two classes but has {', '.join(images.classes)}."
+        )
+    if not images.val.files and val_fraction > 0:
+        images.train, images.val = split(images.train, val_fraction, seed)
+    return images
+
+
+def split(samples: Samples, fraction: float, seed: int) -> tuple[Samples, Samples]:
+    """Holds out `fraction` of each class, at least one image where it has two or more."""
+    kept, held = Samples(), Samples()
+    labels = np.array(samples.labels)
+    for label in np.unique(labels):
+        rows = np.random.default_rng([seed, label]).permutation(np.flatnonzero(labels == label))
+        count = min(len(rows) - 1, max(1, round(fraction * len(rows))))
+        for place, row in enumerate(rows):
+            (held if place < count else kept).add(samples.files[row], int(label))
+    return kept, held
+
+
+def _open_folder(path: Path) -> LabelledImages:
+    if not (path / "train").is_dir():
+        folder = ImageFolder.open(path)
+        return LabelledImages(folder.classes, _samples(folder, folder.classes), Samples())
+    train = ImageFolder.open(path / "train")
+    held = next((path / name for name in ("val", "validation") if (path / name).is_dir()), None)
+    val = _samples(ImageFolder.open(held), train.classes) if held else Samples()
+    return LabelledImages(train.classes, _samples(train, train.classes), val)
+
+
+def _samples(folder: ImageFolder, classes: Sequence[str]) -> Samples:
+    _check_known(folder.classes, classes)
+    labels = [classes.index(folder.classes[label]) for label in folder.labels]
+    return Samples(list(folder.files), labels)
+
+
+def _check_known(names: Sequence[str], classes: Sequence[str]) -> None:
+    if unknown := sorted(set(names) - set(classes)):
+        raise ValueError(
+            f"[data] validation has classes that training has not: {', '.join(unknown)}."
+        )
+
+
+def _open_csv(path: Path) -> LabelledImages:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        missing = {"file", "label"} - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(
+                f"[data] {path} must be a folder, a tar archive or a CSV file with the columns "
+                f"'file' and 'label', but the first line is {reader.fieldnames}."
+            )
+        rows = list(reader)
+    for line, row in enumerate(rows, 2):
+        if not row["file"] or not row["label"] or row.get("split") not in (None, "train", "val"):
+            raise ValueError(
+                f"[data] {path} line {line} must have a file, a label and, if there is a split, "
+                f"'train' or 'val' in it, but got {row}."
+            )
+    parts = {"train": [r for r in rows if r.get("split") != "val"],
+             "val": [r for r in rows if r.get("split") == "val"]}  # fmt: skip
+    classes = tuple(sorted({row["label"] for row in parts["train"]}))
+    _check_known([row["label"] for row in parts["val"]], classes)
+    index = {name: label for label, name in enumerate(classes)}
+    samples = {
+        name: Samples([path.parent / r["file"] for r in part], [index[r["label"]] for r in part])
+        for name, part in parts.items()
+    }
+    return LabelledImages(classes, samples["train"], samples["val"])
+
+
+def _unpack(archive: Path, target: Path) -> Path:
+    """Unpacks the images of a tar archive; a kill in between leaves no half of it behind."""
+    if not target.exists():
+        fresh = target.with_name(f".{target.name}.new")
+        with tarfile.open(archive) as tar:
+            members = [m for m in tar if m.isfile() and Path(m.name).suffix.lower() in SUFFIXES]
+            tar.extractall(fresh, members, filter="data")
+        fresh.rename(target)
+    # An archive of one folder, as `tar -c flowers/` makes it, is about what is in that folder.
+    inside = [p for p in target.iterdir() if p.is_dir()]
+    return inside[0] if len(inside) == 1 and inside[0].name != "train" else target

@@ -1,0 +1,166 @@
+"""A data set of image files, decoded by mlx-data's threads in an order that can be resumed.
+
+Everything random happens later, on the device: here a row number always gives the same pixels,
+so an interrupted epoch goes on where it stopped. mlx-data's own random operations would repeat
+themselves between threads and epochs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from .arrays import Batch, pad_batch
+from .labelled import LabelledImages
+from .preprocess import Preprocess
+from .reading import ImageError, read_image
+
+ORIENTATION = 0x0112
+MARGIN = 8 / 7  # a random crop is cut from an image that is larger than the network's input
+LUMA = (19595, 38470, 7471)  # of 65536, as Pillow rounds them
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a look into one file found: which file to decode instead, and its width / height."""
+
+    file: Path
+    aspect: float
+
+
+def scan_images(files: list[Path], converted: Path, workers: int) -> list[Scan]:
+    """Decodes every image once, before training, and converts what mlx-data would read wrongly.
+
+    mlx-data cannot read WebP or TIFF, ignores the EXIF orientation and gives grey PNG files
+    another shape. Such files are stored as RGB in the folder `converted` and read from there.
+
+    Raises:
+        ImageError: Naming every file that no one can read.
+    """
+
+    def look(file: Path) -> Scan | str:
+        try:
+            return _scan(file, converted)
+        except ImageError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(tqdm(pool.map(look, files), "checking images", len(files), leave=False))
+    if bad := [text for text in found if isinstance(text, str)]:
+        raise ImageError(
+            f"[data] {len(bad)} of {len(files)} images can't be read; repair or remove them:\n  "
+            + "\n  ".join(bad[:50] + ([f"... {len(bad) - 50} more"] if len(bad) > 50 else []))
+        )
+    return [scan for scan in found if isinstance(scan, Scan)]
+
+
+def _scan(file: Path, converted: Path) -> Scan:
+    image = read_image(file)  # decodes all of it, so a truncated file is found
+    aspect = image.width / image.height
+    with Image.open(file) as header:
+        plain = header.format in ("JPEG", "PNG", "BMP") and header.mode == "RGB"
+        if plain and header.getexif().get(ORIENTATION, 1) == 1:
+            return Scan(file, aspect)
+    target = converted / f"{sha256(str(file.resolve()).encode()).hexdigest()[:24]}.png"
+    fresh = target.with_suffix(".new")
+    converted.mkdir(parents=True, exist_ok=True)
+    image.save(fresh, "PNG")
+    fresh.rename(target)
+    return Scan(target, aspect)
+
+
+class StreamSource:
+    """Training images through mlx-data, validation images as at inference.
+
+    Args:
+        images: Files and labels.
+        preprocess: Size and channels of the network's input.
+        crop: The recipe's crop: ``resized`` takes whole images squeezed to a square, a little
+            larger than the input; others take the center at the input's size.
+        converted: Folder for files that have to be converted.
+        workers: Threads.
+    """
+
+    def __init__(
+        self,
+        images: LabelledImages,
+        preprocess: Preprocess,
+        crop: str,
+        converted: Path,
+        workers: int,
+    ) -> None:
+        self.classes, self.val = images.classes, images.val
+        self.size, self.val_size = len(images.train.files), len(images.val.files)
+        self.preprocess, self.crop, self.workers = preprocess, crop, workers
+        scans = scan_images(images.train.files + images.val.files, converted, workers)
+        self.rows = [
+            {
+                "image": str(scan.file).encode(),
+                "label": np.array(label, np.int32),
+                "aspect": np.array(scan.aspect, np.float32),
+            }
+            for scan, label in zip(scans, images.train.labels, strict=False)
+        ]
+
+    def train_batches(self, rows: Iterable[np.ndarray]) -> Iterator[Batch]:
+        """A batch of images, labels and aspect ratios for each array of row numbers."""
+        try:
+            import mlx.data as dx
+        except ImportError as error:
+            raise ImportError(
+                "[data] training on image files needs mlx-data: `pip install mlx-data` (Python "
+                "3.13 or older, macOS or Linux x86-64)."
+            ) from error
+        chosen = list(rows)
+        if not chosen:
+            return
+        files: Any = dx
+        buffer = files.buffer_from_vector([self.rows[row] for row in np.concatenate(chosen)])
+        buffer = self._resize(buffer.load_image("image"))
+        # Batching before the prefetch keeps the order and gives every batch the same shape.
+        for batch in buffer.batch(len(chosen[0])).ordered_prefetch(4, self.workers):
+            images = to_channels(mx.array(batch["image"]), self.preprocess.channels)
+            aspect = mx.array(batch["aspect"]) if self.crop == "resized" else mx.ones(len(images))
+            yield images, mx.array(batch["label"]), aspect
+
+    def _resize(self, buffer: Any) -> Any:
+        size = self.preprocess.size
+        if self.crop == "resized":
+            return buffer.image_resize("image", round(size * MARGIN), round(size * MARGIN))
+        short = int(size / self.preprocess.crop_pct)
+        buffer = buffer.image_resize_smallest_side("image", short)
+        return buffer.image_center_crop("image", size, size)
+
+    def val_batches(
+        self, batch_size: int, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[mx.array, mx.array]]:
+        """The validation images of one process; the last batch is padded, label -1."""
+        files = self.val.files[rank::world]
+        labels = np.array(self.val.labels[rank::world], dtype=np.int32)
+        with ThreadPoolExecutor(self.workers) as pool:
+            for start in range(0, len(files), batch_size):
+                chosen = files[start : start + batch_size]
+                pixels = np.stack(list(pool.map(self._val_image, chosen)))
+                yield pad_batch(pixels, labels[start : start + batch_size], batch_size)
+
+    def _val_image(self, file: Path) -> np.ndarray:
+        image = self.preprocess.crop(read_image(file, self.preprocess.channels))
+        side = self.preprocess.size
+        return np.asarray(image).reshape(side, side, self.preprocess.channels)
+
+
+def to_channels(images: mx.array, channels: int) -> mx.array:
+    """RGB `[B, H, W, 3]` of uint8, or its grey `[B, H, W, 1]` with Pillow's rounding."""
+    if channels == 3:
+        return images
+    luma = (images.astype(mx.int32) * mx.array(LUMA)).sum(-1, keepdims=True)
+    return ((luma + 0x8000) >> 16).astype(mx.uint8)

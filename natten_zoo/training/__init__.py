@@ -1,0 +1,10 @@
+"""Training and fine-tuning: a recipe in, checkpoints that `from_pretrained` loads out.
+
+Read `step.py` first: it is the whole training step.
+"""
+
+from .config import Recipe, add_arguments, overrides_from
+from .launch import run
+from .loop import Trainer
+
+__all__ = ["Recipe", "Trainer", "add_arguments", "overrides_from", "run"]

@@ -1,0 +1,119 @@
+"""Checkpoints that survive a kill at any moment and bring a run back bit for bit.
+
+`OUT/last` is a folder that `from_pretrained` loads, plus `training.safetensors`: the float32
+masters, their average, the optimizer's state, and the random state of every process. A new folder
+is written beside it and put in place by renaming; `OUT/previous` is the one before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten, tree_unflatten
+
+from .step import TrainState
+
+STATE_FILE = "training.safetensors"
+Position = dict[str, Any]
+
+
+class RunError(ValueError):
+    """A run cannot go on; the message says why and what is safe on disk."""
+
+
+def write_folder(target: Path, fill: Callable[[Path], None], keep: Path | None = None) -> None:
+    """Let `fill` write a folder and put it at `target` by renaming, whatever happens.
+
+    The folder that was there moves to `keep`, or goes. Between the two renames there is no
+    `target`, but `keep` holds the one before.
+
+    Raises:
+        RunError: The disk is full or the folder not writable; `target` is as it was.
+    """
+    fresh = target.with_name(f".{target.name}.new")
+    old = keep or target.with_name(f".{target.name}.old")
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        fill(fresh)
+        _sync(fresh)
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+        fresh.rename(target)
+    except (OSError, RuntimeError) as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise RunError(
+            f"[checkpoint] {target} could not be written: {error}. "
+            "The checkpoint before it is intact."
+        ) from error
+    if keep is None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Have the disk hold every file of a folder before the rename that publishes it."""
+    for path in [*folder.iterdir(), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def save_state(folder: Path, state: TrainState, position: Position, random: mx.array) -> None:
+    """Write `training.safetensors`; `random` comes from `gather_random_state`."""
+    arrays: Any = tree_flatten(
+        {"weights": state.weights, "optimizer": state.updater.state, "random": random}
+    )
+    facts = {"position": position, "shapes": state.packing.shapes}
+    metadata = {"format": "mlx", **{name: json.dumps(value) for name, value in facts.items()}}
+    mx.save_safetensors(str(folder / STATE_FILE), dict(arrays), metadata)
+
+
+def gather_random_state() -> mx.array:
+    """The random state of every process, uint32 `[processes, 2]`. All of them must call it."""
+    random: Any = mx.random.state
+    own = mx.array(random[0])[None]
+    world = mx.distributed.init()
+    return own if world.size() == 1 else mx.distributed.all_gather(own, stream=mx.cpu)
+
+
+def load_state(folder: Path, state: TrainState) -> Position:
+    """Restore `state` and this process's random state; return the position that was saved."""
+    loaded: Any = mx.load(str(folder / STATE_FILE), return_metadata=True)
+    arrays, metadata = loaded
+    random: mx.array = arrays.pop("random")
+    world = mx.distributed.init()
+    if len(random) != world.size():
+        raise RunError(
+            f"[checkpoint] {folder} was written by {len(random)} processes and can't "
+            f"be resumed by {world.size()}."
+        )
+    shapes = {name: tuple(shape) for name, shape in json.loads(metadata["shapes"]).items()}
+    if shapes != state.packing.shapes:
+        raise RunError(f"[checkpoint] {folder} was written for another model.")
+    tree: Any = tree_unflatten(list(arrays.items()))
+    # In place: the compiled step holds on to these very containers.
+    state.weights.update(tree["weights"])
+    state.updater.state.update(tree["optimizer"])
+    state.show()
+    mx.eval(state.captured()[:3])
+    high, low = (int(word) for word in random[world.rank()])
+    mx.random.seed(high << 32 | low)
+    position: Position = json.loads(metadata["position"])
+    return position
+
+
+def find_latest(out: Path) -> Path | None:
+    """The newest complete checkpoint of a run, or None for a run that has none."""
+    for name in ("last", "previous"):
+        if (out / name / STATE_FILE).exists():
+            return out / name
+    return None

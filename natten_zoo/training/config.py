@@ -1,0 +1,221 @@
+"""The recipe of a training run: every option once, with its default and its help.
+
+A recipe is resolved from three sources: the command line wins over the YAML file, which wins over
+the defaults below. The resolved recipe is saved with the run, and a resumed run must agree with it.
+"""
+
+# ruff: noqa: RUF009 -- `option` is dataclasses.field with a line of help
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import yaml
+
+from .. import configs
+
+# A resumed run may have other values of these: they change neither data nor arithmetic.
+FREE_TO_CHANGE = frozenset(
+    ("out", "max_minutes", "workers", "save_every", "log_every", "report_to")
+)
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "tune": ("full", "head", "lora"),
+    "optimizer": ("adamw", "sgd", "lion"),
+    "schedule": ("cosine", "step", "constant"),
+    "dtype": ("float32", "bfloat16"),
+    "crop": ("none", "shift", "resized"),
+    "compile": ("auto", "yes", "no"),
+    "report_to": ("none", "tensorboard", "wandb"),
+}
+
+
+def option(default: Any, help: str) -> Any:
+    """Declare a recipe field: its default value and one line of help."""
+    if isinstance(default, dict | list):
+        return field(default_factory=lambda: type(default)(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class Recipe:
+    """Every choice that a training run makes."""
+
+    # what to train, on what
+    data: str = option("", "image folder, tar archive, CSV list, or the name of a built-in set")
+    model: str = option("nat_mini", "model name, or a folder saved by this library")
+    out: str = option("", "folder of the run: checkpoints, metrics, curve, resolved recipe")
+    pretrained: bool = option(True, "start from the published weights of the model")
+    model_args: dict[str, Any] = option({}, "fields of the model's config to replace (YAML only)")
+    image_size: int | None = option(None, "input size in pixels; default: the model's own")
+    val_fraction: float = option(0.1, "share held out for validation where DATA has no val/")
+
+    # which parameters learn
+    tune: str = option("full", "full, head (linear probe) or lora")
+    freeze: list[str] = option([], "prefixes of parameters that stay fixed, such as patch_embed")
+    lora_rank: int = option(8, "rank of the LoRA matrices")
+    lora_scale: float = option(2.0, "factor on the LoRA update")
+    lora_targets: list[str] = option(["qkv", "proj", "fc1", "fc2"], "linear layers that get LoRA")
+
+    # optimisation
+    epochs: int = option(30, "passes over the training images")
+    batch_size: int = option(64, "images per update, over all processes")
+    accumulate: int = option(1, "micro-batches whose gradients make one update")
+    optimizer: str = option("adamw", "adamw, sgd or lion")
+    lr: float = option(1e-3, "highest learning rate")
+    momentum: float = option(0.9, "momentum of sgd")
+    betas: list[float] = option([0.9, 0.999], "averaging factors of adamw and lion")
+    weight_decay: float = option(0.05, "decoupled decay; norms, biases and rpb are spared")
+    layer_decay: float = option(1.0, "learning-rate factor per block, from the head downwards")
+    clip_norm: float = option(5.0, "largest norm of the gradient; 0 switches clipping off")
+    schedule: str = option("cosine", "cosine, step (a tenth at 60 %% and 85 %%) or constant")
+    warmup_epochs: float = option(1.0, "linear warm-up from a thousandth of lr")
+    min_lr: float = option(1e-5, "learning rate at the end of the cosine")
+    ema_decay: float = option(0.0, "moving average of the weights, such as 0.999; 0 is off")
+    dtype: str = option("float32", "arithmetic of the network; masters are always float32")
+    compile: str = option(
+        "auto", "fuse the step's operations; auto does on Metal, as CUDA and CPU take minutes"
+    )
+    grad_checkpoint: bool = option(False, "recompute each block in the backward pass: less memory")
+    drop_path: float | None = option(None, "stochastic depth rate; default: the model's own")
+
+    # augmentation, on the device
+    crop: str = option("resized", "none, shift (zero-padded translation) or resized (random area)")
+    crop_padding: int = option(4, "largest shift in pixels")
+    crop_scale: float = option(0.35, "smallest area of a resized crop")
+    flip: bool = option(True, "mirror left-right half of the time")
+    jitter: float = option(0.0, "strength of brightness, contrast and saturation changes")
+    rand_augment: int = option(0, "magnitude (0-10) of two random operations per image; 0 is off")
+    erase: float = option(0.0, "probability of erasing a random rectangle")
+    mixup: float = option(0.0, "alpha of mixup's Beta distribution; 0 is off")
+    cutmix: float = option(0.0, "alpha of cutmix's Beta distribution; 0 is off")
+    mix_prob: float = option(1.0, "share of batches that are mixed at all")
+    smoothing: float = option(0.1, "label smoothing")
+
+    # the run
+    seed: int = option(0, "seed of initial weights, order of images and augmentation")
+    workers: int = option(4, "threads that decode images")
+    max_minutes: float = option(0.0, "stop with a checkpoint after so many minutes; 0 is no limit")
+    save_every: int = option(0, "updates between checkpoints; 0 saves at every epoch's end only")
+    log_every: int = option(20, "updates between two lines of metrics.jsonl")
+    report_to: str = option("none", "none, tensorboard or wandb")
+
+    def __post_init__(self) -> None:
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                wanted = ", ".join(known)
+                raise ValueError(
+                    f"[Recipe] '{name}' must be one of {wanted} but got {getattr(self, name)!r}."
+                )
+        for name in ("epochs", "batch_size", "accumulate", "log_every", "lora_rank"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"[Recipe] '{name}' must be at least 1 but got {getattr(self, name)}."
+                )
+        for name in ("val_fraction", "smoothing", "erase", "ema_decay", "mix_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"[Recipe] '{name}' must lie in [0, 1] but got {getattr(self, name)}."
+                )
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"[Recipe] 'batch_size' {self.batch_size} must be a multiple of "
+                f"'accumulate' {self.accumulate}."
+            )
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        """Build a recipe, refusing names that no field has and values of another type."""
+        kinds = get_type_hints(cls)
+        for name, value in values.items():
+            if name not in kinds:
+                raise ValueError(
+                    f"[Recipe] unknown option {name!r}; known are {', '.join(sorted(kinds))}."
+                )
+            values = {**values, name: _coerce(name, value, kinds[name])}
+        return cls(**values)
+
+    @classmethod
+    def load(cls, path: str | Path | None, overrides: dict[str, Any] | None = None) -> Recipe:
+        """Resolve `overrides` over a YAML file over the defaults.
+
+        Args:
+            path: The file, or the name of one that comes with the library, such as ``finetune``.
+            overrides: Options that win over the file's.
+        """
+        values = yaml.safe_load(_find(path).read_text(encoding="utf-8")) or {} if path else {}
+        if not isinstance(values, dict):
+            raise ValueError(f"[Recipe] {path} must hold a mapping of options.")
+        return cls.from_dict({**values, **(overrides or {})})
+
+    def to_yaml(self) -> str:
+        """The resolved recipe as YAML, in the order of the fields."""
+        return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
+
+    def conflicts(self, other: Recipe) -> list[str]:
+        """Names of the options that differ and that a resumed run may not change."""
+        return [
+            f.name
+            for f in dataclasses.fields(self)
+            if f.name not in FREE_TO_CHANGE and getattr(self, f.name) != getattr(other, f.name)
+        ]
+
+
+def _find(path: str | Path) -> Any:
+    """The recipe file at a path, or the library's own of that name."""
+    own = files(configs) / "recipes" / f"{path}.yaml"
+    if Path(path).is_file() or not own.is_file():
+        return Path(path)
+    return own
+
+
+def _coerce(name: str, value: Any, kind: Any) -> Any:
+    """Turn a YAML value into the field's type: 1 is a float, 1e-3 (a YAML string) too."""
+    options = [k for k in get_args(kind) if isinstance(k, type)] if _is_optional(kind) else [kind]
+    if value is None and type(None) in options:
+        return None
+    wanted = next((k for k in options if k is not type(None)), kind)
+    if wanted is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        return float(value)
+    base = getattr(wanted, "__origin__", wanted)
+    if not isinstance(value, base) or (base is int and isinstance(value, bool)):
+        raise TypeError(f"[Recipe] '{name}' must be {base.__name__} but got {value!r}.")
+    return value
+
+
+def _is_optional(kind: Any) -> bool:
+    return type(None) in get_args(kind)
+
+
+def add_arguments(parser: argparse.ArgumentParser, skip: tuple[str, ...] = ()) -> None:
+    """Give `parser` one flag per recipe field; flags not typed stay out of the result."""
+    kinds = get_type_hints(Recipe)
+    for item in dataclasses.fields(Recipe):
+        kind, names = kinds[item.name], ["--" + item.name.replace("_", "-")]
+        settings: dict[str, Any] = {
+            "dest": item.name,
+            "default": argparse.SUPPRESS,
+            "help": item.metadata["help"],
+        }
+        if item.name in skip or getattr(kind, "__origin__", kind) is dict:
+            continue
+        if kind is bool:
+            settings["action"] = argparse.BooleanOptionalAction
+        elif getattr(kind, "__origin__", kind) is list:
+            settings.update(nargs="*", type=get_args(kind)[0], metavar=item.name.upper())
+        else:
+            plain = next((k for k in get_args(kind) if k is not type(None)), kind)
+            settings.update(type=plain, choices=CHOICES.get(item.name))
+            if item.name not in CHOICES:
+                settings["metavar"] = plain.__name__.upper()
+        parser.add_argument(*names, **settings)
+
+
+def overrides_from(args: argparse.Namespace) -> dict[str, Any]:
+    """The recipe options that were typed on the command line."""
+    known = {f.name for f in dataclasses.fields(Recipe)}
+    return {name: value for name, value in vars(args).items() if name in known}

@@ -1,0 +1,158 @@
+"""From a recipe to a run: open the data, build the model, keep the recipe, train."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import mlx.core as mx
+
+from ..data import Preprocess
+from ..data.arrays import fashion_mnist_source, is_idx_folder
+from ..data.labels import class_names
+from ..models.base import Model
+from ..pretrained.record import Record
+from ..pretrained.registry import build_model, get_record, records
+from .augment import Augment
+from .checkpoint import RunError, find_latest
+from .config import Recipe
+from .loop import Source, Trainer
+from .lora import add_lora, fused
+from .memory import checkpoint_layers
+from .optim import choose_trainable
+
+PUBLISHED = ("hub", "url", "mirror", "file", "sha256", "top1", "params", "gmacs")
+
+
+def run(recipe: Recipe) -> dict[str, Any]:
+    """Carry out a recipe in the folder `recipe.out`; the same call resumes what was stopped.
+
+    Returns:
+        The outcome (``finished``, ``finished before``, ``stopped ...``) and the figures.
+
+    Raises:
+        ValueError: The recipe does not fit the data, the model or the run in the folder.
+        RunError: The run failed; the message says what is safe on disk.
+    """
+    check_out(recipe)
+    record = model_record(recipe)
+    preprocess = Preprocess.from_record(record)
+    source = open_source(recipe, preprocess)
+    classes = source.classes
+    say(f"{source.size:,} images to train on, {source.val_size:,} to validate on")
+    mx.random.seed(recipe.seed)
+    model = make_model(recipe, record, classes)
+    augment = Augment(
+        recipe, len(classes), preprocess.size, list(preprocess.mean), list(preprocess.std)
+    )
+    trainer = Trainer(recipe, model, source, augment, save_model)
+    if trainer.rank == 0:
+        Path(recipe.out, "recipe.yaml").write_text(recipe.to_yaml())
+    return trainer.fit()
+
+
+def say(text: str) -> None:
+    """Print a line for people, once for all processes; standard output is left to results."""
+    if mx.distributed.init().rank() == 0:
+        print(text, file=sys.stderr)
+
+
+def check_out(recipe: Recipe) -> None:
+    """Make the run's folder, and refuse one that holds a run of another recipe."""
+    if not recipe.out:
+        raise ValueError("[train] 'out' must name a folder for the run.")
+    out = Path(recipe.out)
+    out.mkdir(parents=True, exist_ok=True)
+    if find_latest(out) is None:
+        return
+    saved = Recipe.load(out / "recipe.yaml")
+    if names := recipe.conflicts(saved):
+        changes = ", ".join(f"{n} {getattr(saved, n)!r} -> {getattr(recipe, n)!r}" for n in names)
+        raise RunError(
+            f"[train] {out} holds a run of another recipe ({changes}). Resume it with "
+            "its own, or give this one another 'out'."
+        )
+
+
+def model_record(recipe: Recipe) -> Record:
+    """What is known of the recipe's model: a registered name, or a saved folder or file."""
+    if recipe.model in records():
+        record = get_record(recipe.model)
+    else:
+        from ..pretrained.load import load_pretrained
+
+        saved: Model = load_pretrained(None, recipe.model, lazy=True)
+        if saved.record is None:
+            raise ValueError(f"[train] {recipe.model!r} does not say how its images are prepared.")
+        record = dataclasses.replace(saved.record, model=saved.config.to_dict())
+    if recipe.image_size is not None:
+        record = dataclasses.replace(record, input_size=recipe.image_size)
+    return record
+
+
+def open_source(recipe: Recipe, preprocess: Preprocess) -> Source:
+    """The images that a recipe names."""
+    if recipe.data == "fashion_mnist":
+        return fashion_mnist_source(preprocess)
+    if not recipe.data:
+        raise ValueError("[train] 'data' must name a folder, an archive, a CSV file or a data set.")
+    if is_idx_folder(recipe.data):
+        return fashion_mnist_source(preprocess, recipe.data)
+    from ..data.labelled import open_labelled
+    from ..data.stream import StreamSource
+
+    out = Path(recipe.out)
+    images = open_labelled(recipe.data, recipe.val_fraction, recipe.seed, out / "unpacked")
+    return StreamSource(images, preprocess, recipe.crop, out / "converted", recipe.workers)
+
+
+def make_model(recipe: Recipe, record: Record, classes: tuple[str, ...]) -> Model:
+    """The recipe's model with its head fitted to the classes and its trainable weights chosen."""
+    overrides = dict(recipe.model_args)
+    if recipe.drop_path is not None:
+        overrides["drop_path_rate"] = recipe.drop_path
+    model = build_model(record, overrides)
+    if recipe.pretrained:
+        from ..pretrained.load import load_weights
+
+        load_weights(model, recipe.model, changed=overrides.keys())
+    fit_head(model, record, classes, aloud=recipe.pretrained)
+    if recipe.tune == "lora":
+        count = add_lora(model, recipe.lora_rank, recipe.lora_scale, recipe.lora_targets)
+        say(f"LoRA of rank {recipe.lora_rank} on {count} layers")
+    choose_trainable(model, recipe)
+    if recipe.grad_checkpoint:
+        checkpoint_layers(model)
+    return model
+
+
+def fit_head(model: Model, record: Record, classes: tuple[str, ...], aloud: bool) -> None:
+    """Give the model a fresh head unless its own is for these very classes, and a record."""
+    if class_names(record.classes) != classes or model.config.num_classes != len(classes):
+        if aloud:
+            old = record.classes if isinstance(record.classes, str) else "others"
+            say(
+                f"the head for {model.config.num_classes} classes ({old}) is replaced by a fresh "
+                f"one for {len(classes)}: {shorten(', '.join(classes), 100)}"
+            )
+        model.reset_classifier(len(classes))
+        record = dataclasses.replace(record, classes=classes)
+    # The weights are about to change: what was published of the old ones is no longer true.
+    unknown: dict[str, Any] = dict.fromkeys(PUBLISHED)
+    model.record = dataclasses.replace(record, num_classes=len(classes), **unknown)
+
+
+def save_model(model: Model, folder: Path, training: dict[str, Any]) -> None:
+    """Write the model, LoRA fused, as a folder that `from_pretrained` loads.
+
+    What is said about the training goes into its `config.json`.
+    """
+    with fused(model):
+        model.save_pretrained(folder)
+    path = folder / "config.json"
+    config = {**json.loads(path.read_text()), "training": training}
+    path.write_text(json.dumps(config, indent=2) + "\n")

@@ -1,0 +1,151 @@
+"""What a run says of itself: a progress bar, `metrics.jsonl`, a curve as PNG, trackers."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from tqdm import tqdm
+
+from .config import Recipe
+
+
+class MetricsFile:
+    """One JSON object a line. A resumed run drops the lines after its checkpoint."""
+
+    def __init__(self, path: Path, step: int = 0) -> None:
+        self.path = path
+        kept = [line for line in read_metrics(path) if line["step"] <= step]
+        fresh = path.with_suffix(".new")
+        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(fresh, path)
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Append a line; it is on disk when this returns."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(values) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`; a last line that a kill cut short is left out."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+class Progress:
+    """The bar of one run on rank 0: loss, accuracy, images per second, memory, time left."""
+
+    def __init__(self, recipe: Recipe, out: Path, steps: int, done: int, rank: int) -> None:
+        self.recipe, self.rank = recipe, rank
+        self.bar = tqdm(
+            total=steps,
+            initial=done,
+            unit="step",
+            disable=rank > 0,
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+            dynamic_ncols=True,
+        )
+        self.file = MetricsFile(out / "metrics.jsonl", done) if rank == 0 else None
+        self.tracker = make_tracker(recipe, out) if rank == 0 else None
+        self.waited, self.steps, self.since = 0.0, 0, time.perf_counter()
+
+    def step(self, waited: float) -> None:
+        """Count one update, for which the data took `waited` seconds to arrive."""
+        self.bar.update()
+        self.steps, self.waited = self.steps + 1, self.waited + waited
+
+    def log(self, step: int, epoch: int, metrics: dict[str, mx.array]) -> None:
+        """Write a line about the last update, with the rates since the line before."""
+        elapsed = time.perf_counter() - self.since
+        values = {
+            "step": step,
+            "epoch": epoch,
+            **{name: round(float(value), 6) for name, value in metrics.items()},
+            "images_per_second": round(self.steps * self.recipe.batch_size / elapsed, 1),
+            "data_wait": round(self.waited / elapsed, 3),
+            "memory_gb": round(mx.get_peak_memory() / 1e9, 3),
+        }
+        self.write(values)
+        self.bar.set_postfix_str(
+            f"epoch {epoch + 1}/{self.recipe.epochs} loss {values['loss']:.3f} "
+            f"acc {values['accuracy']:.3f} {values['images_per_second']:.0f} img/s "
+            f"wait {values['data_wait']:.0%} {values['memory_gb']:.1f} GB",
+            refresh=False,
+        )
+        self.waited, self.steps, self.since = 0.0, 0, time.perf_counter()
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Write a line of metrics to the file and the tracker."""
+        if self.file is not None:
+            self.file.write(values)
+        if self.tracker is not None:
+            self.tracker(values)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar, once for all processes."""
+        if self.rank == 0:
+            tqdm.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """End the bar."""
+        self.bar.close()
+
+
+def make_tracker(recipe: Recipe, out: Path) -> Any:
+    """A function that sends one line of metrics to the tracker of the recipe, or None."""
+    if recipe.report_to == "none":
+        return None
+    try:
+        if recipe.report_to == "wandb":
+            import wandb
+
+            run = wandb.init(dir=out, config=vars(recipe), name=out.name, resume="allow")
+            return lambda values: run.log(values, step=values["step"])
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise ImportError(
+            f"[report_to] {recipe.report_to} needs `pip install {error.name}`."
+        ) from error
+    writer = SummaryWriter(str(out / "tensorboard"))
+    return lambda values: [
+        writer.add_scalar(name, value, values["step"])
+        for name, value in values.items()
+        if name != "step"
+    ]
+
+
+def draw_curve(out: Path) -> Path | None:
+    """Draw loss and accuracy of a run into `OUT/curve.png`; None without matplotlib."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    lines = read_metrics(out / "metrics.jsonl")
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    for axes, names in ((left, ("loss", "val_loss")), (right, ("accuracy", "val_accuracy"))):
+        for name in names:
+            points = [(line["step"], line[name]) for line in lines if name in line]
+            if points:
+                axes.plot(
+                    *zip(*points, strict=True),
+                    label=name,
+                    linewidth=1.8 if name.startswith("val") else 0.8,
+                )
+        axes.set_xlabel("update")
+        axes.legend(frameon=False)
+        axes.grid(alpha=0.3)
+    figure.savefig(out / "curve.png", dpi=130)
+    return out / "curve.png"

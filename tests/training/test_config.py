@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from natten_zoo.training import Recipe, add_arguments, overrides_from
+
+RECIPES = sorted((Path(__file__).resolve().parents[2] / "configs" / "recipes").glob("*.yaml"))
+
+
+def test_command_line_wins_over_yaml_wins_over_defaults(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("epochs: 7\nlr: 1e-2\nfreeze: [patch_embed]\n")
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    typed = overrides_from(parser.parse_args(["--epochs", "9", "--no-flip", "--betas", ".8", ".9"]))
+    recipe = Recipe.load(path, typed)
+    assert (recipe.epochs, recipe.lr, recipe.batch_size) == (9, 0.01, Recipe().batch_size)
+    assert recipe.freeze == ["patch_embed"] and recipe.flip is False and recipe.betas == [0.8, 0.9]
+
+
+def test_a_saved_recipe_is_the_same_recipe(tmp_path):
+    recipe = Recipe(lr=3e-4, drop_path=None, model_args={"depths": [1, 2]})
+    (tmp_path / "r.yaml").write_text(recipe.to_yaml())
+    assert Recipe.load(tmp_path / "r.yaml") == recipe
+    assert recipe.conflicts(Recipe.load(tmp_path / "r.yaml", {"workers": 9, "lr": 1e-4})) == ["lr"]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_recipes_of_the_library_load_by_name(path):
+    assert Recipe.load(path.stem) == Recipe.load(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epoch": 3}, "unknown option 'epoch'"),
+        ({"epochs": 0}, "'epochs' must be at least 1"),
+        ({"epochs": "many"}, "'epochs' must be int"),
+        ({"optimizer": "adam"}, "'optimizer' must be one of adamw, sgd, lion"),
+        ({"val_fraction": 1.5}, "'val_fraction' must lie in"),
+        ({"batch_size": 10, "accumulate": 3}, "must be a multiple of 'accumulate' 3"),
+    ],
+)
+def test_bad_options_are_refused(values, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        Recipe.from_dict(values)

@@ -1,0 +1,76 @@
+"""Runs that are killed and started again, as processes of their own."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from natten_zoo.training import run
+from natten_zoo.training.progress import read_metrics
+from tests.training.runs import spawn
+
+# Everything that draws or remembers: masks, mixing, augmentation, momentum, average.
+RANDOM = {"drop_path": 0.3, "mixup": 0.4, "erase": 0.5, "jitter": 0.2, "ema_decay": 0.9}
+
+
+def assert_identical(a: Path, b: Path) -> None:
+    for file in ("last/training.safetensors", "last/model.safetensors", "best/model.safetensors"):
+        ours, theirs = mx.load(str(a / file)), mx.load(str(b / file))
+        assert ours.keys() == theirs.keys()
+        assert [name for name in ours if not mx.array_equal(ours[name], theirs[name])] == []
+
+
+def values(folder: Path) -> list[dict]:
+    timing = {"images_per_second", "data_wait", "memory_gb", "seconds"}
+    lines = read_metrics(folder / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k not in timing} for line in lines]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_run_killed_at_random_moments_ends_bit_for_bit_the_same(recipe, tmp_path, seed):
+    options = {**RANDOM, "epochs": 6, "save_every": 1 + seed, "seed": seed}
+    whole = recipe(out=str(tmp_path / "whole"), **options)
+    run(whole)
+    killed = recipe(out=str(tmp_path / "killed"), **options)
+    metrics, moments = Path(killed.out, "metrics.jsonl"), random.Random(seed)
+    for _ in range(4):
+        process = spawn(killed)
+        done = len(read_metrics(metrics))
+        while process.poll() is None and len(read_metrics(metrics)) < done + 2:
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.1))
+        process.kill()
+        process.communicate()
+    process = spawn(killed)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "outcome=finished" in out and "resuming" in err
+    assert_identical(Path(whole.out), Path(killed.out))
+    assert values(Path(whole.out)) == values(Path(killed.out))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_the_run_goes_on(recipe, number):
+    wanted = recipe(epochs=60)
+    process = spawn(wanted)
+    while process.poll() is None and len(read_metrics(Path(wanted.out, "metrics.jsonl"))) < 2:
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert f"outcome=stopped by {number.name}" in out, err
+    stopped = read_metrics(Path(wanted.out, "metrics.jsonl"))[-1]["step"]
+    result = run(recipe(epochs=60, max_minutes=1e-9))
+    assert result["outcome"].startswith("stopped after") and result["step"] == stopped + 1
+
+
+def test_a_finished_run_says_so_and_another_recipe_is_refused(recipe):
+    assert run(recipe())["outcome"] == "finished"
+    again = run(recipe(workers=1))
+    assert again["outcome"] == "finished before" and again["step"] == again["steps"]
+    with pytest.raises(ValueError, match=r"another recipe \(lr 0.005 -> 0.1\)"):
+        run(recipe(lr=0.1))

@@ -1,0 +1,172 @@
+"""Whole runs on tiny data, and what they refuse."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from natten_zoo.cli import main
+from natten_zoo.data.arrays import ArraySource
+from natten_zoo.data.labelled import open_labelled
+from natten_zoo.data.reading import ImageError
+from natten_zoo.pretrained.load import load_pretrained
+from natten_zoo.training import run
+from natten_zoo.training.progress import read_metrics
+from tests.training.runs import write_images
+
+
+def test_a_run_learns_and_leaves_models_metrics_curve_and_recipe(recipe, capsys):
+    wanted = recipe(epochs=8, ema_decay=0.9)
+    result = run(wanted)
+    out = Path(wanted.out)
+    assert result["outcome"] == "finished" and result["best_val_accuracy"] == 1
+    assert yaml.safe_load((out / "recipe.yaml").read_text())["lr"] == 5e-3
+    losses = [line["loss"] for line in read_metrics(out / "metrics.jsonl") if "loss" in line]
+    assert len(losses) == 24 and np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+    assert Image.open(out / "curve.png").size[0] > 500
+    for name in ("last", "best"):
+        model = load_pretrained(None, out / name)
+        assert model.record.classes == ("blue", "green", "red")
+        assert model.config.num_classes == 3 and model.record.input_size == 16
+    assert json.loads((out / "best" / "config.json").read_text())["training"]["val_accuracy"] == 1
+    assert "24 images to train on, 6 to validate on" in capsys.readouterr().err
+
+
+def test_a_head_that_does_not_fit_is_replaced_aloud(recipe, tmp_path, capsys):
+    run(recipe(epochs=6))
+    first = Path(recipe().out) / "best"
+    options = {"model": str(first), "model_args": {}, "image_size": None, "pretrained": True}
+    run(recipe(out=str(tmp_path / "same"), **options))
+    assert "is replaced" not in capsys.readouterr().err
+    other = write_images(tmp_path / "two", 6, {"black": (10, 10, 10), "white": (240, 240, 240)})
+    run(recipe(data=str(other), out=str(tmp_path / "other"), **options))
+    text = capsys.readouterr().err
+    assert "head for 3 classes (others) is replaced by a fresh one for 2: black, white" in text
+    assert load_pretrained(None, tmp_path / "other" / "last").config.num_classes == 2
+
+
+@pytest.mark.parametrize("tune", ["head", "lora"])
+def test_few_weights_learn_and_the_model_that_is_saved_is_plain(recipe, tmp_path, tune):
+    run(recipe(epochs=2))
+    first = Path(recipe().out) / "last"
+    before = dict(mx.load(str(first / "model.safetensors")))
+    run(recipe(model=str(first), model_args={}, image_size=None, pretrained=True, tune=tune,
+               lora_rank=2, out=str(tmp_path / "tuned"), lr=0.05))  # fmt: skip
+    after = mx.load(str(tmp_path / "tuned" / "last" / "model.safetensors"))
+    assert after.keys() == before.keys()
+    changed = {n.rpartition(".")[0] for n in after if not mx.array_equal(after[n], before[n])}
+    assert "head" in changed and not any("norm" in n or "patch_embed" in n for n in changed)
+    assert (tune == "lora") == any(name.endswith("qkv") for name in changed)
+
+
+def test_folders_archives_and_lists_are_the_same_data(flowers, tmp_path):
+    rows = [(p.relative_to(flowers.parent), p.parent.name) for p in sorted(flowers.glob("*/*"))]
+    with (flowers.parent / "list.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("file", "label"), *rows])
+    with tarfile.open(tmp_path / "flowers.tar.gz", "w:gz") as tar:
+        tar.add(flowers, "flowers")
+    names = []
+    for data in (flowers, flowers.parent / "list.csv", tmp_path / "flowers.tar.gz"):
+        images = open_labelled(data, 0.3, 7, tmp_path / "unpacked")
+        assert images.classes == ("blue", "green", "red")
+        assert (len(images.train.files), len(images.val.files)) == (21, 9)
+        names.append([(f.parent.name, f.name) for f in images.val.files])
+    assert names[0] == names[1] == names[2]
+    assert names[0] != [
+        (f.parent.name, f.name) for f in open_labelled(flowers, 0.3, 8, tmp_path).val.files
+    ]
+
+
+def test_a_split_of_its_own(flowers, tmp_path):
+    shutil.copytree(flowers, tmp_path / "d" / "train")
+    shutil.copytree(flowers / "red", tmp_path / "d" / "val" / "red")
+    images = open_labelled(tmp_path / "d", 0.5, 0, tmp_path)
+    assert len(images.train.files) == 30 and set(images.val.labels) == {2}
+    shutil.copytree(flowers / "red", tmp_path / "d" / "val" / "rose")
+    with pytest.raises(ValueError, match="validation has classes that training has not: rose"):
+        open_labelled(tmp_path / "d", 0.5, 0, tmp_path)
+
+
+def test_formats_that_the_loader_reads_wrongly_are_converted(recipe, flowers, tmp_path):
+    data = tmp_path / "odd"
+    shutil.copytree(flowers, data)
+    red = Image.new("RGB", (24, 20), "red")
+    red.convert("L").save(data / "red" / "grey.png")
+    red.save(data / "red" / "web.webp")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    red.save(data / "red" / "turned.jpg", exif=exif)
+    assert run(recipe(data=str(data)))["outcome"] == "finished"
+    assert len(list(Path(recipe().out, "converted").glob("*.png"))) == 3
+
+
+def test_bad_data_is_said_before_training(recipe, flowers, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(flowers, data)
+    (data / "red" / "0.png").write_bytes(b"no image")
+    (data / "green" / "cut.jpg").write_bytes((data / "green" / "1.png").read_bytes()[:200])
+    with pytest.raises(ImageError, match=r"2 of 31 images can't be read") as error:
+        run(recipe(data=str(data)))
+    assert "red/0.png" in str(error.value) and "green/cut.jpg" in str(error.value)
+    (data / "empty").mkdir()
+    with pytest.raises(ValueError, match="no images of empty"):
+        run(recipe(data=str(data)))
+    one = write_images(tmp_path / "one", 3, {"red": (255, 0, 0)})
+    with pytest.raises(ValueError, match="must have at least two classes but has red"):
+        run(recipe(data=str(one)))
+    with pytest.raises(ValueError, match="at most the number of training images, 24, but got 25"):
+        run(recipe(batch_size=25))
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        run(recipe(data=str(tmp_path / "nothing")))
+
+
+def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_state(recipe):
+    options = {"optimizer": "sgd", "epochs": 40, "clip_norm": 0.0, "save_every": 1}
+    with pytest.raises(ValueError, match=r"the loss became (nan|inf) near update \d+") as error:
+        run(recipe(lr=1e25, **options))
+    assert "last good state" in str(error.value)
+    last = Path(recipe().out) / "last"
+    if last.exists():
+        weights = mx.load(str(last / "model.safetensors")).values()
+        assert all(mx.all(mx.isfinite(value)) for value in weights)
+
+
+def test_batches_cover_an_epoch_once_and_orders_differ(recipe):
+    from natten_zoo.training.loop import epoch_rows
+
+    first, second = (epoch_rows(recipe(), epoch, 26, 0, 1) for epoch in (0, 1))
+    assert first.shape == (3, 8) and len(np.unique(first)) == 24
+    assert not np.array_equal(first, second)
+    halves = [epoch_rows(recipe(), 0, 26, rank, 2) for rank in (0, 1)]
+    assert np.array_equal(np.concatenate(halves, axis=1), first)
+
+
+def test_arrays_give_the_rows_that_are_asked_for():
+    images = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1)
+    source = ArraySource((images, np.arange(5)), (images, np.arange(5)), tuple("abcde"))
+    (pixels, labels, _), *_ = source.train_batches([np.array([3, 1])])
+    assert pixels.flatten().tolist() == labels.tolist() == [3, 1]
+    batches = list(source.val_batches(2, rank=1, world=2))
+    assert [labels.tolist() for _, labels in batches] == [[1, 3]]
+    assert [labels.tolist() for _, labels in source.val_batches(3)] == [[0, 1, 2], [3, 4, -1]]
+
+
+def test_the_command(recipe, flowers, tmp_path, capsys):
+    path = tmp_path / "r.yaml"
+    path.write_text(recipe(out="").to_yaml())
+    command = ["finetune", str(flowers), "-c", str(path), "--out", str(tmp_path / "run")]
+    assert main([*command, "--max-minutes", "1e-9"]) == 1
+    assert "outcome=stopped after" in capsys.readouterr().out
+    assert main(command) == 0
+    assert "outcome=finished" in capsys.readouterr().out
+    assert main([*command, "--lr", "1"]) == 2
+    assert "holds a run of another recipe (lr 0.005 -> 1.0)" in capsys.readouterr().err
