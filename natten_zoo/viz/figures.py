@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
     from ..evaluation import Evaluation
+    from ..ops import Neighborhood
 
 INK, FAINT, RIGHT, WRONG, QUERY = "#22262b", "#8a9099", "#1a7f4b", "#c8372d", "#1769aa"
 WARM = "#d1495b"
@@ -98,6 +100,27 @@ def draw_weights(axes: Axes, image: np.ndarray, view: LayerView, query: tuple[in
             style = _CENTERED | {"color": "white" if share > 0.5 else INK, "fontsize": 8.5}
             axes.text(*center, f"{100 * weights[y, x]:.0f}", **style)
     _tile(axes, query, height, width, fill=False, ec=QUERY, lw=2.6, zorder=3)
+
+
+def draw_window(
+    axes: Axes, neighborhood: Neighborhood, size: tuple[int, int], query: tuple[int, int]
+) -> None:
+    """Draws the keys that a query sees on an empty map of ``size`` tokens.
+
+    Example:
+        >>> from natten_zoo.ops import Neighborhood
+        >>> axes = new_figure(3, 3).add_subplot()
+        >>> draw_window(axes, Neighborhood.of(2, 3, dilation=2), (9, 9), (0, 4))
+    """
+    show_image(axes, np.zeros(size, np.uint8))
+    _grid(axes, np.zeros(size), size)
+    keys = []
+    for axis, position in enumerate(query):
+        first, count = neighborhood.window(axis, position, size[axis])
+        keys.append(first + neighborhood.dilation[axis] * np.arange(count))
+    for token in itertools.product(*keys):
+        _tile(axes, token, 1, 1, fc=WARM, ec="white", lw=0.8, alpha=0.7)
+    _tile(axes, query, 1, 1, fill=False, ec=QUERY, lw=2.6, zorder=3)
 
 
 def _grid(axes: Axes, image: np.ndarray, size: Sequence[int]) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from natten_zoo.evaluation import Evaluation
 from natten_zoo.models import NAT, NATConfig
+from natten_zoo.ops import Neighborhood
 from natten_zoo.viz import view_layers
 from natten_zoo.viz.figures import (
     Sample,
@@ -16,6 +17,7 @@ from natten_zoo.viz.figures import (
     demo_figure,
     describe,
     draw_weights,
+    draw_window,
     inside_figure,
     most_dilated,
     new_figure,
@@ -46,6 +48,15 @@ def test_weights_are_written_where_they_belong(views, image):
     assert abs(total - 100) <= 5
     outlined = axes.patches[-1]
     assert (outlined.get_x(), outlined.get_y()) == (27.5, -0.5)
+
+
+def test_window(views):
+    axes = new_figure(3, 3).add_subplot()
+    draw_window(
+        axes, Neighborhood.of(2, (3, 2), dilation=(1, 3), is_causal=(True, False)), (5, 7), (1, 3)
+    )
+    corners = [(patch.get_y() + 0.5, patch.get_x() + 0.5) for patch in axes.patches]
+    assert corners == [(0, 0), (0, 3), (1, 0), (1, 3), (1, 3)]  # the query last
 
 
 def test_titles(views):
