@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..ops import na1d, na2d, na3d
+from ..ops import functional, unfused, varlen
 from ..ops.neighborhood import BoolOrBools, IntOrInts, Neighborhood
+from ..ops.varlen import Sizes
 from .padding import crop, pad_to
 
 
@@ -47,10 +48,20 @@ class NeighborhoodAttention(nn.Module):
 
     Shape:
         - Input: ``[batch, *spatial, embed_dim]``.
-        - Output: the same, each spatial axis divided by ``stride`` (rounded up).
+        - Lengths, optional: integers ``[batch, rank]``, for one axis also ``[batch]``: how much of
+          each axis belongs to each sample of a padded batch. What lies outside is not seen, and is
+          zero in the output.
+        - Output: the same as the input, each spatial axis divided by ``stride`` (rounded up).
 
     Raises:
         ValueError: Heads do not divide the channels, or sizes are out of range.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from natten_zoo.layers import NeighborhoodAttention2D
+        >>> layer = NeighborhoodAttention2D(64, num_heads=4, kernel_size=7, rel_pos_bias=True)
+        >>> layer(mx.zeros((2, 28, 28, 64)), lengths=[(28, 28), (20, 17)]).shape
+        (2, 28, 28, 64)
     """
 
     rank: ClassVar[int]
@@ -100,35 +111,63 @@ class NeighborhoodAttention(nn.Module):
         self.attn_drop = nn.Dropout(attn_drop)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def __call__(self, x: mx.array, lengths: Sizes | None = None) -> mx.array:
+        self._check_input(x)
         size = x.shape[1:-1]
         if self.pad_small_inputs:
             x = pad_to(x, self.neighborhood.minimum_size)
         query, key, value = self._project(x)  # [B, *S, heads, head_dim]
-        x = self.attend(query, key, value)  # [B, *ceil(S / stride), heads, head_dim]
+        x = self.attend(query, key, value, lengths)  # [B, *ceil(S / stride), heads, head_dim]
         x = crop(x, self.neighborhood.output_size(size))
-        return self.proj_drop(self.proj(x.flatten(-2)))
+        x = self.proj_drop(self.proj(x.flatten(-2)))
+        return x if lengths is None else x * self._inside(x, lengths)
 
-    def attend(self, query: mx.array, key: mx.array, value: mx.array) -> mx.array:
+    def attend(
+        self, query: mx.array, key: mx.array, value: mx.array, lengths: Sizes | None = None
+    ) -> mx.array:
         """Attention alone, ``[B, *S, heads, head_dim]`` each, without the projections."""
-        if self.training and self.attn_drop_rate > 0:
-            raise NotImplementedError(
-                f"[{type(self).__name__}] 'attn_drop' must be 0 while training but got "
+        window = vars(self.neighborhood)  # named as the operators' arguments
+        bias: dict[str, Any] = {"scale": self.scale, "rpb": self.get("rpb")}
+        attention, attention_varlen, qk, av = _OPS[self.rank]
+        drops = self.training and self.attn_drop_rate > 0
+        if lengths is not None:
+            self._check_varlen(drops)
+            return attention_varlen(query, key, value, lengths, **window, **bias)
+        if not drops:
+            return attention(query, key, value, **window, **bias)
+        weights = mx.softmax(qk(query, key, **window, **bias), axis=-1, precise=True)
+        return av(self.attn_drop(weights), value, **window)
+
+    def _check_input(self, x: mx.array) -> None:
+        channels = self.num_heads * self.head_dim
+        if x.ndim != self.rank + 2 or x.shape[-1] != channels:
+            raise ValueError(
+                f"[{type(self).__name__}] the input must have {self.rank + 2} axes and {channels} "
+                f"channels but got {x.shape}."
+            )
+
+    def _check_varlen(self, drops: bool) -> None:
+        name = type(self).__name__
+        if self.pad_small_inputs:
+            raise ValueError(
+                f"[{name}] 'lengths' must be None with pad_small_inputs: a sample smaller than its "
+                "windows would not be padded."
+            )
+        if drops:
+            raise ValueError(
+                f"[{name}] 'attn_drop' must be 0 while training with 'lengths' but got "
                 f"{self.attn_drop_rate}."
             )
-        hood = self.neighborhood
-        return _OPS[self.rank](
-            query,
-            key,
-            value,
-            hood.kernel_size,
-            hood.stride,
-            hood.dilation,
-            hood.is_causal,
-            self.scale,
-            rpb=self.get("rpb"),
-            window_stride=hood.window_stride,
-        )
+
+    def _inside(self, x: mx.array, lengths: Sizes) -> mx.array:
+        """1 on the tokens of each sample, else 0: ``[B, *S, 1]`` in the dtype of ``x``."""
+        ends = mx.array(lengths).reshape(x.shape[0], self.rank)
+        inside = mx.ones((1,) * x.ndim, mx.bool_)
+        for axis, stride in enumerate(self.neighborhood.stride, start=1):
+            token = mx.arange(x.shape[axis]) * stride
+            mask = token < ends[:, axis - 1, None]  # [B, tokens of the axis]
+            inside = inside & mx.expand_dims(mask, [a for a in range(1, x.ndim) if a != axis])
+        return inside.astype(x.dtype)
 
     def _add_qkv(self, embed_dim: int, bias: bool) -> None:
         dims = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
@@ -143,7 +182,11 @@ class NeighborhoodAttention(nn.Module):
         return f"num_heads={self.num_heads}, {self.neighborhood}"
 
 
-_OPS: dict[int, Any] = {1: na1d, 2: na2d, 3: na3d}
+_OPS: dict[int, Any] = {
+    1: (functional.na1d, varlen.na1d_varlen, unfused.na1d_qk, unfused.na1d_av),
+    2: (functional.na2d, varlen.na2d_varlen, unfused.na2d_qk, unfused.na2d_av),
+    3: (functional.na3d, varlen.na3d_varlen, unfused.na3d_qk, unfused.na3d_av),
+}
 
 
 class NeighborhoodAttention1D(NeighborhoodAttention):

@@ -1,6 +1,7 @@
 """The attention layers against projections and brute force in float64."""
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
@@ -149,6 +150,13 @@ def test_errors_name_the_argument(arguments, message):
         NeighborhoodAttention2D(**{"embed_dim": 16, "num_heads": 4, "kernel_size": 3, **arguments})
 
 
+@pytest.mark.parametrize("shape", [(1, 8, 16), (1, 8, 8, 8), (1, 4, 8, 8, 16)])
+def test_inputs_are_checked(shape):
+    message = r"\[NeighborhoodAttention2D\] the input must have 4 axes and 16 channels but got"
+    with pytest.raises(ValueError, match=message):
+        NeighborhoodAttention2D(16, 4, 3, pad_small_inputs=True)(mx.zeros(shape))
+
+
 def test_half_precision():
     layer = NeighborhoodAttention2D(16, 4, 3, rel_pos_bias=True)
     x = mx.random.normal((1, 8, 8, 16))
@@ -165,3 +173,67 @@ def test_projection_dropout_acts_in_training_only():
     assert (layer(x) == 0).any()
     layer.eval()
     assert mx.array_equal(layer(x), layer(x)) and not (layer(x) == 0).any()
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rel_pos_bias": True},
+        {"stride": 2, "num_kv_heads": 2},
+        {"is_causal": True, "rel_pos_bias": True},
+        {"window_stride": 2, "dilation": 2, "kernel_size": 2},
+    ],
+    ids=str,
+)
+def test_attention_dropout(rank, options):
+    layer = FACES[rank - 1](16, 4, **{"kernel_size": 3, "attn_drop": 0.3, **options})
+    x = mx.random.normal((1, *SIZES[rank - 1], 16))
+    exact = layer.eval()(x)
+    layer.train()
+    assert not mx.array_equal(layer(x), layer(x))
+    mean = layer(mx.repeat(x, 600, axis=0)).mean(axis=0)
+    assert mx.abs(mean - exact[0]).max() < 0.2 * mx.abs(exact).max()
+    layer.attn_drop = nn.Identity()  # leaves the two halves of the operator
+    assert mx.abs(layer(x) - exact).max() < 1e-5
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rel_pos_bias": True},
+        {"stride": 2, "num_kv_heads": 2},
+        {"is_causal": True, "window_stride": 2, "proj_drop": 0.5},
+    ],
+    ids=str,
+)
+def test_samples_of_their_own_size(rank, options):
+    layer = FACES[rank - 1](16, 4, **{"kernel_size": 3, **options}).eval()
+    size = SIZES[rank - 1]
+    lengths = [size, tuple(n - 2 for n in size), (3,) * rank]
+    x = mx.random.normal((3, *size, 16))
+    out = np.array(layer(x, lengths))
+    np.testing.assert_array_equal(out, layer(x, mx.array(lengths)))
+    for b, length in enumerate(lengths):
+        alone = layer(x[b : b + 1][(slice(None), *map(slice, length))])[0]
+        part = tuple(map(slice, alone.shape[:-1]))
+        np.testing.assert_allclose(out[b][part], alone, atol=1e-5)
+        out[b][part] = 0
+    assert (out == 0).all()
+
+
+def test_one_dimensional_lengths_need_no_second_axis():
+    layer = NeighborhoodAttention1D(16, 4, 3)
+    x = mx.random.normal((2, 8, 16))
+    np.testing.assert_array_equal(layer(x, [8, 5]), layer(x, [[8], [5]]))
+
+
+def test_what_lengths_do_not_go_with():
+    x = mx.zeros((1, 8, 16))
+    with pytest.raises(ValueError, match="'lengths' must be None with pad_small_inputs"):
+        NeighborhoodAttention1D(16, 4, 3, pad_small_inputs=True)(x, [8])
+    layer = NeighborhoodAttention1D(16, 4, 3, attn_drop=0.1)
+    with pytest.raises(ValueError, match=r"'attn_drop' must be 0 while training .* but got 0\.1"):
+        layer(x, [8])
+    assert layer.eval()(x, [8]).shape == x.shape
