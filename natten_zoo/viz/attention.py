@@ -75,7 +75,7 @@ class LayerView:
                 )
             ]
             table = np.array(layer.rpb.astype(mx.float32))
-            logits = logits + table[np.ix_(range(layer.num_heads), *steps)]
+            logits = logits + table[np.ix_(np.arange(layer.num_heads), *steps)]
         axes = tuple(range(1, logits.ndim))
         weights = np.exp(logits - logits.max(axis=axes, keepdims=True))
         return weights / weights.sum(axis=axes, keepdims=True)

@@ -1,6 +1,8 @@
 """Every kind of image that people have: right, or an error that names the file."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -83,6 +85,24 @@ def test_16_bits_are_scaled(tmp_path, name):
     assert pixels(tmp_path / name, channels=1).tolist() == [[0, 1, 128, 255]]
     assert pixels(tmp_path / name)[0, 2].tolist() == [128, 128, 128]
     assert pixels(values, channels=1).tolist() == [[0, 1, 128, 255]]
+
+
+def chunk(kind, data):
+    body = kind + data
+    return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+@pytest.mark.parametrize(("color", "samples"), [(2, 3), (6, 4), (4, 2)])
+def test_16_bits_with_color_or_alpha(tmp_path, color, samples):
+    """Pillow cannot write these, so the file is made by hand: a third of white, opaque."""
+    pixel = [21845] * samples
+    if color != 2:
+        pixel[-1] = 65535  # alpha
+    header = struct.pack(">IIBBBBB", 1, 1, 16, color, 0, 0, 0)
+    line = b"\0" + struct.pack(f">{samples}H", *pixel)
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(line)), chunk(b"IEND", b"")]
+    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    assert pixels(tmp_path / "deep.png").tolist() == [[[85, 85, 85]]]
 
 
 def test_transparent_grey_of_16_bits():
@@ -186,6 +206,7 @@ def test_bad_arguments(corner):
         read_image(3.5)
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"])
 def test_damaged_files_are_read_or_refused(tmp_path, corner, kind):
     whole = io.BytesIO()
