@@ -79,8 +79,11 @@ def test_tiny_gradients(tiny):
     expected = type(model).sanitize(arrays(data, "grad::"))
     assert abs(loss.item() - data["loss"]) < 1e-5
     assert grads.keys() == expected.keys()
-    errors = {name: error(grads[name], expected[name]) for name in expected}
-    assert max(errors.values()) < 1e-5, max(errors, key=errors.get)
+    scale = max(mx.abs(value).max().item() for value in expected.values())
+    for name, value in expected.items():
+        assert mx.abs(grads[name] - value).max() < 1e-5 * scale, name
+        # Sums over all tokens nearly cancel in some biases, which leaves fewer digits.
+        assert error(grads[name], value) < 3e-5, name
 
 
 @pytest.mark.parametrize("name", FULL)
