@@ -30,8 +30,8 @@ def forward(
 ) -> tuple[mx.array, mx.array]:
     """``(out, lse)``."""
     tiles = Tiles(problem, rpb, lengths)
-    query = problem.scale * tiles.by_query(query)
-    key, value = (tiles.by_key(_inside(problem, x, lengths)) for x in (key, value))
+    query = problem.scale * _by_query(tiles, query, lengths)
+    key, value = (_by_key(tiles, x, lengths) for x in (key, value))
 
     def attend(part: Part) -> Kinds:
         scores, _, _ = _scores(tiles, part, query, key)  # [g, t, tk, rows]
@@ -67,8 +67,11 @@ def backward(
     if lengths is not None:
         seen = _seen(problem, lengths)[..., None]
         lse, delta = mx.where(seen, lse, 0.0), mx.where(seen, delta, 0.0)
-    query, d_out = problem.scale * tiles.by_query(query), tiles.by_query(d_out)
-    key, value = (tiles.by_key(_inside(problem, x, lengths)) for x in (key, value))
+    query, d_out = (
+        problem.scale * _by_query(tiles, query, lengths),
+        _by_query(tiles, d_out, lengths),
+    )
+    key, value = (_by_key(tiles, x, lengths) for x in (key, value))
     per_query = tiles.by_query(mx.stack([lse, delta], axis=-1))
 
     def differentiate(part: Part) -> Kinds:
@@ -95,8 +98,8 @@ def qk(
 ) -> mx.array:
     """Logits ``[B, *out, H, prod K]``, -inf in slots without a key."""
     tiles = Tiles(problem, rpb, lengths)
-    query = problem.scale * tiles.by_query(query)
-    key = tiles.by_key(_inside(problem, key, lengths))
+    query = problem.scale * _by_query(tiles, query, lengths)
+    key = _by_key(tiles, key, lengths)
 
     def score(part: Part) -> Kinds:
         scores, _, _ = _scores(tiles, part, query, key)
@@ -116,8 +119,11 @@ def qk_backward(
 ) -> tuple[mx.array, mx.array, mx.array | None]:
     """``(d_query, d_key, d_rpb)``."""
     tiles = Tiles(problem, rpb, lengths)
-    query, d_logits = problem.scale * tiles.by_query(query), tiles.by_query(d_logits)
-    key = tiles.by_key(_inside(problem, key, lengths))
+    query, d_logits = (
+        problem.scale * _by_query(tiles, query, lengths),
+        _by_query(tiles, d_logits, lengths),
+    )
+    key = _by_key(tiles, key, lengths)
 
     def differentiate(part: Part) -> Kinds:
         d_scores = tiles.from_slots(part, tiles.queries(part, d_logits))
@@ -133,7 +139,7 @@ def qk_backward(
 def av(problem: Problem, attn: mx.array, value: mx.array, lengths: mx.array | None) -> mx.array:
     """``[B, *out, H, Dv]``; slots without a key are ignored."""
     tiles = Tiles(problem, None, lengths)
-    attn, value = tiles.by_query(attn), tiles.by_key(_inside(problem, value, lengths))
+    attn, value = _by_query(tiles, attn, lengths), _by_key(tiles, value, lengths)
 
     def weigh(part: Part) -> Kinds:
         weights = tiles.from_slots(part, tiles.queries(part, attn))
@@ -148,8 +154,8 @@ def av_backward(
 ) -> tuple[mx.array, mx.array]:
     """``(d_attn, d_value)``."""
     tiles = Tiles(problem, None, lengths)
-    attn, d_out = tiles.by_query(attn), tiles.by_query(d_out)
-    value = tiles.by_key(_inside(problem, value, lengths))
+    attn, d_out = _by_query(tiles, attn, lengths), _by_query(tiles, d_out, lengths)
+    value = _by_key(tiles, value, lengths)
 
     def differentiate(part: Part) -> Kinds:
         weights, d_o = (tiles.queries(part, x) for x in (attn, d_out))
@@ -169,18 +175,25 @@ def _scores(
     return k @ mx.contiguous(q.mT) + tiles.bias(part), q, k
 
 
+def _by_query(tiles: Tiles, x: mx.array, lengths: mx.array | None) -> mx.array:
+    """:meth:`Tiles.by_query`, with zeros outside the samples: there may be anything, even NaN."""
+    if lengths is not None:
+        x = mx.where(_seen(tiles.problem, lengths)[..., None, None], x, mx.zeros((), x.dtype))
+    return tiles.by_query(x)
+
+
+def _by_key(tiles: Tiles, x: mx.array, lengths: mx.array | None) -> mx.array:
+    """:meth:`Tiles.by_key`, with zeros outside the samples."""
+    if lengths is not None:
+        inside = _corner([mx.arange(n) for n in tiles.problem.spatial], lengths)
+        x = mx.where(inside[..., None, None], x, mx.zeros((), x.dtype))
+    return tiles.by_key(x)
+
+
 def _seen(problem: Problem, lengths: mx.array) -> mx.array:
     """``[B, *out]``: whether a query lies inside its sample."""
     steps = zip(problem.out, problem.neighborhood.stride, strict=True)
     return _corner([mx.arange(n) * s for n, s in steps], lengths)
-
-
-def _inside(problem: Problem, x: mx.array, lengths: mx.array | None) -> mx.array:
-    """``x`` with zeros outside the samples: what lies there may be anything, even NaN."""
-    if lengths is None:
-        return x
-    inside = _corner([mx.arange(n) for n in problem.spatial], lengths)
-    return mx.where(inside[..., None, None], x, mx.zeros((), x.dtype))
 
 
 def _corner(tokens: list[mx.array], lengths: mx.array) -> mx.array:

@@ -28,6 +28,7 @@ class Part:
     groups: slice
     tiles: slice
     after: list[mx.array]  # what to compute before, so that one part is held at a time
+    columns: dict[int, mx.array]  # of arrays per key, shared by the parts of the same groups
 
 
 class Tiles:
@@ -63,13 +64,13 @@ class Tiles:
         done: list[Kinds] = []
         after: list[mx.array] = []
         for groups in blocks(self.groups, group_step):
-            columns = []
+            parts, columns = [], {}
             for part in blocks(tiles, tile_step):
-                queries, keys, scores = function(Part(groups, part, after))
-                columns.append((queries, keys, [self._bias_sums(part, s) for s in scores]))
+                queries, keys, scores = function(Part(groups, part, after, columns))
+                parts.append((queries, keys, [self._bias_sums(part, s) for s in scores]))
                 after = [*queries, *keys]
-            columns.append(([], [mx.zeros((x.shape[0], 1, *x.shape[2:])) for x in keys], []))
-            queries, keys, bias = (_join(kind, 1) for kind in zip(*columns, strict=True))
+            parts.append(([], [mx.zeros((x.shape[0], 1, *x.shape[2:])) for x in keys], []))
+            queries, keys, bias = (_join(kind, 1) for kind in zip(*parts, strict=True))
             done.append((queries, [self._fold(x) for x in keys], bias))
             after = [x for kind in done[-1] for x in kind]
         queries, keys, bias = (_join(kind, 0) for kind in zip(*done, strict=True))
@@ -104,22 +105,26 @@ class Tiles:
     # Keys
 
     def by_key(self, x: mx.array) -> mx.array:
-        """``[B, *spatial, Hkv, D] -> [B * Hkv * tokens, D]``, float32: what :meth:`keys` takes."""
-        x = x.flatten(1, -3).astype(mx.float32)
-        if self.tiling.order is not None:
-            x = mx.take(x, self.tiling.order, axis=1)
-        x = x.swapaxes(1, 2).reshape(-1, x.shape[-1])
-        # A run may reach behind the last token, where nobody looks.
-        return x if self.tiling.order is None else mx.pad(x, ((0, self.tiling.run), (0, 0)))
+        """``[B, *spatial, Hkv, D] -> [B * tokens * Hkv, D]``, float32: what :meth:`keys` takes."""
+        return x.reshape(-1, x.shape[-1]).astype(mx.float32)
 
     def keys(self, part: Part, x: mx.array) -> mx.array:
         """``[g, t, tk, D]`` from :meth:`by_key`."""
-        start = mx.arange(part.groups.start, part.groups.stop) * math.prod(self.problem.spatial)
-        place = self._ordered(part, self.tiling.runs[part.tiles])  # [t, tk / run]
-        run, (size, dim) = self.tiling.run, x.shape
-        overlapping = mx.as_strided(x, (size - run + 1, run * dim), (dim, 1))
-        rows = mx.take(overlapping, start[:, None, None] + place, axis=0)
-        return rows.reshape(*rows.shape[:2], self.tiling.keys, dim)
+        if id(x) not in part.columns:
+            part.columns[id(x)] = self._columns(part, x)
+        columns = part.columns[id(x)]
+        groups = mx.arange(part.groups.stop - part.groups.start)
+        start = groups * (columns.shape[0] // groups.size)
+        place = start[:, None, None] + self._ordered(part, self.tiling.runs[part.tiles])
+        return mx.take(columns, place, axis=0).reshape(*place.shape[:2], self.tiling.keys, -1)
+
+    def _columns(self, part: Part, x: mx.array) -> mx.array:
+        """``[g * runs, run * D]``: the runs of keys that all tiles of some groups are made of."""
+        p = self.problem
+        sample, head = mx.divmod(mx.arange(part.groups.start, part.groups.stop), p.kv_heads)
+        start = (sample * math.prod(p.spatial) * p.kv_heads + head)[:, None, None]
+        place = start + self._ordered(part, self.tiling.columns) * p.kv_heads
+        return mx.take(x, place, axis=0).reshape(-1, self.tiling.run * x.shape[-1])
 
     def _fold(self, x: mx.array) -> mx.array:
         """``[g, T + 1, tk, D] -> [g, tokens, D]``: sums what the tiles have of each token.

@@ -39,16 +39,6 @@ class AxisTiles:
         """``[T, tq]``: each query's place in the output, which a stride makes shorter."""
         return np.where(self.token < 0, -1, self.token // self.hood.stride[self.axis])
 
-    @property
-    def order(self) -> np.ndarray:
-        """``[length]``: the tokens sorted by dilation group; in this order a window is a run."""
-        return np.argsort(np.arange(self.length) % self.hood.dilation[self.axis], kind="stable")
-
-    @property
-    def place(self) -> np.ndarray:
-        """``[T, tk]``: each key's place in :attr:`order`, -1 where there is none."""
-        return np.where(self.key < 0, -1, np.argsort(self.order)[self.key])
-
     def slot(self, length: Any, xp: ModuleType = np) -> Any:
         """``[..., T, tk, tq]``: the slot a key has in a query's window; -1 if not seen.
 
@@ -184,25 +174,27 @@ class Tiling:
         parts = [a.entry[i] for a, i in zip(self.axes, self.places, strict=True)]
         return combine(parts, self.hood.output_size(self.spatial), 1)
 
-    @cached_property
-    def order(self) -> mx.array | None:
-        """``[tokens]``: :attr:`AxisTiles.order` of all axes; None if it changes nothing."""
-        if all(d == 1 for d in self.hood.dilation):
-            return None
-        parts = [a.order for a in self.axes]
-        return index(combine(parts, self.spatial, 1))
-
     @property
     def run(self) -> int:
-        """Keys of a tile that follow each other in :attr:`order`: those of the last axis."""
+        """Keys of a tile on the last axis."""
         return self.axes[-1].key.shape[1]
 
     @cached_property
+    def columns(self) -> mx.array:
+        """``[tokens of the other axes, keys of all tiles of the last axis]``: flat tokens.
+
+        In this order the keys that a tile has in one row are neighbors, a run.
+        """
+        rest = np.arange(math.prod(self.spatial[:-1]))[:, None]
+        return index(rest * self.spatial[-1] + np.maximum(self.axes[-1].key.ravel(), 0))
+
+    @cached_property
     def runs(self) -> mx.array:
-        """``[T, tk / run]``: where in :attr:`order` each run starts."""
-        parts = [a.place[i] for a, i in zip(self.axes, self.places, strict=True)]
-        parts[-1] = parts[-1][:, :1]
-        return index(np.maximum(combine(parts, self.spatial, 1), 0))
+        """``[T, tk / run]``: the runs of a tile, counted in the order of :attr:`columns`."""
+        parts = [a.key[i] for a, i in zip(self.axes, self.places, strict=True)]
+        parts[-1] = self.places[-1][:, None]
+        sizes = [*self.spatial[:-1], len(self.axes[-1].key)]
+        return index(np.maximum(combine(parts, sizes, 1), 0))
 
     @cached_property
     def folds(self) -> list[mx.array]:

@@ -6,7 +6,6 @@ package: every tier is held against it.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,28 +51,29 @@ class Reference:
 
     def tables(self, size: tuple) -> tuple[np.ndarray, np.ndarray]:
         """Key and bias index of each query and slot ``[prod(out), prod(kernel)]``, -1 if none."""
-        keys = np.full((np.prod(self.out), np.prod(self.kernel_size)), -1)
-        bias = np.zeros_like(keys)
-        table = [2 * k - 1 for k in self.kernel_size]
-        for row, entry in enumerate(itertools.product(*map(range, self.out))):
-            query = [o * s for o, s in zip(entry, self.stride, strict=True)]
-            if any(i >= n for i, n in zip(query, size, strict=True)):
-                continue
-            per_axis = [
-                axis_keys(i, size[a], self.kernel_size[a], self.dilation[a],
-                          self.window_stride[a], self.is_causal[a])
-                for a, i in enumerate(query)
-            ]  # fmt: skip
-            for slots in itertools.product(*(range(len(k)) for k in per_axis)):
-                key = [k[t] for k, t in zip(per_axis, slots, strict=True)]
-                offset = [
-                    (j - i) // d + k - 1
-                    for i, j, d, k in zip(query, key, self.dilation, self.kernel_size, strict=True)
-                ]
-                slot = np.ravel_multi_index(slots, self.kernel_size)
-                keys[row, slot] = np.ravel_multi_index(key, self.spatial)
-                bias[row, slot] = np.ravel_multi_index(offset, table)
-        return keys, bias
+        keys, bias, rank = np.zeros(1, int), np.zeros(1, int), len(self.spatial)
+        missing = np.zeros(1, bool)
+        for a, kernel in enumerate(self.kernel_size):
+            key, offset = np.full((2, self.out[a], kernel), -1)
+            for o in range(self.out[a]):
+                i = o * self.stride[a]
+                if i < size[a]:
+                    seen = axis_keys(
+                        i, size[a], kernel, self.dilation[a], self.window_stride[a],
+                        self.is_causal[a],
+                    )  # fmt: skip
+                    key[o, : len(seen)] = seen
+                    offset[o, : len(seen)] = [
+                        (j - i) // self.dilation[a] + kernel - 1 for j in seen
+                    ]
+            shape = [1] * (2 * rank)
+            shape[a], shape[rank + a] = key.shape
+            key, offset = key.reshape(shape), offset.reshape(shape)
+            missing = missing | (key < 0)
+            keys = keys * self.spatial[a] + key
+            bias = bias * (2 * kernel - 1) + offset
+        shape = (np.prod(self.out), np.prod(self.kernel_size))
+        return tuple(np.where(missing, -1, x).reshape(shape) for x in (keys, bias))
 
     def samples(self, batch: int):
         for b in range(batch):
