@@ -1,4 +1,8 @@
+import os
+
 import pytest
+
+MUST_RUN = bool(os.environ.get("NATTEN_ZOO_MUST_RUN"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -7,3 +11,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         help="random operator cases, new ones in every run (default: the same 2,100 in every run)",
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+    """Where everything must run, a skipped test is a failed one, unless it needs a GPU."""
+    report = yield
+    if MUST_RUN and report.skipped and not item.get_closest_marker("gpu"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, but here it must run: {report.longrepr}"
+    return report

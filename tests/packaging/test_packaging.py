@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import natten_zoo
+
 try:
     import tomllib
 except ModuleNotFoundError:  # Python 3.10
@@ -76,7 +78,8 @@ def test_importing_the_package_is_cheap():
     assert run.stdout.split() == ["False", "False"], run.stderr
 
 
-def test_declared_dependencies_name_no_data_library():
-    # mlx-data has no wheel for Python 3.14 or Linux on arm64: it must stay an extra.
+def test_pyproject_says_what_the_package_says():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == natten_zoo.__version__
+    # mlx-data has no wheel for Python 3.14 or Linux on arm64: it must stay an extra.
     assert not any("mlx-data" in d for d in project["dependencies"])
