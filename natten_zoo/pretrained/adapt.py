@@ -33,7 +33,7 @@ def adapt(
         changed: Names of the overridden arguments.
 
     Returns:
-        All parameters of the model that the checkpoint has.
+        The weights that fit the model, its fresh classifier among them if it replaces the old.
     """
     target = dict(tree_flatten(model.parameters()))
     result = dict(weights)
