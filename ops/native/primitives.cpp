@@ -45,6 +45,9 @@ const Signature& signature(Op op) {
   return all[static_cast<int>(op)];
 }
 
+// The only arrays by token that have no channels, and are float32 whatever the others are.
+bool is_lse(Member member) { return member == &Arrays::lse || member == &Arrays::d_lse; }
+
 mx::Shape shape_of(Member member, const Call& call) {
   using A = Arrays;
   const Problem& p = call.problem;
@@ -60,7 +63,7 @@ mx::Shape shape_of(Member member, const Call& call) {
   } else if (member == &A::value || member == &A::d_value || member == &A::out ||
              member == &A::d_out) {
     shape.push_back(p.value_dim);
-  } else if (member != &A::lse && member != &A::d_lse) {
+  } else if (!is_lse(member)) {
     shape.push_back(p.head_dim);
   }
   return shape;
@@ -122,6 +125,38 @@ class NeighborhoodOp : public mx::Primitive {
 
   const char* name() const override { return signature(op_).name; }
 
+  // One call per entry. The rule above the tiers folds the axis into the batch instead, but MLX
+  // maps the function inside of a custom rule as well, before it drops the result.
+  std::pair<std::vector<mx::array>, std::vector<int>> vmap(
+      const std::vector<mx::array>& inputs, const std::vector<int>& axes) override {
+    size_t mapped = 0;
+    while (axes[mapped] < 0) ++mapped;
+    std::vector<std::vector<mx::array>> outputs;
+    for (int n = 0; n < inputs[mapped].shape(axes[mapped]); ++n) {
+      std::vector<mx::array> entry;
+      for (size_t i = 0; i < inputs.size(); ++i) {
+        entry.push_back(axes[i] < 0 ? inputs[i] : mx::take(inputs[i], n, axes[i], stream()));
+      }
+      const auto results = add_to_graph(std::move(entry));
+      outputs.resize(results.size());
+      for (size_t i = 0; i < results.size(); ++i) outputs[i].push_back(results[i]);
+    }
+    std::vector<mx::array> stacked;
+    for (const auto& results : outputs) stacked.push_back(mx::stack(results, 0, stream()));
+    return {stacked, std::vector<int>(stacked.size(), 0)};
+  }
+
+  std::vector<mx::array> add_to_graph(std::vector<mx::array> inputs) {
+    auto primitive = std::make_shared<NeighborhoodOp>(stream(), op_, call_, rpb_, lengths_);
+    const Signature& one = signature(op_);
+    auto shapes = primitive->output_shapes(inputs);
+    std::vector<mx::Dtype> dtypes(shapes.size(), inputs[0].dtype());
+    for (size_t i = 0; i < dtypes.size(); ++i) {
+      if (i >= one.outputs.size() || is_lse(one.outputs[i])) dtypes[i] = mx::float32;
+    }
+    return mx::array::make_arrays(std::move(shapes), dtypes, primitive, std::move(inputs));
+  }
+
   bool is_equivalent(const mx::Primitive& other) const override {
     const auto& o = static_cast<const NeighborhoodOp&>(other);
     return op_ == o.op_ && call_.problem == o.call_.problem && call_.rank == o.call_.rank &&
@@ -158,8 +193,8 @@ class NeighborhoodOp : public mx::Primitive {
   bool rpb_, lengths_;
 };
 
-void check(const mx::array& x, const mx::Shape& shape, const char* name) {
-  if (x.shape() != shape) {
+void check(const mx::array& x, const mx::Shape& shape, const char* name, bool float32 = false) {
+  if (x.shape() != shape || (float32 && x.dtype() != mx::float32)) {
     throw std::invalid_argument(std::string("[") + name + "] an array does not fit the problem.");
   }
 }
@@ -185,9 +220,8 @@ std::vector<mx::array> apply(Op op, const Call& call, std::vector<mx::array> inp
   const Signature& one = signature(op);
   const mx::Stream stream = mx::to_stream(std::monostate{}, mx::Device::cpu);
   for (size_t i = 0; i < inputs.size(); ++i) {
-    check(inputs[i], shape_of(one.inputs[i], call), one.name);
+    check(inputs[i], shape_of(one.inputs[i], call), one.name, is_lse(one.inputs[i]));
   }
-  const mx::Dtype dtype = inputs[0].dtype();
   if (rpb) {
     check(*rpb, bias_shape(call), one.name);
     inputs.push_back(mx::contiguous(mx::astype(*rpb, mx::float32, stream), false, stream));
@@ -196,15 +230,8 @@ std::vector<mx::array> apply(Op op, const Call& call, std::vector<mx::array> inp
     check(*lengths, {call.problem.batch, call.rank}, one.name);
     inputs.push_back(mx::contiguous(mx::astype(*lengths, mx::int32, stream), false, stream));
   }
-  auto primitive = std::make_shared<NeighborhoodOp>(stream, op, call, rpb.has_value(),
-                                                    lengths.has_value());
-  auto shapes = primitive->output_shapes(inputs);
-  std::vector<mx::Dtype> dtypes(shapes.size(), dtype);
-  for (size_t i = 0; i < dtypes.size(); ++i) {
-    const bool is_lse = i < one.outputs.size() && one.outputs[i] == &Arrays::lse;
-    if (is_lse || i >= one.outputs.size()) dtypes[i] = mx::float32;
-  }
-  return mx::array::make_arrays(std::move(shapes), dtypes, primitive, inputs);
+  return NeighborhoodOp(stream, op, call, rpb.has_value(), lengths.has_value())
+      .add_to_graph(std::move(inputs));
 }
 
 }  // namespace natten

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 namespace natten {
 
@@ -79,27 +80,20 @@ inline Floats log(Floats x) {
 }
 
 // The lower (Half = 0) or upper halves of two vectors, interleaved.
-template <int Half>
-inline Floats interleave(Floats a, Floats b) {
-  constexpr int h = Half * kLanes / 2, n = kLanes;
-  if constexpr (kLanes == 16) {
-    return __builtin_shufflevector(a, b, h, n + h, h + 1, n + h + 1, h + 2, n + h + 2, h + 3,
-                                   n + h + 3, h + 4, n + h + 4, h + 5, n + h + 5, h + 6, n + h + 6,
-                                   h + 7, n + h + 7);
-  } else {
-    return __builtin_shufflevector(a, b, h, n + h, h + 1, n + h + 1, h + 2, n + h + 2, h + 3,
-                                   n + h + 3);
-  }
+template <int Half, int... I>
+inline Floats interleave(Floats a, Floats b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, b, (Half * kLanes / 2 + I / 2 + I % 2 * kLanes)...);
 }
 
 // Transposes a square of kLanes vectors in place: log2(kLanes) perfect shuffles.
 inline void transpose(Floats* square) {
+  constexpr std::make_integer_sequence<int, kLanes> lanes{};
   Floats other[kLanes];
-  auto shuffle = [](const Floats* from, Floats* to) {
+  const auto shuffle = [&](const Floats* from, Floats* to) {
 #pragma GCC unroll 8
     for (int i = 0; i < kLanes / 2; ++i) {
-      to[2 * i] = interleave<0>(from[i], from[i + kLanes / 2]);
-      to[2 * i + 1] = interleave<1>(from[i], from[i + kLanes / 2]);
+      to[2 * i] = interleave<0>(from[i], from[i + kLanes / 2], lanes);
+      to[2 * i + 1] = interleave<1>(from[i], from[i + kLanes / 2], lanes);
     }
   };
   for (int width = 1; width < kLanes; width *= 4) {

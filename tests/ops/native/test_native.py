@@ -1,0 +1,203 @@
+"""The compiled tier: random problems against float64, and what only this tier promises."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from natten_zoo import ops
+from natten_zoo.ops import native
+from natten_zoo.ops.neighborhood import Neighborhood
+from natten_zoo.ops.problem import Problem
+
+from .problems import Case, check, exact
+
+compiled = pytest.mark.skipif(native._ext is None, reason=f"native tier: {native._missing}")
+DTYPES = (mx.float32, mx.float16, mx.bfloat16)
+
+
+@pytest.fixture
+def nanobind():
+    with ops.use_backend("nanobind"):
+        yield
+
+
+@compiled
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_attention(dtype):
+    for seed in range(40):
+        c = Case(seed, dtype)
+        inputs = (c.query, c.key, c.value, c.rpb)
+        out, lse = native.forward(c.problem, *inputs, c.lengths)
+        check((out, lse), c.reference.forward(*map(exact, inputs)), dtype, c.problem)
+        d_out, d_lse = c.array(*out.shape), c.array(*lse.shape).astype(mx.float32)
+        grads = native.backward(c.problem, *inputs, c.lengths, out, lse, d_out, d_lse)
+        wanted = c.reference.backward(*map(exact, (*inputs, d_out, d_lse)))
+        check(grads, wanted, dtype, c.problem)
+
+
+@compiled
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_unfused(dtype):
+    for seed in range(40):
+        c = Case(seed, dtype)
+        q, k, v, rpb = c.query, c.key, c.value, c.rpb
+        logits = native.qk(c.problem, q, k, rpb, c.lengths)
+        check([logits], [c.reference.qk(*map(exact, (q, k, rpb)))], dtype, c.problem)
+        d_logits, attn = c.array(*logits.shape), c.array(*logits.shape)
+        got = native.qk_backward(c.problem, q, k, rpb, c.lengths, d_logits)
+        wanted = c.reference.qk_backward(*map(exact, (q, k, rpb, d_logits)))
+        check(got, wanted, dtype, c.problem)
+        out = native.av(c.problem, attn, v, c.lengths)
+        check([out], [c.reference.av(exact(attn), exact(v))], dtype, c.problem)
+        d_out = c.array(*out.shape)
+        got = native.av_backward(c.problem, attn, v, c.lengths, d_out)
+        wanted = c.reference.av_backward(*map(exact, (attn, v, d_out)))
+        check(got, wanted, dtype, c.problem)
+
+
+@compiled
+def test_window_of_many_chunks(nanobind):
+    """Windows larger than a chunk of rows: the softmax is rescaled on the way."""
+    x = mx.random.normal((1, 31, 31, 1, 16))
+    rpb = mx.random.normal((1, 57, 57))
+    got = mx.vjp(lambda x, r: ops.na2d(x, x, x, 29, rpb=r), [x, rpb], [x])
+    with ops.use_backend("pure"):
+        wanted = mx.vjp(lambda x, r: ops.na2d(x, x, x, 29, rpb=r), [x, rpb], [x])
+    for a, b in zip(got[0] + got[1], wanted[0] + wanted[1], strict=True):
+        assert np.allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@compiled
+def test_strides_of_inputs(nanobind):
+    """Views are read where they lie, whichever axis is the contiguous one."""
+    qkv = mx.random.normal((2, 9, 10, 3, 4, 24))
+    views = [qkv[..., i, :, :] for i in range(3)]
+    plain = [mx.contiguous(x) for x in views]
+    assert mx.array_equal(ops.na2d(*views, 5), ops.na2d(*plain, 5))
+    turned = [mx.contiguous(x.transpose(3, 4, 2, 1, 0)).transpose(4, 3, 2, 0, 1) for x in plain]
+    assert mx.array_equal(ops.na2d(*turned, 5), ops.na2d(*plain, 5))
+    one = mx.random.normal((1, 1, 1, 4, 24))
+    spread = mx.broadcast_to(one, (1, 9, 10, 4, 24))
+    assert np.allclose(ops.na2d(spread, spread, spread, 5), np.array(spread), atol=1e-6)
+
+
+@compiled
+@pytest.mark.parametrize("rank", (1, 2, 3))
+def test_gradients_repeat_bit_for_bit(nanobind, rank):
+    shape = (2, *(40, 18, 9)[rank - 1 : rank] * rank, 4, 16)
+    x, rpb = mx.random.normal(shape), mx.random.normal((4, *(5,) * rank))
+    na = getattr(ops, f"na{rank}d")
+    first, *others = (mx.vjp(lambda x, r: na(x, x, x, 3, rpb=r), [x, rpb], [x])[1] for _ in "abcd")
+    for grads in others:
+        assert all(map(mx.array_equal, grads, first))
+
+
+@compiled
+def test_compile_and_vmap(nanobind):
+    x, rpb = mx.random.normal((3, 2, 11, 11, 2, 8)), mx.random.normal((2, 5, 5))
+
+    def loss(x, rpb):
+        return (ops.na2d(x, x, x, 3, rpb=rpb) ** 2).sum()
+
+    grad = mx.grad(loss, (0, 1))
+    each = [grad(x[i], rpb) for i in range(3)]
+    for many in (mx.vmap(grad, (0, None)), mx.vmap(mx.compile(grad), (0, None))):
+        for i, grads in enumerate(zip(*many(x, rpb), strict=True)):
+            assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(grads, each[i], strict=True))
+    assert all(map(mx.array_equal, mx.compile(grad)(x[0], rpb), each[0]))
+
+
+@compiled
+def test_compile_merges_equal_calls_only(nanobind):
+    x = mx.random.normal((1, 12, 2, 8))
+
+    def pair(x, other):
+        return ops.na1d(x, x, x, 3) - ops.na1d(x, x, x, 3, dilation=other)
+
+    assert not mx.any(mx.compile(lambda x: pair(x, 1))(x))
+    assert mx.any(mx.compile(lambda x: pair(x, 2))(x))
+
+
+@compiled
+def test_empty_batch(nanobind):
+    x, rpb = mx.zeros((0, 8, 2, 8)), mx.ones((2, 5))
+    out, grads = mx.vjp(lambda x, r: ops.na1d(x, x, x, 3, rpb=r), [x, rpb], [x])
+    assert out[0].shape == grads[0].shape == x.shape
+    assert mx.array_equal(grads[1], mx.zeros((2, 5)))
+
+
+@compiled
+def test_nan_and_inf_reach_the_output(nanobind):
+    for bad in (np.nan, np.inf):
+        x = np.random.default_rng(0).standard_normal((1, 80, 1, 8)).astype(np.float32)
+        x[0, 5] = bad
+        out = np.array(ops.na1d(mx.array(x), mx.array(x), mx.array(x), 3))
+        assert np.isnan(out[0, 4:7]).all()
+        assert np.isfinite(out[0, 40:]).all()
+
+
+@compiled
+def test_streams_do_not_disturb_each_other(nanobind):
+    x = mx.random.normal((1, 40, 40, 4, 32))
+    mx.eval(x)
+    wanted = ops.na2d(x, x, x, 7)
+    results = []
+    for _ in range(4):
+        with mx.stream(mx.new_stream(mx.cpu)):
+            results.append(ops.na2d(x, x, x, 7))
+    mx.eval(wanted, results)
+    assert all(mx.array_equal(r, wanted) for r in results)
+
+
+@compiled
+def test_arrays_that_do_not_fit_are_refused():
+    p = Problem(Neighborhood.of(1, 3), 1, (8,), 2, 2, 4, 4, 1.0, mx.float32)
+    x = mx.zeros((1, 8, 2, 4))
+    with pytest.raises(ValueError, match="does not fit"):
+        native.forward(p, x, x[:, :7], x, None, None)
+    with pytest.raises(ValueError, match="does not fit"):
+        native.qk(p, x, x, mx.zeros((2, 3)), None)
+
+
+def load_tier(monkeypatch, ext: types.ModuleType | None) -> types.ModuleType:
+    """The tier's module afresh, over another extension; None stands for a missing one."""
+    monkeypatch.setitem(sys.modules, f"{native.__name__}._ext", ext)
+    monkeypatch.setitem(sys.modules, native.__name__, native)
+    spec = importlib.util.spec_from_file_location(native.__name__, native.__file__)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+PROBLEM = Problem(Neighborhood.of(1, 3), 1, (8,), 2, 2, 4, 4, 1.0, mx.float32)
+
+
+def test_says_when_not_compiled(monkeypatch, recwarn):
+    assert "not compiled" in load_tier(monkeypatch, None).why_not(PROBLEM)
+    assert not recwarn
+
+
+def test_off_with_a_warning_under_another_mlx(monkeypatch):
+    ext = types.ModuleType("_ext")
+    ext.MLX_VERSION = "0.1.2"
+    with pytest.warns(RuntimeWarning, match=r"compiled for MLX 0\.1\.2"):
+        tier = load_tier(monkeypatch, ext)
+    assert "compiled for MLX 0.1.2" in tier.why_not(PROBLEM)
+
+
+@compiled
+def test_refuses_other_devices(monkeypatch):
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
+    assert native.why_not(PROBLEM) == "it runs on the CPU"
+
+
+@compiled
+def test_peak_is_a_rate():
+    assert native._ext.thread_count() >= 1
+    assert 1e9 < native._ext.fma_peak() < 1e14
