@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,7 +15,8 @@ import numpy as np
 from . import build, runtime
 from .check import check
 from .frontend import Argument, Kernel, Parameter, as_template, dtype_name
-from .runtime import Memory, Report
+from .launches import Launch, Options, Report, add, current_options, options
+from .runtime import Memory
 
 THREADGROUP_MEMORY = 32 << 10
 LARGEST_THREADGROUP = 1024
@@ -28,118 +28,6 @@ class KernelFault(Exception):
 
 class StrictError(Exception):
     """A kernel would not compile on a Mac; the message holds the errors."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How kernels are run.
-
-    Attributes:
-        checked: Watch every memory access. Without it only what simdgroups do together is checked,
-            and an access out of bounds may end the process, but kernels run several times faster.
-        strict: Pass each new instantiation through the strict check first.
-        order: Which lanes and simdgroups run first: 0 the lowest, 1 the highest, 2 at random.
-        seed: Of the random order.
-        fast_math: Compile as with ``math_mode="fast"``; None: as the kernel's options say.
-        raise_faults: Raise `KernelFault` on a report, rather than only recording it.
-        count_operations: Count arithmetic as well, in a checked build of its own.
-    """
-
-    checked: bool = True
-    strict: bool = True
-    order: int = 0
-    seed: int = 1
-    fast_math: bool | None = None
-    raise_faults: bool = True
-    count_operations: bool = False
-
-    @property
-    def build(self) -> str:
-        """Which of `build.BUILDS` is meant."""
-        if self.count_operations:
-            return "counted"
-        return "checked" if self.checked else "fast"
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What a launch did. Bytes and lines are counted in checked runs, operations on request.
-
-    Bytes are as issued, lane by lane. Lines are of 128 bytes, each counted once per threadgroup:
-    the traffic below a cache that holds what one threadgroup touches. A matrix multiply is one of
-    8x8 fragments (512 multiply-adds) by a simdgroup. Operations, from ``fmas`` on, are of single
-    lanes; special ones are divisions and functions such as exp2.
-    """
-
-    device_read_bytes: int
-    device_write_bytes: int
-    device_read_lines: int
-    device_write_lines: int
-    threadgroup_read_bytes: int
-    threadgroup_write_bytes: int
-    matrix_multiplies: int
-    reductions: int
-    shuffles: int
-    votes: int
-    atomics: int
-    threadgroup_barriers: int
-    simdgroup_barriers: int
-    threads: int
-    threadgroups: int
-    fmas: int
-    float_operations: int
-    special_operations: int
-    int_operations: int
-    int_divisions: int
-
-
-@dataclass(frozen=True)
-class Launch:
-    """The record of one launch."""
-
-    name: str
-    grid: tuple[int, ...]
-    threadgroup: tuple[int, ...]
-    counts: Counts
-    threadgroup_bytes: int
-    reports: tuple[Report, ...]
-    build_seconds: float
-    run_seconds: float
-
-
-_options = Options()
-_last: Launch | None = None
-_recorders: list[list[Launch]] = []
-
-
-@contextlib.contextmanager
-def options(**changes: Any) -> Iterator[Options]:
-    """Runs the launches within under changed `Options`."""
-    global _options
-    before = _options
-    _options = replace(before, **changes)
-    try:
-        yield _options
-    finally:
-        _options = before
-
-
-def last_launch() -> Launch:
-    """The record of the latest launch."""
-    if _last is None:
-        raise RuntimeError("no kernel has been launched")
-    return _last
-
-
-@contextlib.contextmanager
-def record() -> Iterator[list[Launch]]:
-    """Yields a list that fills with the launches made within."""
-    launches: list[Launch] = []
-    _recorders.append(launches)
-    try:
-        yield launches
-    finally:
-        _recorders.remove(launches)
 
 
 @contextlib.contextmanager
@@ -209,7 +97,8 @@ class metal_kernel:
         )
         if verbose:
             print(kernel.text(entry_point=False))
-        library = self._library(kernel)
+        settings = current_options()
+        library = self._library(kernel, settings)
         built = time.perf_counter()
         data = {name: a for name, (a, _) in zip(self.input_names, arrays, strict=True)}
         outcome = runtime.run(
@@ -217,13 +106,24 @@ class metal_kernel:
             [self._memory(p, kernel, data, init_value) for p in kernel.parameters()],
             grid,
             threadgroup,
-            checked=_options.build != "fast",
-            order=_options.order,
-            seed=_options.seed,
+            checked=settings.build != "fast",
+            order=settings.order,
+            seed=settings.seed,
             threadgroup_limit=THREADGROUP_MEMORY,
         )
-        reports = (*outcome.reports, *_uninitialised(kernel, outcome))
-        self._conclude(outcome, reports, grid, threadgroup, built - started)
+        launch = Launch(
+            name=self.name,
+            grid=tuple(grid),
+            threadgroup=tuple(threadgroup),
+            counts=outcome.counts,
+            threadgroup_bytes=outcome.threadgroup_bytes,
+            reports=(*outcome.reports, *_uninitialised(kernel, outcome)),
+            build_seconds=built - started,
+            run_seconds=outcome.seconds,
+        )
+        add(launch)
+        if launch.reports and settings.raise_faults:
+            raise KernelFault(f"{self.name}:\n  " + "\n  ".join(map(str, launch.reports)))
         as_mlx = any(isinstance(x, mx.array) for x in inputs)
         return [
             _to_mlx(out, a.dtype) if as_mlx else out
@@ -281,15 +181,15 @@ class metal_kernel:
                 f"but got {tuple(threadgroup)}"
             )
 
-    def _library(self, kernel: Kernel) -> Path:
-        fast_math = self.fast_math if _options.fast_math is None else _options.fast_math
-        key = (kernel, _options.build, fast_math)
-        if _options.strict and kernel not in self._strict:
+    def _library(self, kernel: Kernel, settings: Options) -> Path:
+        fast_math = self.fast_math if settings.fast_math is None else settings.fast_math
+        key = (kernel, settings.build, fast_math)
+        if settings.strict and kernel not in self._strict:
             _require_strict(kernel)
             self._strict.add(kernel)
         if key not in self._libraries:
             text = kernel.text(entry_point=True)
-            self._libraries[key] = build.build_kernel(text, _options.build, fast_math)
+            self._libraries[key] = build.build_kernel(text, settings.build, fast_math)
         return self._libraries[key]
 
     def _memory(
@@ -310,32 +210,6 @@ class metal_kernel:
         elif p.kind == "ndim":
             array = np.array(array.ndim, np.int32)
         return Memory(p.name, _storage(array))
-
-    def _conclude(
-        self,
-        outcome: runtime.Outcome,
-        reports: tuple[Report, ...],
-        grid: Sequence[int],
-        threadgroup: Sequence[int],
-        build_seconds: float,
-    ) -> None:
-        global _last
-        names = [field[0] for field in outcome.counts._fields_]
-        counts = Counts(**{name: getattr(outcome.counts, name) for name in names})
-        _last = Launch(
-            name=self.name,
-            grid=tuple(grid),
-            threadgroup=tuple(threadgroup),
-            counts=counts,
-            threadgroup_bytes=outcome.threadgroup_bytes,
-            reports=reports,
-            build_seconds=build_seconds,
-            run_seconds=outcome.seconds,
-        )
-        for launches in _recorders:
-            launches.append(_last)
-        if _last.reports and _options.raise_faults:
-            raise KernelFault(f"{self.name}:\n  " + "\n  ".join(map(str, _last.reports)))
 
 
 def _uninitialised(kernel: Kernel, outcome: runtime.Outcome) -> Iterator[Report]:

@@ -5,6 +5,7 @@ Lines stay lines, so that clang's positions remain true; columns may shift.
 
 from __future__ import annotations
 
+import functools
 import re
 
 _SCALARS = "float|half|bfloat|char|uchar|short|ushort|int|uint|long|ulong"
@@ -13,6 +14,7 @@ _VECTOR = rf"(?:{_SCALARS})[234]"
 Edit = tuple[int, int, str]
 
 
+@functools.lru_cache(maxsize=256)
 def rewrite(source: str, threadgroup_variables: bool = True) -> str:
     """Rewrites a Metal source for clang.
 

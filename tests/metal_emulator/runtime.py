@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import functools
 import threading
 import time
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from . import build, instrument
+from . import build
+from .launches import Counts, Report
 
 NEW_MEMORY = 0xFF  # outputs start as NaN
 COARSEST_GRANULE = 4  # bytes that share a shadow cell, unless a kernel touches less at once
@@ -28,30 +30,8 @@ class _Buffer(ctypes.Structure):
     ]
 
 
-class CountsStruct(ctypes.Structure):
-    """Counts of rt/runtime.h."""
-
-    _fields_ = [
-        (name, ctypes.c_uint64)
-        for name in (
-            "device_read_bytes",
-            "device_write_bytes",
-            "device_read_lines",
-            "device_write_lines",
-            "threadgroup_read_bytes",
-            "threadgroup_write_bytes",
-            "matrix_multiplies",
-            "reductions",
-            "shuffles",
-            "votes",
-            "atomics",
-            "threadgroup_barriers",
-            "simdgroup_barriers",
-            "threads",
-            "threadgroups",
-            *instrument.OPERATIONS,
-        )
-    ]
+class _Counts(ctypes.Structure):
+    _fields_ = [(field.name, ctypes.c_uint64) for field in dataclasses.fields(Counts)]
 
 
 class _Launch(ctypes.Structure):
@@ -66,7 +46,7 @@ class _Launch(ctypes.Structure):
         ("threadgroup_limit", ctypes.c_uint32),
         ("grid", ctypes.c_uint32 * 3),
         ("group", ctypes.c_uint32 * 3),
-        ("counts", CountsStruct),
+        ("counts", _Counts),
         ("threadgroup_bytes", ctypes.c_uint32),
         ("needed_granule", ctypes.c_uint32),
         ("aborted", ctypes.c_uint32),
@@ -85,19 +65,6 @@ class _Report(ctypes.Structure):
 
 
 @dataclass(frozen=True)
-class Report:
-    """One kind of fault at one place: how often, and who did it first."""
-
-    kind: str
-    message: str
-    place: str
-    count: int
-
-    def __str__(self) -> str:
-        return f"[{self.kind}] {self.place} {self.message} (x{self.count})"
-
-
-@dataclass(frozen=True)
 class Memory:
     """A buffer of a launch. ``initialised`` is about outputs: whether they start with a value."""
 
@@ -112,7 +79,7 @@ class Outcome:
     """What a launch left behind."""
 
     outputs: list[np.ndarray]
-    counts: CountsStruct
+    counts: Counts
     threadgroup_bytes: int
     reports: tuple[Report, ...]
     seconds: float
@@ -170,8 +137,11 @@ def run(
             seconds = time.perf_counter() - started
             granule = launch.needed_granule
         outputs = [_copy_out(b, m) for b, m in zip(buffers, memory, strict=True) if m.writable]
+        counts = Counts(
+            **{f.name: getattr(launch.counts, f.name) for f in dataclasses.fields(Counts)}
+        )
         found = _reports(library)
-        return Outcome(outputs, launch.counts, launch.threadgroup_bytes, found, seconds)
+        return Outcome(outputs, counts, launch.threadgroup_bytes, found, seconds)
 
 
 def _place(memory: Sequence[Memory]) -> ctypes.Array[_Buffer]:

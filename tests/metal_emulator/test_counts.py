@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.metal_emulator import last_launch, metal_kernel, options
-from tests.metal_emulator.emulator import Counts
+from tests.metal_emulator import Counts, last_launch, metal_kernel, options
 
 BEGIN = "uint i = thread_position_in_grid.x; uint l = thread_index_in_threadgroup;\n"
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"

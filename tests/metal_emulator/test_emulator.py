@@ -83,7 +83,7 @@ def test_example_of_mlx_documentation() -> None:
         mx.random.normal((16, 4)).T,
         mx.random.normal((8, 32))[::2, ::2],
     ):
-        (out,) = kernel(
+        (out,) = kernel(  # type: ignore[operator]
             inputs=[a],
             template=[("T", mx.float32)],
             grid=(a.size, 1, 1),
