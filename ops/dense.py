@@ -39,6 +39,8 @@ def merge_attentions(
                 "[merge_attentions] 'outputs' must have one shape and each LSE that shape without "
                 f"head_dim but got {out.shape} and {lse.shape} beside {outputs[0].shape}."
             )
+    if outputs[0].size == 0:
+        return outputs[0], lse_tensors[0].astype(mx.float32)
     # Finite stand-ins for -inf: a difference of two infinities is NaN, also in the gradient.
     stacked = mx.maximum(mx.stack(lse_tensors).astype(mx.float32), -1e30)
     lse = mx.logsumexp(stacked, axis=0)
@@ -115,6 +117,9 @@ def full_attention(
     ``[B, K, Hkv, D]``, ``value`` ``[B, K, Hkv, Dv]``. Being lazy, an LSE that nobody uses costs
     nothing.
     """
+    if query.size == 0 or key.size == 0:  # an empty batch, or no keys
+        shape = query.shape[:-1]
+        return mx.zeros((*shape, value.shape[-1]), query.dtype), mx.full(shape, -mx.inf)
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))  # [B, H, N, D]
     grouped = mx.unflatten(query, 1, (key.shape[1], -1))  # [B, Hkv, H / Hkv, Q, D]
     logits = scale * (grouped.astype(mx.float32) @ key[:, :, None].astype(mx.float32).mT)

@@ -216,7 +216,7 @@ def _dense(
         key = mx.concatenate([key, more[0]], axis=1)
         value = mx.concatenate([value, more[1]], axis=1)
     out, lse = full_attention(query, key, value, problem.scale)
-    out = out.reshape(*shape, -1)
+    out = out.reshape(*shape, problem.value_dim)
     return (out, lse.reshape(shape)) if return_lse else out
 
 

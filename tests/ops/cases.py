@@ -235,12 +235,6 @@ def tiers(case: Case | None = None) -> list[str]:
     return [name for name in backend.TIERS if backend.why_not(name, problem) is None]
 
 
-def sweep(config) -> tuple[int, bool]:
-    """``(cases, whether they are the same in every run)``."""
-    chosen = config.getoption("--sweep")
-    return (2100, True) if chosen is None else (chosen, False)
-
-
 @st.composite
 def cases(draw, lengths: bool = False) -> Case:
     """The whole parameter space, small enough for brute force."""
