@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,6 +21,7 @@ from .runtime import Memory
 
 THREADGROUP_MEMORY = 32 << 10
 LARGEST_THREADGROUP = 1024
+ALIGNMENT = 16  # of the widest type
 
 
 class KernelFault(Exception):
@@ -89,9 +91,9 @@ class metal_kernel:
     ) -> list[Any]:
         self._validate(inputs, output_shapes, output_dtypes, grid, threadgroup)
         started = time.perf_counter()
-        arrays = [_to_numpy(x) for x in inputs]
+        arrays = [_Input.of(x) for x in inputs]
         kernel = self.instance(
-            [(dtype, data.shape) for data, dtype in arrays],
+            [(a.dtype, a.data.shape) for a in arrays],
             list(zip(map(dtype_name, output_dtypes), output_shapes, strict=True)),
             template,
         )
@@ -100,7 +102,7 @@ class metal_kernel:
         settings = current_options()
         library = self._library(kernel, settings)
         built = time.perf_counter()
-        data = {name: a for name, (a, _) in zip(self.input_names, arrays, strict=True)}
+        data = dict(zip(self.input_names, arrays, strict=True))
         outcome = runtime.run(
             library,
             [self._memory(p, kernel, data, init_value) for p in kernel.parameters()],
@@ -193,23 +195,44 @@ class metal_kernel:
         return self._libraries[key]
 
     def _memory(
-        self, p: Parameter, kernel: Kernel, data: dict[str, np.ndarray], init_value: float | None
+        self, p: Parameter, kernel: Kernel, data: dict[str, _Input], init_value: float | None
     ) -> Memory:
         if p.kind == "output":
             a = next(a for a in kernel.outputs if a.name == p.array)
             start = 0.0 if init_value is None else init_value
             return Memory(p.name, _filled(a, start), True, init_value is not None)
-        array = data[p.array]
-        strided = array
-        if self.ensure_row_contiguous:
-            array = strided = np.ascontiguousarray(array).reshape(array.shape)
+        array, shift = data[p.array].data, data[p.array].shift
+        if self.ensure_row_contiguous and not array.flags.c_contiguous:
+            array, shift = np.ascontiguousarray(array), 0
         if p.kind == "shape":
-            array = np.array(array.shape, np.int32)
-        elif p.kind == "strides":
-            array = np.array(strided.strides, np.int64) // strided.itemsize
-        elif p.kind == "ndim":
-            array = np.array(array.ndim, np.int32)
-        return Memory(p.name, _storage(array))
+            return Memory(p.name, np.array(array.shape, np.int32))
+        if p.kind == "strides":
+            return Memory(p.name, np.array(array.strides, np.int64) // array.itemsize)
+        if p.kind == "ndim":
+            return Memory(p.name, np.array(array.ndim, np.int32))
+        return Memory(p.name, _storage(array), shift=shift)
+
+
+@dataclass(frozen=True)
+class _Input:
+    """An input as NumPy sees it (bfloat16 as uint16), without a copy."""
+
+    data: np.ndarray
+    dtype: str
+    shift: int  # see Memory
+
+    @classmethod
+    def of(cls, x: Any) -> _Input:
+        if isinstance(x, np.ndarray):
+            return cls(x, dtype_name(x.dtype), x.ctypes.data % ALIGNMENT)
+        x = x if isinstance(x, mx.array) else mx.array(x)
+        data = _view(x)
+        shift = (data.ctypes.data - _view(mx.array([x.dtype.size])).ctypes.data) % ALIGNMENT
+        return cls(data, dtype_name(x.dtype), shift)
+
+
+def _view(x: mx.array) -> np.ndarray:
+    return np.array(x.view(mx.uint16) if x.dtype == mx.bfloat16 else x, copy=False)
 
 
 def _uninitialised(kernel: Kernel, outcome: runtime.Outcome) -> Iterator[Report]:
@@ -234,16 +257,6 @@ def _require_strict(kernel: Kernel) -> None:
         raise StrictError(f"{kernel.name}:\n  " + "\n  ".join(map(str, errors)))
     mark.parent.mkdir(exist_ok=True)
     mark.touch()
-
-
-def _to_numpy(x: Any) -> tuple[np.ndarray, str]:
-    """An array's data and its MLX dtype; bfloat16 travels as uint16."""
-    if isinstance(x, (bool, int, float)):
-        x = mx.array(x)
-    if isinstance(x, np.ndarray):
-        return x, dtype_name(x.dtype)
-    bits = x.view(mx.uint16) if x.dtype == mx.bfloat16 else x
-    return np.array(bits, copy=False), dtype_name(x.dtype)
 
 
 def _to_mlx(x: np.ndarray, dtype: str) -> mx.array:

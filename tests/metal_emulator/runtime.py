@@ -27,6 +27,7 @@ class _Buffer(ctypes.Structure):
         ("name", ctypes.c_char_p),
         ("writable", ctypes.c_uint32),
         ("initialised", ctypes.c_uint32),
+        ("shift", ctypes.c_uint32),
     ]
 
 
@@ -66,12 +67,17 @@ class _Report(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Memory:
-    """A buffer of a launch. ``initialised`` is about outputs: whether they start with a value."""
+    """A buffer of a launch.
+
+    ``initialised`` is about outputs: whether they start with a value. ``shift`` is about inputs: an
+    array that begins inside another one lies that many bytes after an address of full alignment.
+    """
 
     name: str
     data: np.ndarray  # contiguous
     writable: bool = False
     initialised: bool = True
+    shift: int = 0
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,10 @@ def run(
 
 def _place(memory: Sequence[Memory]) -> ctypes.Array[_Buffer]:
     buffers = (_Buffer * len(memory))(
-        *(_Buffer(0, m.data.nbytes, m.name.encode(), m.writable, m.initialised) for m in memory)
+        *(
+            _Buffer(0, m.data.nbytes, m.name.encode(), m.writable, m.initialised, m.shift)
+            for m in memory
+        )
     )
     _runtime().msl_place_buffers(buffers, len(memory))
     for buffer, m in zip(buffers, memory, strict=True):

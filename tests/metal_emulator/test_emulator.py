@@ -8,7 +8,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from tests.metal_emulator import Argument, Kernel, install, metal_kernel, options, record
+from tests.metal_emulator import (
+    Argument,
+    Kernel,
+    install,
+    metal_kernel,
+    options,
+    record,
+)
 
 BEGIN = "uint i = thread_position_in_grid.x; uint lane = thread_index_in_simdgroup;\n"
 
@@ -92,6 +99,16 @@ def test_example_of_mlx_documentation() -> None:
             output_dtypes=[a.dtype],
         )
         assert mx.allclose(out, mx.exp(a), atol=1e-6)
+
+
+def test_slice_keeps_its_alignment() -> None:
+    """A row-contiguous slice is passed in place, on a Mac as here: vector loads may not fit it."""
+    body = "out[i] = ((const device float4*)a)[i].y;"
+    a = mx.arange(300.0)
+    assert mx.array_equal(run(body, a[4:260]), a[5:261:4])
+    with pytest.raises(KernelFault, match="misaligned"):
+        run(body, a[2:258])
+    assert mx.array_equal(run(body, mx.stack([a, a], 1)[2:258, 0]), a[3:259:4])  # copied first
 
 
 @pytest.mark.parametrize(

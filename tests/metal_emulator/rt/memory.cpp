@@ -4,6 +4,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -76,17 +77,15 @@ void require_granule(u64 offset, u32 size) {
   }
 }
 
-void access_buffer(u64 in_arena, u32 size, bool write, u32 alignment, u64 pc) {
-  u32 index = (u32)(in_arena >> slot_bits);
-  u64 offset = (in_arena & ((1ull << slot_bits) - 1)) - BUFFER_LEAD;
+void access_buffer(u64 address, u32 size, bool write, u32 alignment, u64 pc) {
+  u32 index = std::min((u32)((address - (u64)arena) >> slot_bits), launch->buffer_count - 1);
   const Buffer& b = launch->buffers[index];
-  if (index >= launch->buffer_count || offset >= b.size || offset + size > b.size) {
-    const char* name = index < launch->buffer_count ? b.name : "?";
+  u64 offset = address - b.address;
+  if (offset >= b.size || offset + size > b.size)
     return out_of_bounds(size, write, pc,
                          format("byte offset %lld of buffer '%s' (%llu bytes)", (long long)offset,
-                                name, (unsigned long long)b.size));
-  }
-  if (offset % alignment) misaligned(alignment, offset, "buffer", b.name, pc);
+                                b.name, (unsigned long long)b.size));
+  if (address % alignment) misaligned(alignment, offset, "buffer", b.name, pc);
   count_device(index, offset, size, write);
   if (b.writable) {
     require_granule(offset, size);
@@ -116,7 +115,7 @@ constexpr u64 VARIABLE_BYTES = (u64)MOST_VARIABLES << VARIABLE_SLOT_BITS;
 void access_memory(u64 address, u32 size, bool write, u32 alignment, u64 pc) {
   if (!current) return;  // the host
   if (address - (u64)arena < arena_bytes)
-    return access_buffer(address - (u64)arena, size, write, alignment, pc);
+    return access_buffer(address, size, write, alignment, pc);
   if (address - (u64)variable_memory < VARIABLE_BYTES)
     return access_variable(address - (u64)variable_memory, size, write, alignment, pc);
   bool coordinates = address - (u64)&current->at < sizeof(Coordinates);
@@ -212,7 +211,7 @@ EXPORT void msl_place_buffers(Buffer* buffers, u32 count) {
     arena = reserve(capacity = arena_bytes);
   }
   for (u32 i = 0; i < count; i++)
-    buffers[i].address = (u64)arena + ((u64)i << slot_bits) + BUFFER_LEAD;
+    buffers[i].address = (u64)arena + ((u64)i << slot_bits) + BUFFER_LEAD + buffers[i].shift;
 }
 
 // ---- atomics -----------------------------------------------------------------------------------
@@ -227,10 +226,10 @@ bool check_atomic(u64 address, u32 size, u32 op, u64 pc) {
   launch->counts.atomics++;
   u64 in_arena = address - (u64)arena, in_memory = address - (u64)variable_memory;
   if (in_arena < arena_bytes) {
-    u32 i = (u32)(in_arena >> slot_bits);
+    u32 i = std::min((u32)(in_arena >> slot_bits), launch->buffer_count - 1);
     const Buffer& b = launch->buffers[i];
-    u64 offset = (in_arena & ((1ull << slot_bits) - 1)) - BUFFER_LEAD;
-    if (i < launch->buffer_count && offset + size <= b.size) {
+    u64 offset = address - b.address;
+    if (offset + size <= b.size) {
       if (writes && !b.writable) report("write-to-const", "atomic on an input", {pc});
       if (!launch->checked) return true;
       count_device(i, offset, size, writes);

@@ -33,6 +33,7 @@ struct Buffer {
   u64 address, size;
   const char* name;
   u32 writable, initialised;
+  u32 shift;  // bytes between the address and one of 16-byte alignment
 };
 
 struct Counts {
