@@ -11,6 +11,7 @@ import pytest
 from tests.metal_emulator import (
     Argument,
     Kernel,
+    KernelFault,
     install,
     metal_kernel,
     options,
