@@ -134,6 +134,11 @@ def choose(problem: Problem, op: str) -> ModuleType:
     raise RuntimeError(f"[{op}] backend '{wanted}' cannot run this: {reasons[wanted]}.")
 
 
+def is_compiled(problem: Problem) -> bool:
+    """Whether the compiled tier computes a problem; it outruns MLX's own attention on a CPU."""
+    return get_backend() in ("auto", "nanobind") and why_not("nanobind", problem) is None
+
+
 def why_not(name: str, problem: Problem) -> str | None:
     """Why a tier cannot run a problem on the default device; None if it can."""
     try:

@@ -188,7 +188,8 @@ def _attend(
     problem = attention_problem(op, hood, query, key, value, scale, rpb)
     _check_additional(op, problem, *more)
     query = downsample(problem, query)
-    if hood.covers(problem.spatial) and rpb is None:
+    plain = hood.covers(problem.spatial) and rpb is None
+    if plain and not backend.is_compiled(problem):
         return _dense(problem, query, key, value, more, return_lse)
     tier = backend.choose(problem, op)
     arrays = [query, key, value] if rpb is None else [query, key, value, rpb]

@@ -41,7 +41,7 @@ Task Schedule::task(int index) const {
   const int batch = static_cast<int>(next - first_.begin()) - 1;
   const Plan* plan = plans_[plans_.size() == 1 ? 0 : batch].get();
   const int local = index - first_[batch];
-  return {index, batch, local / plan->units(), plan, &plan->unit(local % plan->units())};
+  return {index, batch, local % kv_heads_, plan, &plan->unit(local / kv_heads_)};
 }
 
 void Schedule::run(const std::function<void(const Task&)>& body) const {
