@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..models import Model
     from ..viz.figures import Sample
 
-SHOWN, POINT, LAYERS = "06_shirt_00007.png", (0.3, 0.55), (0, -1)
+SHOWN, POINT, LAYERS = "00_t-shirt-top_00019.png", (0.3, 0.35), (0, 4)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

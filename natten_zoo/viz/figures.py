@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 INK, FAINT, RIGHT, WRONG, QUERY = "#22262b", "#8a9099", "#1a7f4b", "#c8372d", "#1769aa"
 WARM = "#d1495b"
 _TITLE: dict[str, Any] = {"fontsize": 9.5, "color": INK, "pad": 6}
+_DEMO_CAPTION = (
+    "Left: what the model says and how sure it is; green is right. "
+    "Right: two layers, the window of the blue query and its attention weights in percent."
+)
 _CENTERED: dict[str, Any] = {"ha": "center", "va": "center_baseline"}
 
 
@@ -162,12 +166,13 @@ def demo_figure(
         views: Two layers.
         point: The query as fractions of height and width.
     """
-    figure = new_figure(13.0, 7.6)
-    figure.text(0.03, 0.95, title, fontsize=15, color=INK, weight="bold")
+    figure = new_figure(13.0, 7.9)
+    figure.text(0.03, 0.953, title, fontsize=15, color=INK, weight="bold")
+    figure.text(0.03, 0.923, _DEMO_CAPTION, fontsize=10, color=FAINT)
     halves: Any = figure.subfigures(1, 2, width_ratios=(1.75, 1))
     left, right = halves
     draw_samples(left, samples)
-    panels = right.subplots(2, 1, gridspec_kw=_margins(0.02, 0.98, 0.02, 0.865, hspace=0.16))
+    panels = right.subplots(2, 1, gridspec_kw=_margins(0.02, 0.98, 0.02, 0.845, hspace=0.16))
     for axes, view in zip(panels, views, strict=True):
         draw_weights(axes, image, view, view.token(point))
         axes.set_title(describe(view), **_TITLE)
@@ -176,7 +181,7 @@ def demo_figure(
 
 def draw_samples(figure: SubFigure, samples: Sequence[Sample], columns: int = 5) -> None:
     """A sheet of images, each with what the model says below, green if right and red if not."""
-    spaces = _margins(0.04, 0.96, 0.075, 0.885, hspace=0.42, wspace=0.25)
+    spaces = _margins(0.04, 0.96, 0.07, 0.87, hspace=0.42, wspace=0.25)
     grid = figure.subplots(-(-len(samples) // columns), columns, gridspec_kw=spaces)
     for axes in grid.flat[len(samples) :]:
         axes.set_visible(False)
