@@ -89,6 +89,7 @@ class Outcome:
     threadgroup_bytes: int
     reports: tuple[Report, ...]
     seconds: float
+    aborted: bool  # by a fault that nothing can follow
 
 
 _one_at_a_time = threading.Lock()
@@ -147,7 +148,9 @@ def run(
             **{f.name: getattr(launch.counts, f.name) for f in dataclasses.fields(Counts)}
         )
         found = _reports(library)
-        return Outcome(outputs, counts, launch.threadgroup_bytes, found, seconds)
+        return Outcome(
+            outputs, counts, launch.threadgroup_bytes, found, seconds, bool(launch.aborted)
+        )
 
 
 def _place(memory: Sequence[Memory]) -> ctypes.Array[_Buffer]:
