@@ -152,7 +152,8 @@ def na3d(
 ) -> Result:
     """3-D neighborhood attention: :func:`na2d` with one more axis in front.
 
-    Arrays are ``[batch, depth, height, width, heads, head_dim]`` and ``rpb`` is ``[heads, 2 * kernel_size - 1 per axis]``.
+    Arrays are ``[batch, depth, height, width, heads, head_dim]``; ``rpb`` has one entry per head
+    and relative position, ``[heads, 2 * kernel_size - 1 per axis]``.
 
     Example:
         >>> import mlx.core as mx
