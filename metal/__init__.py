@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from importlib import resources
 
-HEADERS = ("window.h", "tile.h")
+HEADERS = ("window.h", "tile.h", "slab.h")
 
 
 @cache
@@ -24,6 +24,12 @@ def body(kernel: str) -> str:
 
 
 @cache
-def header(dialect: str) -> str:
-    """All that precedes a body; ``dialect`` is ``"metal"`` or ``"cuda"``."""
-    return "\n".join(source(name) for name in (f"dialect_{dialect}.h", *HEADERS))
+def header(dialect: str, rows: int) -> str:
+    """All that precedes a body.
+
+    Args:
+        dialect: ``"metal"`` or ``"cuda"``.
+        rows: Height of a fragment, in eights: queries that a simdgroup computes at once.
+    """
+    parts = (source(name) for name in (f"dialect_{dialect}.h", *HEADERS))
+    return "\n".join([f"#define NA_ROWS {rows}", *parts])

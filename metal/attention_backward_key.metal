@@ -16,79 +16,80 @@ threadgroup float shifts[CAPACITY];
 
 const int thread_index = int(thread_index_in_threadgroup);
 const int kv_heads = params[NA_KV_HEADS], group = int(threadgroup_position_in_grid.x);
-const int kv_head = group % kv_heads, sharing = params[NA_HEADS] / kv_heads;
-const na_lane me = na_lane_of(thread_index % 32);
+const int item = na_quotient(group, kv_heads), kv_head = group - item * kv_heads;
+const int sharing = na_quotient(params[NA_HEADS], kv_heads);
+const na_lane me = na_lane_of<T>(thread_index % 32);
 const na_point few = na_size(Q0, Q1, Q2), many = na_size(G0 * Q0, G1 * Q1, G2 * Q2);
-const na_tile tile = na_key_tile(params, lengths, group / kv_heads, many);
+const na_tile tile = na_key_tile<RANK>(params, lengths, item, many);
 const na_point corner = na_place<G1, G2>(thread_index / 32, few);
-const na_key mine = na_key_of<Q1, Q2>(tile, corner, me.row);
-const long row =
-    na_row(na_key_rows(params, tile, kv_head), mine.at[0], mine.at[1], mine.at[2]);
+const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head);
 const float scale = na_float(params[NA_SCALE]);
+na_table bins = na_bins<RANK>(params);
+NA_EACH_AXIS(a) bins.pitch[a] *= tile.axis[a].rank_step;  // of a query t
 
+na_key mine[NA_ROWS];
 na_frag<T> k[FK], v[FV];
 na_frag<float> dk[FK], dv[FV];
-NA_UNROLL for (int f = 0; f < FK; f++) {
-  k[f] = na_load<D>(key + row * D, f * 8 + me.column);
-  dk[f].e[0] = dk[f].e[1] = 0.0f;
+na_clear<FK>(dk);
+na_clear<FV>(dv);
+NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
+  const na_point place = na_place<Q1, Q2>(h * 8 + me.row, na_size(1, 1, 1));
+  mine[h] = na_key_at<RANK>(params, tile, key_rows, corner, place);
+  na_load<D>(k, h, key + mine[h].row * D, me);
+  na_load<DV>(v, h, value + mine[h].row * DV, me);
 }
-NA_UNROLL for (int f = 0; f < FV; f++) {
-  v[f] = na_load<DV>(value + row * DV, f * 8 + me.column);
-  dv[f].e[0] = dv[f].e[1] = 0.0f;
-}
-const na_box seeing = na_queries_seeing(tile, na_size(0, 0, 0), many);
-const na_box wanted = na_queries_seeing(tile, corner, few);
-const na_point reach = na_slab_size(seeing, CAPACITY);
-na_clear_tails<T, D>(queries, CAPACITY, thread_index, THREADS);
-na_clear_tails<T, DV>(gradients, CAPACITY, thread_index, THREADS);
+const na_box seeing = na_queries_seeing<RANK>(tile, na_size(0, 0, 0), many);
+const na_box wanted = na_queries_seeing<RANK>(tile, corner, few);
+const na_point reach = na_slab_size<RANK>(seeing, CAPACITY);
+na_clear_tails<THREADS, D>(queries, CAPACITY, thread_index);
+na_clear_tails<THREADS, DV>(gradients, CAPACITY, thread_index);
 
 for (int head = kv_head * sharing; head < (kv_head + 1) * sharing; head++)
-for (int z = seeing.low[0]; z < seeing.high[0]; z += reach.at[0])
-for (int y = seeing.low[1]; y < seeing.high[1]; y += reach.at[1])
-for (int x = seeing.low[2]; x < seeing.high[2]; x += reach.at[2]) {
-  const na_box slab = na_slab(seeing, reach, z, y, x);
-  const na_rows rows = na_query_rows(params, tile, head);
+NA_EACH_SLAB(seeing, reach) {
+  const na_box slab = na_slab<RANK>(seeing, reach, z, y, x);
+  const na_rows rows = na_query_rows<RANK>(params, tile, head);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  na_stage<RANK, T, D>(queries, query, rows, slab, thread_index, THREADS);
-  na_stage<RANK, T, DV>(gradients, d_out, rows, slab, thread_index, THREADS);
-  na_stage_floats<RANK>(norms, lse, rows, slab, thread_index, THREADS);
-  na_stage_floats<RANK>(shifts, delta, rows, slab, thread_index, THREADS);
+  na_stage<RANK, THREADS, D>(queries, query, rows, slab, thread_index);
+  na_stage<RANK, THREADS, DV>(gradients, d_out, rows, slab, thread_index);
+  na_stage_floats<RANK, THREADS>(norms, lse, rows, slab, thread_index);
+  na_stage_floats<RANK, THREADS>(shifts, delta, rows, slab, thread_index);
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
-  const na_count n = na_count_within(wanted, slab);
-  for (int i = 0; i < n.count; i += 8) {
-    na_cell cell[2];
-    const na_picked at = na_pick<RANK>(n, i, me, cell);
+  const na_walk walk = na_walk_over<RANK>(wanted, slab, 8);
+  na_eight tokens = na_first_eight<RANK>(walk, me);
+  for (int i = 0; i < walk.count; i += 8) {
+    const na_picked at = na_pick<RANK>(walk, tokens);
     na_frag<float> s, dp;
-    s.e[0] = s.e[1] = dp.e[0] = dp.e[1] = 0.0f;
-    NA_UNROLL for (int f = 0; f < FK; f++)
-      na_mma(s, k[f], na_tokens_across<LK>(queries, at, me, f * 8));
-    NA_UNROLL for (int f = 0; f < FV; f++)
-      na_mma(dp, v[f], na_tokens_across<LV>(gradients, at, me, f * 8));
-
     na_frag<T> p, ds;
+    na_clear<1>(&s);
+    na_clear<1>(&dp);
+    na_dot<LK, FK>(s, k, queries, at, me);
+    na_dot<LV, FV>(dp, v, gradients, at, me);
+    float norm[2], shift[2];
     NA_UNROLL for (int e = 0; e < 2; e++) {
-      float weight = 0.0f, share = 0.0f;
-      if (i + me.column + e < n.count && na_seen_by(mine, cell[e])) {
-        float logit = s.e[e] * (scale * NA_LOG2E);
-        if (BIAS)
-          logit += rpb[head * params[NA_BINS] + na_bin(params, mine, tile, cell[e])] * NA_LOG2E;
-        weight = na_exp2(logit - norms[at.column[e]] * NA_LOG2E);
-        share = weight * (dp.e[e] - shifts[at.column[e]]);
-      }
-      p.e[e] = T(weight);
-      ds.e[e] = T(share);
+      norm[e] = norms[at.column[e]] * NA_LOG2E;
+      shift[e] = shifts[at.column[e]];
     }
-    NA_UNROLL for (int f = 0; f < FV; f++)
-      na_mma(dv[f], p, na_tokens_down<LV>(gradients, at, me, f * 8));
-    NA_UNROLL for (int f = 0; f < FK; f++)
-      na_mma(dk[f], ds, na_tokens_down<LK>(queries, at, me, f * 8));
+    NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
+      const na_point token = tokens.column[e % 2];
+      const bool in = i + me.column + e % 2 < walk.count && na_seen_by<RANK>(mine[e / 2], token);
+      float logit = s.e[e] * (scale * NA_LOG2E);
+      if (BIAS && in) {
+        const int bin = mine[e / 2].bin - na_entry<RANK>(bins, token);
+        logit += rpb[head * params[NA_BINS] + bin] * NA_LOG2E;
+      }
+      const float weight = in ? na_exp2(logit - norm[e % 2]) : 0.0f;
+      p.e[e] = T(weight);
+      ds.e[e] = T(in ? weight * (dp.e[e] - shift[e % 2]) : 0.0f);
+    }
+    na_accumulate<LV, FV>(dv, p, gradients, at, me);
+    na_accumulate<LK, FK>(dk, ds, queries, at, me);
+    na_next_eight<RANK>(walk, tokens);
   }
 }
 
-if (mine.stored) {
-  NA_UNROLL for (int f = 0; f < FK; f++)
-    na_store<D>(d_key + row * D, f * 8 + me.column, dk[f], scale);
-  NA_UNROLL for (int f = 0; f < FV; f++)
-    na_store<DV>(d_value + row * DV, f * 8 + me.column, dv[f], 1.0f);
+NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
+  if (!mine[h].stored) continue;
+  na_store<D>(d_key + mine[h].row * D, dk, h, me, scale);
+  na_store<DV>(d_value + mine[h].row * DV, dv, h, me, 1.0f);
 }

@@ -12,49 +12,55 @@ threadgroup T gradients[CAPACITY * LV];
 
 const int thread_index = int(thread_index_in_threadgroup);
 const int kv_heads = params[NA_KV_HEADS], group = int(threadgroup_position_in_grid.x);
-const int kv_head = group % kv_heads, sharing = params[NA_HEADS] / kv_heads;
-const int volume = na_volume(params);
-const na_lane me = na_lane_of(thread_index % 32);
+const int item = na_quotient(group, kv_heads), kv_head = group - item * kv_heads;
+const int sharing = na_quotient(params[NA_HEADS], kv_heads);
+const na_lane me = na_lane_of<T>(thread_index % 32);
 const na_point few = na_size(Q0, Q1, Q2), many = na_size(G0 * Q0, G1 * Q1, G2 * Q2);
-const na_tile tile = na_key_tile(params, lengths, group / kv_heads, many);
+const na_tile tile = na_key_tile<RANK>(params, lengths, item, many);
 const na_point corner = na_place<G1, G2>(thread_index / 32, few);
-const na_key mine = na_key_of<Q1, Q2>(tile, corner, me.row);
-const long row =
-    na_row(na_key_rows(params, tile, kv_head), mine.at[0], mine.at[1], mine.at[2]);
+const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head);
+const na_table slots = na_slots<RANK>(params);
+const int volume = na_volume(params);
 
+na_key mine[NA_ROWS];
 na_frag<float> sum[FV];
-NA_UNROLL for (int f = 0; f < FV; f++) sum[f].e[0] = sum[f].e[1] = 0.0f;
-const na_box seeing = na_queries_seeing(tile, na_size(0, 0, 0), many);
-const na_box wanted = na_queries_seeing(tile, corner, few);
-const na_point reach = na_slab_size(seeing, CAPACITY);
-na_clear_tails<T, DV>(gradients, CAPACITY, thread_index, THREADS);
+na_clear<FV>(sum);
+NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
+  const na_point place = na_place<Q1, Q2>(h * 8 + me.row, na_size(1, 1, 1));
+  mine[h] = na_key_at<RANK>(params, tile, key_rows, corner, place);
+}
+const na_box seeing = na_queries_seeing<RANK>(tile, na_size(0, 0, 0), many);
+const na_box wanted = na_queries_seeing<RANK>(tile, corner, few);
+const na_point reach = na_slab_size<RANK>(seeing, CAPACITY);
+na_clear_tails<THREADS, DV>(gradients, CAPACITY, thread_index);
 
 for (int head = kv_head * sharing; head < (kv_head + 1) * sharing; head++)
-for (int z = seeing.low[0]; z < seeing.high[0]; z += reach.at[0])
-for (int y = seeing.low[1]; y < seeing.high[1]; y += reach.at[1])
-for (int x = seeing.low[2]; x < seeing.high[2]; x += reach.at[2]) {
-  const na_box slab = na_slab(seeing, reach, z, y, x);
-  const na_rows rows = na_query_rows(params, tile, head);
+NA_EACH_SLAB(seeing, reach) {
+  const na_box slab = na_slab<RANK>(seeing, reach, z, y, x);
+  const na_rows rows = na_query_rows<RANK>(params, tile, head);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  na_stage<RANK, T, DV>(gradients, d_out, rows, slab, thread_index, THREADS);
+  na_stage<RANK, THREADS, DV>(gradients, d_out, rows, slab, thread_index);
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
-  const na_count n = na_count_within(wanted, slab);
-  for (int i = 0; i < n.count; i += 8) {
-    na_cell cell[2];
-    const na_picked at = na_pick<RANK>(n, i, me, cell);
+  const na_walk walk = na_walk_over<RANK>(wanted, slab, 8);
+  na_eight tokens = na_first_eight<RANK>(walk, me);
+  for (int i = 0; i < walk.count; i += 8) {
     na_frag<T> p;
-    NA_UNROLL for (int e = 0; e < 2; e++) {
+    NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
+      const na_point token = tokens.column[e % 2];
+      const na_key one = mine[e / 2];
       p.e[e] = T(0.0f);
-      if (i + me.column + e >= n.count || !na_seen_by(mine, cell[e])) continue;
-      const long query = na_row(rows, cell[e].at[0], cell[e].at[1], cell[e].at[2]);
-      p.e[e] = attn[query * volume + na_slot(params, tile, mine, cell[e])];
+      if (i + me.column + e % 2 >= walk.count || !na_seen_by<RANK>(one, token)) continue;
+      int slot = 0;
+      NA_EACH_AXIS(a)
+        slot += (one.rank[a] - na_window(tile.axis[a], token.at[a]).first) * slots.pitch[a];
+      p.e[e] = attn[na_row<RANK>(rows, token) * volume + slot];
     }
-    NA_UNROLL for (int f = 0; f < FV; f++)
-      na_mma(sum[f], p, na_tokens_down<LV>(gradients, at, me, f * 8));
+    na_accumulate<LV, FV>(sum, p, gradients, na_pick<RANK>(walk, tokens), me);
+    na_next_eight<RANK>(walk, tokens);
   }
 }
 
-if (mine.stored)
-  NA_UNROLL for (int f = 0; f < FV; f++)
-    na_store<DV>(d_value + row * DV, f * 8 + me.column, sum[f], na_float(params[NA_SCALE]));
+NA_UNROLL for (int h = 0; h < NA_ROWS; h++)
+  if (mine[h].stored)
+    na_store<DV>(d_value + mine[h].row * DV, sum, h, me, na_float(params[NA_SCALE]));

@@ -1,4 +1,4 @@
-// What the kernels ask of CUDA: the words of Metal they use, and 8x8 matrix fragments on tensor cores.
+// What the kernels ask of CUDA: the words of Metal they use, and products of matrices on tensor cores.
 // dialect_metal.h is its twin. Compute capability 8.0 or newer.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -9,6 +9,7 @@
 #define NA_FN static __device__ __forceinline__
 #define NA_UNROLL _Pragma("unroll")
 
+typedef unsigned int uint;
 #define threadgroup __shared__ __align__(16)
 #define thread_index_in_threadgroup threadIdx.x
 #define threadgroup_position_in_grid blockIdx
@@ -26,21 +27,27 @@ NA_FN float na_float(int bits) { return __int_as_float(bits); }
 
 enum { NA_PAD_BYTES = 16 };  // between the rows of a slab, against bank conflicts
 
-// One lane's part of an 8x8 matrix: two neighbors in a row, as the tensor cores have it in their left
-// operand and in their result. Their right operand is held transposed.
+// A lane holds two neighbors of a matrix row, as tensor cores have them: (row, column) and
+// (row, column + 1), and the same of row + 8.
 struct na_lane {
   int row;
   int column;
+  int token;  // the token of a fragment whose slab row it looks up
 };
+template <typename T>
 NA_FN na_lane na_lane_of(int lane) {
   na_lane me;
   me.row = lane >> 2;
   me.column = (lane & 3) * 2;
+  me.token = sizeof(T) == 2 ? lane & 7 : me.row;
   return me;
 }
+
+// One lane's part of a matrix of 16 rows and 8 columns: element e is column e % 2 of the rows' part
+// e / 2.
 template <typename T>
-struct alignas(2 * sizeof(T)) na_frag {
-  T e[2];
+struct na_frag {
+  T e[4];
 };
 
 // Reductions over the four lanes that share a matrix row.
@@ -53,63 +60,130 @@ NA_FN float na_row_max(float x) {
   return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
 }
 
-// d += a * b: the upper half of a 16x8x8 product, whose lower half has zeros.
-#define NA_MMA_16BIT(NAME)                                                              \
-  float z0 = 0.0f, z1 = 0.0f;                                                           \
-  asm("mma.sync.aligned.m16n8k8.row.col.f32." NAME "." NAME ".f32 "                     \
-      "{%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"                             \
-      : "+f"(d.e[0]), "+f"(d.e[1]), "+f"(z0), "+f"(z1)                                  \
-      : "r"(reinterpret_cast<const unsigned&>(a)), "r"(0u),                             \
-        "r"(reinterpret_cast<const unsigned&>(b)))
+// Where in a slab the eight tokens of a fragment lie: those of my columns, and my token.
+struct na_picked {
+  int column[2];
+  int mine;
+};
 
-NA_FN void na_mma(na_frag<float>& d, na_frag<__half> a, na_frag<__half> b) { NA_MMA_16BIT("f16"); }
-NA_FN void na_mma(na_frag<float>& d, na_frag<__nv_bfloat16> a, na_frag<__nv_bfloat16> b) {
-  NA_MMA_16BIT("bf16");
+// All that the lanes do together is volatile: else the compiler may move it into a branch that only
+// some of them take.
+
+// ---- 16 bits: matrices of 8 tokens x 8 channels come from the slab with ldmatrix, up to four at
+// once: lane i gives the address of row i % 8 of matrix i / 8.
+
+NA_FN unsigned na_bits(__half x) { return __half_as_ushort(x); }
+NA_FN unsigned na_bits(__nv_bfloat16 x) { return __bfloat16_as_ushort(x); }
+template <typename T>
+NA_FN unsigned na_pair(const na_frag<T>& part, int h) {
+  return na_bits(part.e[2 * h]) | na_bits(part.e[2 * h + 1]) << 16;
 }
 
-// float32 is split into two tf32 numbers; the three products that matter keep float32's precision.
+template <int N>
+NA_FN void na_load_matrices(unsigned* to, const void* row, bool transposed) {
+  const unsigned at = unsigned(__cvta_generic_to_shared(row));
+  if (N == 4 && transposed)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(at) : "memory");
+  else if (N == 4)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(at) : "memory");
+  else if (transposed)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];"
+                 : "=r"(to[0]) : "r"(at) : "memory");
+  else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];"
+                 : "=r"(to[0]) : "r"(at) : "memory");
+}
+
+// The matrices of channels 8 f, 8 (f + 1), ... of the tokens that the lanes point to.
+template <int F, typename T>
+NA_FN void na_load_channels(unsigned* to, const T* row, bool transposed) {
+  const int matrix = (threadIdx.x >> 3) & 3;
+  NA_UNROLL for (int f = 0; f < F; f += 4) {
+    if (F - f >= 4) na_load_matrices<4>(to + f, row + (f + matrix) * 8, transposed);
+    else
+      NA_UNROLL for (int g = f; g < F; g++) na_load_matrices<1>(to + g, row + g * 8, transposed);
+  }
+}
+
+#define NA_MULTIPLY(TYPE, NAME)                                                              \
+  NA_FN void na_multiply(na_frag<float>& sum, const na_frag<TYPE>& left, unsigned right) {   \
+    asm volatile(                                                                            \
+        "mma.sync.aligned.m16n8k8.row.col.f32." NAME "." NAME ".f32 "                        \
+        "{%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"                                \
+        : "+f"(sum.e[0]), "+f"(sum.e[1]), "+f"(sum.e[2]), "+f"(sum.e[3])                     \
+        : "r"(na_pair(left, 0)), "r"(na_pair(left, 1)), "r"(right));                         \
+  }
+NA_MULTIPLY(__half, "f16")
+NA_MULTIPLY(__nv_bfloat16, "bf16")
+
+// ---- float32: split into two tf32 numbers; the three products that matter keep its precision.
+
 NA_FN unsigned na_tf32(float x) {
   unsigned bits;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
   return bits;
 }
-NA_FN void na_mma_tf32(na_frag<float>& d, const unsigned* a, const unsigned* b) {
-  float z0 = 0.0f, z1 = 0.0f;
-  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+NA_FN void na_multiply_tf32(na_frag<float>& sum, const unsigned* a, const unsigned* b) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(d.e[0]), "+f"(d.e[1]), "+f"(z0), "+f"(z1)
-      : "r"(a[0]), "r"(0u), "r"(a[1]), "r"(0u), "r"(b[0]), "r"(b[1]));
+      : "+f"(sum.e[0]), "+f"(sum.e[1]), "+f"(sum.e[2]), "+f"(sum.e[3])
+      : "r"(a[0]), "r"(a[2]), "r"(a[1]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-NA_FN void na_mma(na_frag<float>& d, na_frag<float> a, na_frag<float> b) {
-  unsigned high_a[2], low_a[2], high_b[2], low_b[2];
-  NA_UNROLL for (int e = 0; e < 2; e++) {
-    high_a[e] = na_tf32(a.e[e]);
-    high_b[e] = na_tf32(b.e[e]);
-    low_a[e] = na_tf32(a.e[e] - __uint_as_float(high_a[e]));
-    low_b[e] = na_tf32(b.e[e] - __uint_as_float(high_b[e]));
+// The two numbers of a lane are its columns 2 i and 2 i + 1 here, i and i + 4 to the tensor core:
+// for both operands alike, so that the sum over them is the same.
+NA_FN void na_multiply(na_frag<float>& sum, const na_frag<float>& left, const float* right) {
+  unsigned high_a[4], low_a[4], high_b[2], low_b[2];
+  NA_UNROLL for (int e = 0; e < 4; e++) {
+    high_a[e] = na_tf32(left.e[e]);
+    low_a[e] = na_tf32(left.e[e] - __uint_as_float(high_a[e]));
   }
-  na_mma_tf32(d, low_a, high_b);
-  na_mma_tf32(d, high_a, low_b);
-  na_mma_tf32(d, high_a, high_b);
+  NA_UNROLL for (int e = 0; e < 2; e++) {
+    high_b[e] = na_tf32(right[e]);
+    low_b[e] = na_tf32(right[e] - __uint_as_float(high_b[e]));
+  }
+  na_multiply_tf32(sum, low_a, high_b);
+  na_multiply_tf32(sum, high_a, low_b);
+  na_multiply_tf32(sum, high_a, high_b);
 }
 
-// Where in a slab the eight tokens of a fragment lie: the one of my matrix row, those of my columns.
-struct na_picked {
-  int row;
-  int column[2];
-};
+// ---- dot[row, token] += left[row, channel] * slab[token, channel], over F * 8 channels.
 
-// The right-hand matrix whose columns are tokens: [channel, token].
-template <int PITCH, typename T>
-NA_FN na_frag<T> na_tokens_across(const T* slab, na_picked at, na_lane me, int channel) {
-  return *reinterpret_cast<const na_frag<T>*>(slab + at.row * PITCH + channel + me.column);
+template <int PITCH, int F, typename T>
+NA_FN void na_dot(na_frag<float>& dot, const na_frag<T>* left, const T* slab, na_picked at,
+                  na_lane) {
+  unsigned right[F];
+  na_load_channels<F>(right, slab + at.mine * PITCH, false);
+  NA_UNROLL for (int f = 0; f < F; f++) na_multiply(dot, left[f], right[f]);
+}
+template <int PITCH, int F>
+NA_FN void na_dot(na_frag<float>& dot, const na_frag<float>* left, const float* slab, na_picked at,
+                  na_lane me) {
+  NA_UNROLL for (int f = 0; f < F; f++) {
+    const float2 pair =
+        *reinterpret_cast<const float2*>(slab + at.mine * PITCH + f * 8 + me.column);
+    const float right[2] = {pair.x, pair.y};
+    na_multiply(dot, left[f], right);
+  }
 }
 
-// The right-hand matrix whose rows are tokens: [token, channel].
-template <int PITCH, typename T>
-NA_FN na_frag<T> na_tokens_down(const T* slab, na_picked at, na_lane me, int channel) {
-  na_frag<T> b;
-  b.e[0] = slab[at.column[0] * PITCH + channel + me.row];
-  b.e[1] = slab[at.column[1] * PITCH + channel + me.row];
-  return b;
+// ---- sum[row, channel] += left[row, token] * slab[token, channel], for F * 8 channels.
+
+template <int PITCH, int F, typename T>
+NA_FN void na_accumulate(na_frag<float>* sum, const na_frag<T>& left, const T* slab, na_picked at,
+                         na_lane) {
+  unsigned right[F];
+  na_load_channels<F>(right, slab + at.mine * PITCH, true);
+  NA_UNROLL for (int f = 0; f < F; f++) na_multiply(sum[f], left, right[f]);
+}
+template <int PITCH, int F>
+NA_FN void na_accumulate(na_frag<float>* sum, const na_frag<float>& left, const float* slab,
+                         na_picked at, na_lane me) {
+  NA_UNROLL for (int f = 0; f < F; f++) {
+    const float right[2] = {slab[at.column[0] * PITCH + f * 8 + me.row],
+                            slab[at.column[1] * PITCH + f * 8 + me.row]};
+    na_multiply(sum[f], left, right);
+  }
 }

@@ -1,6 +1,6 @@
-// What the kernels ask of Metal: qualifiers, small arithmetic and 8x8 matrix fragments. dialect_cuda.h
-// answers the same questions for CUDA; a faster core (scalar FMA, tensor ops) would replace the
-// fragments here and nothing else.
+// What the kernels ask of Metal: qualifiers, small arithmetic and products of 8x8 matrices.
+// dialect_cuda.h answers the same questions for CUDA; a faster core (scalar FMA, tensor ops) would
+// replace na_dot and na_accumulate here and nothing else.
 #include <metal_simdgroup_matrix>
 
 #define DEV device
@@ -16,20 +16,25 @@ METAL_FUNC float na_float(int bits) { return as_type<float>(bits); }
 
 enum { NA_PAD_BYTES = 16 };  // between the rows of a slab, against bank conflicts
 
-// One lane's part of an 8x8 matrix: two neighbors in a row, at (row, column) and (row, column + 1).
+// A lane holds two neighbors of a matrix row: (row, column) and (row, column + 1).
 struct na_lane {
   int row;
   int column;
+  int token;  // the token of a fragment whose slab row it looks up
 };
+template <typename T>
 METAL_FUNC na_lane na_lane_of(int lane) {
   na_lane me;
-  me.row = ((lane >> 2) & 4) + ((lane >> 1) & 3);
+  me.row = me.token = ((lane >> 2) & 4) + ((lane >> 1) & 3);
   me.column = ((lane >> 1) & 4) + (lane & 1) * 2;
   return me;
 }
+
+// One lane's part of a matrix of NA_ROWS * 8 rows and 8 columns: element e is column e % 2 of the
+// rows' part e / 2.
 template <typename T>
 struct na_frag {
-  T e[2];
+  T e[2 * NA_ROWS];
 };
 
 // Reductions over the four lanes that share a matrix row.
@@ -42,45 +47,48 @@ METAL_FUNC float na_row_max(float x) {
   return metal::max(x, simd_shuffle_xor(x, 8));
 }
 
-// d += a * b
-template <typename A, typename B>
-METAL_FUNC void na_mma(thread na_frag<float>& d, na_frag<A> a, na_frag<B> b) {
-  metal::simdgroup_matrix<A, 8, 8> left;
-  metal::simdgroup_matrix<B, 8, 8> right;
-  metal::simdgroup_matrix<float, 8, 8> sum;
-  reinterpret_cast<thread vec<A, 2>&>(left.thread_elements()) = vec<A, 2>(a.e[0], a.e[1]);
-  reinterpret_cast<thread vec<B, 2>&>(right.thread_elements()) = vec<B, 2>(b.e[0], b.e[1]);
-  reinterpret_cast<thread vec<float, 2>&>(sum.thread_elements()) = vec<float, 2>(d.e[0], d.e[1]);
-  simdgroup_multiply_accumulate(sum, left, right, sum);
-  const vec<float, 2> result = reinterpret_cast<thread vec<float, 2>&>(sum.thread_elements());
-  d.e[0] = result.x;
-  d.e[1] = result.y;
-}
-
-// Where in a slab the eight tokens of a fragment lie: the one of my matrix row, those of my columns.
+// Where in a slab the eight tokens of a fragment lie: those of my columns, and my token.
 struct na_picked {
-  int row;
   int column[2];
+  int mine;
 };
 
-// The right-hand matrix whose columns are tokens: [channel, token].
-template <int PITCH, typename T>
-METAL_FUNC na_frag<T> na_tokens_across(const threadgroup T* slab, na_picked at, na_lane me,
-                                       int channel) {
-  na_frag<T> b;
-  b.e[0] = slab[at.column[0] * PITCH + channel + me.row];
-  b.e[1] = slab[at.column[1] * PITCH + channel + me.row];
-  return b;
+// sum += left * right, the eight rows of part h.
+template <typename T>
+METAL_FUNC void na_multiply(thread na_frag<float>& sum, const thread na_frag<T>& left,
+                            vec<T, 2> right, int h) {
+  metal::simdgroup_matrix<T, 8, 8> a, b;
+  metal::simdgroup_matrix<float, 8, 8> c;
+  reinterpret_cast<thread vec<T, 2>&>(a.thread_elements()) =
+      vec<T, 2>(left.e[2 * h], left.e[2 * h + 1]);
+  reinterpret_cast<thread vec<T, 2>&>(b.thread_elements()) = right;
+  reinterpret_cast<thread vec<float, 2>&>(c.thread_elements()) =
+      vec<float, 2>(sum.e[2 * h], sum.e[2 * h + 1]);
+  simdgroup_multiply_accumulate(c, a, b, c);
+  const vec<float, 2> result = reinterpret_cast<thread vec<float, 2>&>(c.thread_elements());
+  sum.e[2 * h] = result.x;
+  sum.e[2 * h + 1] = result.y;
 }
 
-// The right-hand matrix whose rows are tokens: [token, channel].
-template <int PITCH, typename T>
-METAL_FUNC na_frag<T> na_tokens_down(const threadgroup T* slab, na_picked at, na_lane me,
-                                     int channel) {
-  const vec<T, 2> pair =
-      *(const threadgroup vec<T, 2>*)(slab + at.row * PITCH + channel + me.column);
-  na_frag<T> b;
-  b.e[0] = pair.x;
-  b.e[1] = pair.y;
-  return b;
+// dot[row, token] += left[row, channel] * slab[token, channel], over F * 8 channels.
+template <int PITCH, int F, typename T>
+METAL_FUNC void na_dot(thread na_frag<float>& dot, const thread na_frag<T>* left,
+                       const threadgroup T* slab, na_picked at, na_lane me) {
+  NA_UNROLL for (int f = 0; f < F; f++) {
+    const int channel = f * 8 + me.row;
+    const vec<T, 2> right = vec<T, 2>(slab[at.column[0] * PITCH + channel],
+                                      slab[at.column[1] * PITCH + channel]);
+    NA_UNROLL for (int h = 0; h < NA_ROWS; h++) na_multiply(dot, left[f], right, h);
+  }
+}
+
+// sum[row, channel] += left[row, token] * slab[token, channel], for F * 8 channels.
+template <int PITCH, int F, typename T>
+METAL_FUNC void na_accumulate(thread na_frag<float>* sum, const thread na_frag<T>& left,
+                              const threadgroup T* slab, na_picked at, na_lane me) {
+  NA_UNROLL for (int f = 0; f < F; f++) {
+    const vec<T, 2> right =
+        *(const threadgroup vec<T, 2>*)(slab + at.mine * PITCH + f * 8 + me.column);
+    NA_UNROLL for (int h = 0; h < NA_ROWS; h++) na_multiply(sum[f], left, right, h);
+  }
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from typing import Any
 import mlx.core as mx
 
 from .. import metal
-from .gpu_plan import Plan, smallest
+from . import gpu_plan
+from .gpu_plan import Plan, platform, smallest
 
 log = logging.getLogger(__name__)
 
@@ -54,14 +56,6 @@ class KernelError(RuntimeError):
     """A kernel that this device cannot build or run."""
 
 
-def platform() -> str | None:
-    """The tier that MLX has a back-end for here: ``"fast_metal"``, ``"cuda"`` or None."""
-    if mx.metal.is_available():
-        return "fast_metal"
-    cuda = getattr(mx, "cuda", None)
-    return "cuda" if cuda is not None and cuda.is_available() else None
-
-
 def broken(name: str, plan: Plan) -> str | None:
     """Why a kernel could not be built earlier, if so."""
     return _broken.get((name, plan.template))
@@ -89,7 +83,8 @@ def _prove(name: str, plan: Plan) -> None:
             _try(name, plan)
             _proven.add(key)
         except RuntimeError as error:
-            _broken[key] = f"kernel {name} cannot be built on this device: {error}"
+            why = " ".join(str(error).split())[:300]
+            _broken[key] = f"kernel {name} cannot be built on this device: {why}"
             log.warning("natten_zoo: %s. Falling back.", _broken[key])
     if key in _broken:
         raise KernelError(_broken[key])
@@ -117,7 +112,7 @@ def _run(
 ) -> list[mx.array]:
     at = KERNELS[name].inputs.index("params")
     arrays = [_long_enough(x) for x in inputs]
-    return _function(name, platform())(
+    return _function(name, platform(), gpu_plan.ROWS)(
         inputs=[*arrays[:at], params, *arrays[at:]],
         template=list(plan.template),
         grid=(plan.groups * plan.threads, 1, 1),
@@ -128,15 +123,18 @@ def _run(
 
 
 @cache
-def _function(name: str, tier: str | None) -> Callable[..., list[mx.array]]:
-    kernel = KERNELS[name]
+def _function(name: str, tier: str | None, rows: int) -> Callable[..., list[mx.array]]:
+    kernel, body = KERNELS[name], metal.body(name)
+    header = metal.header("cuda" if tier == "cuda" else "metal", rows)
+    # MLX keeps what it has built by name, on CUDA even on disk: another text needs another name.
+    digest = hashlib.sha256((header + body).encode()).hexdigest()[:12]
     build = mx.fast.cuda_kernel if tier == "cuda" else mx.fast.metal_kernel
     return build(
-        name=f"natten_zoo_{name}",
+        name=f"natten_zoo_{name}_{digest}",
         input_names=list(kernel.inputs),
         output_names=list(kernel.outputs),
-        source=metal.body(name),
-        header=metal.header("cuda" if tier == "cuda" else "metal"),
+        source=body,
+        header=header,
     )
 
 

@@ -15,23 +15,46 @@ from .problem import Problem
 
 Axes = tuple[int, int, int]
 
-# The eight tokens of a simdgroup, and the simdgroups of a threadgroup from the largest tile to the
-# smallest: a tile reads each key once for all its queries, so the largest that still gives every
-# core of the GPU work is taken. 256 threads are what every Apple GPU can run.
-FRAGMENT: dict[int, Axes] = {1: (1, 1, 8), 2: (1, 2, 4), 3: (2, 2, 2)}
-SIMDGROUPS: dict[int, tuple[Axes, ...]] = {
-    1: ((1, 1, 8), (1, 1, 4), (1, 1, 2), (1, 1, 1)),
-    2: ((1, 4, 2), (1, 2, 2), (1, 2, 1), (1, 1, 1)),
-    3: ((2, 2, 2), (1, 2, 2), (1, 1, 2), (1, 1, 1)),
+# The queries of a simdgroup: the eight rows of one of Metal's matrices, the sixteen of one of
+# CUDA's. metal.header() is told how many eights.
+FRAGMENT: dict[int, dict[int, Axes]] = {
+    1: {1: (1, 1, 8), 2: (1, 2, 4), 3: (2, 2, 2)},
+    2: {1: (1, 1, 16), 2: (1, 4, 4), 3: (2, 2, 4)},
+}
+# The simdgroups of a threadgroup from the largest tile to the smallest: a tile reads each key once
+# for all its queries, so the largest that still gives every core of the GPU work is taken. 256
+# threads are what every Apple GPU can run.
+SIMDGROUPS: dict[int, dict[int, tuple[Axes, ...]]] = {
+    1: {
+        1: ((1, 1, 8), (1, 1, 4), (1, 1, 2), (1, 1, 1)),
+        2: ((1, 4, 2), (1, 2, 2), (1, 2, 1), (1, 1, 1)),
+        3: ((2, 2, 2), (1, 2, 2), (1, 1, 2), (1, 1, 1)),
+    },
+    2: {
+        1: ((1, 1, 4), (1, 1, 2), (1, 1, 1)),
+        2: ((1, 2, 2), (1, 2, 1), (1, 1, 1)),
+        3: ((2, 2, 1), (1, 2, 1), (1, 1, 1)),
+    },
 }
 ENOUGH_GROUPS = 128  # threadgroups that keep a GPU of up to 40 cores busy
 SLAB_BYTES = 19 * 1024  # three threadgroups then share the 60 KB of a core
 MEMORY_BYTES = 32 * 1024  # of a threadgroup, on every Apple GPU
 BIAS_GROUPS = 512  # threadgroups that sum the gradient of rpb, each simdgroup into its own table
-MAX_DIM = 1024  # one key and its value in float32 must fit into a slab
+MAX_DIM = 512  # a query's row is held in registers
 
 # Layout of the parameter block: na_param and na_axis_param in metal/tile.h.
 AXES_AT, PER_AXIS = 8, 10
+
+
+def platform() -> str | None:
+    """The tier that MLX has a back-end for here: ``"fast_metal"``, ``"cuda"`` or None."""
+    if mx.metal.is_available():
+        return "fast_metal"
+    cuda = getattr(mx, "cuda", None)
+    return "cuda" if cuda is not None and cuda.is_available() else None
+
+
+ROWS = 2 if platform() == "cuda" else 1
 
 
 @dataclass(frozen=True)
@@ -80,7 +103,7 @@ def plan(
     template: dict[str, Any] = {"T": problem.dtype, "RANK": rank, "D": dims[0], "DV": dims[1]}
     template |= {"BIAS": has_rpb, "SUMS": sums_rpb, "SLAB": SLAB_BYTES}
     template |= {"BINS": _near_bins(simdgroups, bins) if sums_rpb else 0}
-    template |= dict(zip(("Q0", "Q1", "Q2"), FRAGMENT[rank], strict=True))
+    template |= dict(zip(("Q0", "Q1", "Q2"), FRAGMENT[ROWS][rank], strict=True))
     template |= dict(zip(("G0", "G1", "G2"), simdgroups, strict=True))
     head = [problem.heads, problem.kv_heads, _bits(scale), _bits(fill), problem.has_lengths]
     count = math.prod(simdgroups)
@@ -156,13 +179,13 @@ def _padded(values: Sequence[int]) -> Axes:
 
 
 def _tiles(rank: int, sizes: Axes, simdgroups: Axes) -> list[int]:
-    extents = (q * g for q, g in zip(FRAGMENT[rank], simdgroups, strict=True))
+    extents = (q * g for q, g in zip(FRAGMENT[ROWS][rank], simdgroups, strict=True))
     return [-(-n // t) for n, t in zip(sizes, extents, strict=True)]
 
 
 def _simdgroups(rank: int, sizes: Axes, rows: int, bins: int) -> Axes:
     """The largest tile that gives enough threadgroups and, if it can be, room for the bins."""
-    choices = SIMDGROUPS[rank]
+    choices = SIMDGROUPS[ROWS][rank]
     fitting = [g for g in choices if not bins or _near_bins(g, bins)] or list(choices)
     busy = [g for g in fitting if rows * math.prod(_tiles(rank, sizes, g)) >= ENOUGH_GROUPS]
     return busy[0] if busy else fitting[-1]

@@ -30,22 +30,23 @@ class Family:
     has_rpb: bool
     kernel_size: tuple[int, ...] | None = None  # the size of the bias table is a template argument
     enough_groups: int = 128  # gpu_plan.ENOUGH_GROUPS: 1 for the largest tile
+    rows: int = 1  # gpu_plan.ROWS; CUDA has its own
 
     def __str__(self) -> str:
         dtype = str(self.dtype).removeprefix("mlx.core.")
-        return f"{self.rank}d-{dtype}-{self.head_dim}-{self.value_dim}-{self.has_rpb}"
+        return f"{self.rank}d-{dtype}-{self.head_dim}-{self.value_dim}-rows{self.rows}"
 
 
 FAMILIES = (
     Family(1, mx.float32, 12, 12, True, (5,)),
     Family(1, mx.float16, 16, 24, False, enough_groups=1),
-    Family(1, mx.bfloat16, 5, 8, True, (8,)),
+    Family(1, mx.bfloat16, 5, 8, True, (8,), rows=2),
     Family(2, mx.float32, 8, 8, False, enough_groups=1),
-    Family(2, mx.float32, 12, 16, True, (2, 5)),
+    Family(2, mx.float32, 12, 16, True, (2, 5), rows=2),
     Family(2, mx.float16, 32, 32, True, (3, 3), enough_groups=1),
-    Family(2, mx.bfloat16, 20, 7, False),
+    Family(2, mx.bfloat16, 20, 7, False, rows=2, enough_groups=1),
     Family(3, mx.float32, 8, 4, False, enough_groups=1),
-    Family(3, mx.float32, 4, 12, True, (2, 3, 2)),
+    Family(3, mx.float32, 4, 12, True, (2, 3, 2), rows=2),
     Family(3, mx.float16, 16, 16, True, (3, 2, 2), enough_groups=1),
 )
 
@@ -75,13 +76,15 @@ class Case:
 @contextmanager
 def tiles_of(family: Family) -> Iterator[None]:
     """Has problems laid out with the tiles of a family."""
-    before = gpu_plan.ENOUGH_GROUPS
+    before = gpu_plan.ENOUGH_GROUPS, gpu_plan.ROWS
     gpu_plan.ENOUGH_GROUPS = family.enough_groups
+    if gpu_plan.platform() != "cuda":
+        gpu_plan.ROWS = family.rows
     gpu_plan.plan.cache_clear()
     try:
         yield
     finally:
-        gpu_plan.ENOUGH_GROUPS = before
+        gpu_plan.ENOUGH_GROUPS, gpu_plan.ROWS = before
         gpu_plan.plan.cache_clear()
 
 
