@@ -21,7 +21,8 @@ import mlx.core as mx
 from .errors import CheckpointError
 from .pickle_machine import Foreign, Global
 from .safetensors_file import read_safetensors
-from .torch_pickle import NumpyArray, TensorRef, TorchFile, read_torch, to_mlx
+from .torch_globals import NumpyArray, TensorRef
+from .torch_pickle import TorchFile, read_torch, to_mlx
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
