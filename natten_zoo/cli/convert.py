@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
     if args.private and not args.upload_repo:
         raise ValueError("--private goes with --upload-repo.")
     check_target(args.target, args.overwrite)
-    with tqdm(total=3, bar_format="{desc:<10}{bar:20} {n_fmt}/{total_fmt}", leave=False) as bar:
+    style = "{desc:<10}{bar:20} {n_fmt}/{total_fmt}"
+    with tqdm(total=3, bar_format=style, leave=False, disable=None) as bar:  # on a terminal
         bar.set_description("reading")
         source = locate(args.source)
         checkpoint = read_checkpoint(source.path, ema=not args.no_ema)
@@ -93,10 +94,9 @@ def _report(model: Model, checkpoint: Checkpoint) -> list[str]:
     from ..pretrained.key_map import key_map, summary
 
     parameters = dict(tree_flatten(model.parameters()))
+    mapping = {name: (name,) for name in parameters}
     if checkpoint.format == "torch":
-        mapping = key_map(type(model), checkpoint.weights)
-    else:
-        mapping = {name: (name,) for name in parameters}
+        mapping |= key_map(type(model), checkpoint.weights)
     count = sum(value.size for value in parameters.values())
     name = "" if model.record is None else f" {model.record.name}"
     part = f", its {checkpoint.part!r}" if checkpoint.part else ""
