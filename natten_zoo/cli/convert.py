@@ -94,7 +94,7 @@ def _report(model: Model, checkpoint: Checkpoint) -> list[str]:
     from ..pretrained.key_map import key_map, summary
 
     parameters = dict(tree_flatten(model.parameters()))
-    mapping = {name: (name,) for name in parameters}
+    mapping: dict[str, tuple[str, ...]] = {name: (name,) for name in parameters}
     if checkpoint.format == "torch":
         mapping |= key_map(type(model), checkpoint.weights)
     count = sum(value.size for value in parameters.values())
