@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -11,11 +12,10 @@ import mlx.core as mx
 import numpy as np
 
 from .problem import Problem
-from .tiling import Tiling, blocks, combine, homes, index, tiling
+from .tiling import MASKED, Tiling, blocks, combine, homes, index, tiling
 
 # Scores that are held at once: on a CPU they should stay in its cache.
 CPU_SCORES, GPU_SCORES = 1 << 18, 1 << 24
-MASKED = -1e30
 
 # Arrays per query, arrays per key, gradients of scores.
 Kinds = tuple[list[mx.array], list[mx.array], list[mx.array]]
@@ -44,7 +44,7 @@ class Tiles:
         self.tiling: Tiling = tiling(problem)
         self.groups = problem.batch * problem.kv_heads
         self.group = problem.group
-        self.rows = problem.group * self.tiling.queries
+        self.rows = self.tiling.rows
         self._bias = self._bias_variants(rpb)
 
     # Parts
@@ -88,18 +88,22 @@ class Tiles:
 
     def queries(self, part: Part, x: mx.array) -> mx.array:
         """``[g, t, rows, D]`` from :meth:`by_query`."""
+        table, places = self.tiling.query, math.prod(self.problem.out)
+        if table is None and self.group == 1:
+            tiles = x.reshape(self.groups, self.tiling.tiles, self.rows, -1)
+            return tiles[part.groups, part.tiles]
+        table = mx.arange(places).reshape(self.tiling.tiles, -1) if table is None else table
         heads = mx.arange(part.groups.start * self.group, part.groups.stop * self.group)
-        start = (heads * math.prod(self.problem.out)).reshape(-1, 1, self.group, 1)
-        place = self._ordered(part, self.tiling.query[part.tiles])[:, None, :]  # [t, 1, tq]
+        start = (heads * places).reshape(-1, 1, self.group, 1)
+        place = self._ordered(part, table[part.tiles])[:, None, :]  # [t, 1, tq]
         return mx.take(x, (start + place).flatten(2), axis=0)
 
     def _queries_back(self, x: mx.array) -> mx.array:
         """``[G, T, rows, D] -> [B, *out, H, D]``."""
         p, t = self.problem, self.tiling
-        tile, row = t.query_home
-        member = mx.arange(p.group)[:, None] * t.queries + (tile * self.rows + row)
-        place = mx.arange(self.groups)[:, None, None] * (t.tiles * self.rows) + member
-        x = mx.take(x.reshape(-1, x.shape[-1]), place, axis=0)
+        if t.query_home is not None:
+            place = mx.arange(self.groups)[:, None, None] * (t.tiles * self.rows) + t.query_home
+            x = mx.take(x.reshape(-1, x.shape[-1]), place, axis=0)
         return x.reshape(p.batch, p.heads, *p.out, -1).moveaxis(1, -2)
 
     # Keys
@@ -113,8 +117,11 @@ class Tiles:
         if id(x) not in part.columns:
             part.columns[id(x)] = self._columns(part, x)
         columns = part.columns[id(x)]
-        groups = mx.arange(part.groups.stop - part.groups.start)
-        start = groups * (columns.shape[0] // groups.size)
+        groups = part.groups.stop - part.groups.start
+        if self.tiling.runs is None:
+            tiles = columns.reshape(groups, self.tiling.tiles, self.tiling.keys, -1)
+            return tiles[:, part.tiles]
+        start = mx.arange(groups) * (columns.shape[0] // groups)
         place = start[:, None, None] + self._ordered(part, self.tiling.runs[part.tiles])
         return mx.take(columns, place, axis=0).reshape(*place.shape[:2], self.tiling.keys, -1)
 
@@ -136,7 +143,7 @@ class Tiles:
             width //= axis.key.shape[1]
             x = x.reshape(-1, width * dim)
             start = mx.arange(groups)[:, None] * (x.shape[0] // groups)
-            x = sum(mx.take(x, start + row, axis=0) for row in table)
+            x = functools.reduce(mx.add, (mx.take(x, start + row, axis=0) for row in table))
         return x
 
     def _keys_back(self, x: mx.array) -> mx.array:
@@ -165,16 +172,15 @@ class Tiles:
     def _bias_variants(self, rpb: mx.array | None) -> mx.array:
         """``[Hkv or 1, variants, tk, rows]``."""
         p, t = self.problem, self.tiling
-        mask = mx.array(np.where(t.seen, 0, MASKED).astype(np.float32))
         if rpb is None:
-            return mx.tile(mask, (1, 1, p.group))[None]
+            return t.row_mask
         table = rpb.astype(mx.float32)
         for axis, (pattern, _) in enumerate(t.patterns):
             table = mx.take(table, index(np.maximum(pattern, 0).ravel()), axis=axis + 1)
         table = table.reshape(p.heads, *sum((q.shape for q, _ in t.patterns), ()))
         order = [1 + 3 * a + i for i in range(3) for a in range(p.rank)]
-        table = table.transpose(0, *order).reshape(p.kv_heads, p.group, *mask.shape)
-        return (table + mask).transpose(0, 2, 3, 1, 4).flatten(3)
+        table = table.transpose(0, *order).reshape(p.kv_heads, p.group, *t.mask.shape)
+        return (table + t.mask).transpose(0, 2, 3, 1, 4).flatten(3)
 
     def _bias_sums(self, part: slice, scores: mx.array) -> mx.array:
         """``[g, t, tk, rows] -> [g, variants of the part, tk, rows]``."""
@@ -246,4 +252,7 @@ class Tiles:
 
 def _join(parts: Sequence[list[mx.array]], axis: int) -> list[mx.array]:
     """The first arrays of all parts in one, the second ones, and so on."""
-    return [mx.concatenate(list(xs), axis=axis) for xs in zip(*filter(None, parts), strict=True)]
+    some = [part for part in parts if part]
+    if len(some) == 1:
+        return some[0]
+    return [mx.concatenate(list(xs), axis=axis) for xs in zip(*some, strict=True)]

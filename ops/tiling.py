@@ -18,97 +18,12 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from .axis_tiles import AxisTiles, axis_tiles
 from .neighborhood import Neighborhood
 from .problem import Problem
 
+MASKED = -1e30
 SIDES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 48, 64)
-
-
-@dataclass(frozen=True, eq=False)
-class AxisTiles:
-    """The tiles of one axis; -1 fills up what a tile lacks."""
-
-    hood: Neighborhood
-    axis: int
-    length: int
-    token: np.ndarray  # [T, tq] token of each query
-    key: np.ndarray  # [T, tk] token of each key
-
-    @property
-    def entry(self) -> np.ndarray:
-        """``[T, tq]``: each query's place in the output, which a stride makes shorter."""
-        return np.where(self.token < 0, -1, self.token // self.hood.stride[self.axis])
-
-    def slot(self, length: Any, xp: ModuleType = np) -> Any:
-        """``[..., T, tk, tq]``: the slot a key has in a query's window; -1 if not seen.
-
-        ``length`` is the axis' length or an array of lengths ``[..., 1, 1]``.
-        """
-        token, key, first, count = self._window(length, xp)
-        step = (key[:, :, None] - first[..., None, :]) // self.hood.dilation[self.axis]
-        inside = ((token >= 0) & (token < length))[..., None, :] & (key >= 0)[:, :, None]
-        return xp.where(inside & (step >= 0) & (step < count[..., None, :]), step, -1)
-
-    def position(self, length: Any, xp: ModuleType = np) -> Any:
-        """``[..., T, K, tq]``: where in the tile a query finds each slot; -1 if it has no key."""
-        token, key, first, count = self._window(length, xp)
-        slot = xp.arange(self.hood.kernel_size[self.axis])[:, None]
-        start = (first - key[:, :1]) // self.hood.dilation[self.axis]
-        inside = ((token >= 0) & (token < length))[..., None, :]
-        return xp.where(inside & (slot < count[..., None, :]), start[..., None, :] + slot, -1)
-
-    def _window(self, length: Any, xp: ModuleType) -> tuple[Any, Any, Any, Any]:
-        token, key = xp.array(self.token), xp.array(self.key)
-        first, count = self.hood.window(self.axis, xp.maximum(token, 0), length, xp)
-        return token, key, first, xp.broadcast_to(count, first.shape)
-
-    def pattern(self, static: bool) -> tuple[np.ndarray, np.ndarray]:
-        """``([variants, tk, tq], [T])``: the few different index patterns of the bias table.
-
-        Tiles inside the axis look alike; only those near a border differ. ``static`` patterns
-        hold -1 where a query does not see a key.
-        """
-        d, size = self.hood.dilation[self.axis], self.hood.kernel_size[self.axis]
-        relative = (self.key[:, :, None] - self.token[:, None, :]) // d + size - 1
-        relative = np.clip(relative, 0, 2 * size - 2).astype(np.int32)
-        if static:
-            relative[self.slot(self.length) < 0] = -1
-        flat, variant = np.unique(relative.reshape(len(relative), -1), axis=0, return_inverse=True)
-        return flat.reshape(-1, *relative.shape[1:]), variant.reshape(-1)
-
-
-@lru_cache(maxsize=1024)
-def axis_tiles(hood: Neighborhood, axis: int, length: int, side: int, varlen: bool) -> AxisTiles:
-    """Cuts the queries of one axis into tiles of ``side``."""
-    d = hood.dilation[axis]
-    tokens = np.arange(0, length, hood.stride[axis])
-    low, high = _reach(hood, axis, tokens, length, varlen)
-    tiles, bounds = [], []
-    for group in range(min(d, length)):
-        members = np.flatnonzero(tokens % d == group)
-        for i in range(0, len(members), side):
-            tile = members[i : i + side]
-            tiles.append(np.pad(tokens[tile], (0, side - len(tile)), constant_values=-1))
-            size = len(range(group, length, d))
-            bounds.append((group, size, low[tile].min(), high[tile].max()))
-    group, size, start, last = np.array(bounds).T
-    width = (last - start).max() + 1
-    start = np.maximum(np.minimum(start, size - width), 0)  # keep the keys inside the axis
-    rank = start[:, None] + np.arange(width)
-    key = np.where(rank < size[:, None], group[:, None] + d * rank, -1)
-    return AxisTiles(hood, axis, length, np.stack(tiles), key)
-
-
-def _reach(
-    hood: Neighborhood, axis: int, tokens: np.ndarray, length: int, varlen: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """First and last rank that each query can see, for all sample lengths if they vary."""
-    d, token, lengths = hood.dilation[axis], tokens[:, None], np.full((1, 1), length)
-    if varlen:  # a border farther away than this does not move the window
-        far = (hood.kernel_size[axis] + hood.window_stride[axis] + 1) * d
-        lengths = np.minimum(token + np.arange(1, far + 1), length)
-    first, count = hood.window(axis, token, lengths)
-    return (first // d).min(1), (first // d + count).max(1) - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +32,7 @@ class Tiling:
 
     hood: Neighborhood
     spatial: tuple[int, ...]
+    group: int  # query heads that share a key head
     varlen: bool
     axes: tuple[AxisTiles, ...]
 
@@ -128,6 +44,11 @@ class Tiling:
     def queries(self) -> int:
         """Queries of a tile."""
         return math.prod(a.token.shape[1] for a in self.axes)
+
+    @property
+    def rows(self) -> int:
+        """Rows of scores of a tile: its queries of all heads that share a key head."""
+        return self.group * self.queries
 
     @property
     def keys(self) -> int:
@@ -159,15 +80,26 @@ class Tiling:
         return np.indices([len(a.token) for a in self.axes]).reshape(len(self.axes), -1)
 
     @cached_property
-    def query(self) -> mx.array:
-        """``[T, tq]``: flat output place of each query, some place where there is none."""
-        return index(np.maximum(self._query, 0))
+    def query(self) -> mx.array | None:
+        """``[T, tq]``: flat output place of each query, some place where there is none.
+
+        Here and below, None stands for the table that says 0, 1, 2, ...
+        """
+        return unless_identity(np.maximum(self._query, 0), self._outputs)
 
     @cached_property
-    def query_home(self) -> mx.array:
-        """``[2, queries]``: the tile of each output place, and its place in the tile."""
-        where = homes(self._query.ravel(), math.prod(self.hood.output_size(self.spatial)))[:, 0]
-        return index(np.stack(np.divmod(where, self.queries)))
+    def query_home(self) -> mx.array | None:
+        """``[group, queries]``: where in ``[T * rows]`` each output place is computed."""
+        where = homes(self._query.ravel(), self._outputs)[:, 0]
+        tile, query = np.divmod(where, self.queries)
+        member = np.arange(self.group)[:, None]
+        return unless_identity(
+            tile * self.rows + member * self.queries + query, self.tiles * self.rows
+        )
+
+    @property
+    def _outputs(self) -> int:
+        return math.prod(self.hood.output_size(self.spatial))
 
     @property
     def _query(self) -> np.ndarray:
@@ -189,12 +121,12 @@ class Tiling:
         return index(rest * self.spatial[-1] + np.maximum(self.axes[-1].key.ravel(), 0))
 
     @cached_property
-    def runs(self) -> mx.array:
+    def runs(self) -> mx.array | None:
         """``[T, tk / run]``: the runs of a tile, counted in the order of :attr:`columns`."""
         parts = [a.key[i] for a, i in zip(self.axes, self.places, strict=True)]
         parts[-1] = self.places[-1][:, None]
         sizes = [*self.spatial[:-1], len(self.axes[-1].key)]
-        return index(np.maximum(combine(parts, sizes, 1), 0))
+        return unless_identity(np.maximum(combine(parts, sizes, 1), 0), math.prod(sizes))
 
     @cached_property
     def folds(self) -> list[mx.array]:
@@ -212,7 +144,8 @@ class Tiling:
         tables, tokens = [], 1
         for i, axis in enumerate(self.axes):
             width, tail = axis.key.shape[1], math.prod(counts[i + 1 :])
-            place = homes(axis.key.ravel(), axis.length).T[:, None, :, None]  # [n, 1, length, 1]
+            used = axis.key if self.varlen else axis.used
+            place = homes(used.ravel(), axis.length).T[:, None, :, None]  # [n, 1, length, 1]
             tile, key = np.divmod(np.minimum(place, axis.key.size - 1), width)
             tile = (np.arange(tokens)[:, None, None] * counts[i] + tile) * tail + np.arange(tail)
             if i == 0:
@@ -227,12 +160,18 @@ class Tiling:
         return tables
 
     @cached_property
-    def seen(self) -> np.ndarray:
-        """``[variants, tk, tq]``: whether a query may see a key, as far as shapes decide."""
+    def mask(self) -> mx.array:
+        """``[variants, tk, tq]``: 0, and :data:`MASKED` for keys that no shape lets a query see."""
         parts = [np.minimum(p, 0) for p, _ in self.patterns]
         ids = np.indices([len(p) for p in parts]).reshape(len(parts), -1)
         parts = [p[i] for p, i in zip(parts, ids, strict=True)]
-        return combine(parts, [1] * len(parts), 2) >= 0
+        seen = combine(parts, [1] * len(parts), 2) >= 0
+        return mx.array(np.where(seen, 0, MASKED).astype(np.float32))
+
+    @cached_property
+    def row_mask(self) -> mx.array:
+        """``[1, variants, tk, rows]``: :attr:`mask` for all heads that share a key head."""
+        return mx.tile(self.mask, (1, 1, self.group))[None]
 
 
 @lru_cache(maxsize=128)
@@ -245,7 +184,7 @@ def tiling(problem: Problem) -> Tiling:
         sides = [s for s in SIDES if s <= most]
         per_axis.append([axis_tiles(hood, axis, length, s, varlen) for s in sides])
     axes = min(itertools.product(*per_axis), key=lambda axes: _cost(problem, axes))
-    return Tiling(hood, problem.spatial, varlen, axes)
+    return Tiling(hood, problem.spatial, problem.group, varlen, axes)
 
 
 def _cost(problem: Problem, axes: Sequence[AxisTiles]) -> float:
@@ -255,7 +194,7 @@ def _cost(problem: Problem, axes: Sequence[AxisTiles]) -> float:
     keys = math.prod(a.key.shape[1] for a in axes)
     dims = problem.head_dim + problem.value_dim
     short = 1 + (2.5 / queries) ** 2  # short rows are slow to multiply
-    return tiles * (queries * keys * (dims * short + 40) + keys * (40 + dims) + 3000)
+    return tiles * (queries * keys * (dims * short + 40) + keys * (75 + 2 * dims) + 3000)
 
 
 def combine(parts: Sequence[Any], sizes: Sequence[int], dims: int, xp: ModuleType = np) -> Any:
@@ -287,6 +226,11 @@ def homes(index: np.ndarray, size: int) -> np.ndarray:
 def index(table: np.ndarray) -> mx.array:
     """A table for ``mx.take``."""
     return mx.array(np.ascontiguousarray(table, dtype=np.int32))
+
+
+def unless_identity(table: np.ndarray, size: int) -> mx.array | None:
+    """:func:`index` of a table, None if it leaves ``size`` rows where they are."""
+    return None if np.array_equal(table.ravel(), np.arange(size)) else index(table)
 
 
 def blocks(total: int, size: int) -> Iterator[slice]:
