@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
             for path, s in zip(paths, samples, strict=True)
         ]
         print(table(["image", "is", "model says", "sure", ""], rows, "<<<><"))
-        print(f"\n{summary(model, samples)}")
+        print(f"\n{summary(samples)}")
         try:
             print(f"picture: {draw(model, preprocess, samples, folder / SHOWN, args.out)}")
         except ImportError as error:
@@ -73,12 +73,13 @@ def classify(model: Model, preprocess: Preprocess, paths: list[Path]) -> list[Sa
     ]
 
 
-def summary(model: Model, samples: list[Sample]) -> str:
+def summary(samples: list[Sample]) -> str:
     """How many samples are right, and how many of the whole test set were after training."""
+    from ..pretrained import get_record
+
     text = f"{sum(s.right for s in samples)} of {len(samples)} images right"
-    if model.record is None or model.record.top1 is None:
-        return text
-    return f"{text}; {model.record.top1:.2f} % of the 10,000 test images when it was trained"
+    top1 = get_record("nat_pico_fashion").top1
+    return f"{text}; {top1:.2f} % of the 10,000 test images when it was trained" if top1 else text
 
 
 def draw(
@@ -93,6 +94,6 @@ def draw(
 
     views = view_layers(model, preprocess(shown)[None])
     image = np.asarray(preprocess.crop(read_image(shown, preprocess.channels)))
-    title = f"{DEFAULT_MODEL}: {summary(model, samples)}"
+    title = f"nat_pico_fashion: {summary(samples)}"
     figure = demo_figure(title, samples, image, [views[i] for i in LAYERS], POINT)
     return save_figure(figure, out)
