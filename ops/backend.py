@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -141,10 +142,7 @@ def is_compiled(problem: Problem) -> bool:
 
 def why_not(name: str, problem: Problem) -> str | None:
     """Why a tier cannot run a problem on the default device; None if it can."""
-    try:
-        tier = _module(name)
-    except ModuleNotFoundError as error:
-        return str(error)
+    tier = _module(name)
     if name != tier.NAME:
         return f"this MLX has no {'Metal' if name == 'fast_metal' else 'CUDA'} back-end"
     return tier.why_not(problem)
@@ -162,6 +160,7 @@ def _checked(name: str) -> str:
     return name
 
 
+@cache
 def _module(name: str) -> ModuleType:
     return importlib.import_module(TIERS[name], __package__)
 
