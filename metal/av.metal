@@ -62,6 +62,7 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
         weight[e] = float(p.e[e]);
         bin[e] = SUMS && in ? one.bin + na_entry<RANK>(bins, token) : -1;
       }
+      simdgroup_barrier(mem_flags::mem_none);  // together again for the product
       na_accumulate<LV, FV>(sum, p, values, na_pick<RANK>(walk, tokens), me);
       if (SUMS) na_add_to_bins<BINS>(close, share_of_rpb, me, bin, weight);
       na_next_eight<RANK>(walk, tokens);

@@ -56,6 +56,7 @@ NA_EACH_SLAB(seeing, reach) {
         slot += (one.rank[a] - na_window(tile.axis[a], token.at[a]).first) * slots.pitch[a];
       p.e[e] = attn[na_row<RANK>(rows, token) * volume + slot];
     }
+    simdgroup_barrier(mem_flags::mem_none);  // together again for the product
     na_accumulate<LV, FV>(sum, p, gradients, na_pick<RANK>(walk, tokens), me);
     na_next_eight<RANK>(walk, tokens);
   }

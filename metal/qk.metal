@@ -61,6 +61,7 @@ NA_EACH_SLAB(seen, reach) {
       if (BIAS) logit += bias[one.bin + na_entry<RANK>(bins, token)];
       logits[one.row * volume + one.slot + na_entry<RANK>(slots, token)] = T(logit);
     }
+    simdgroup_barrier(mem_flags::mem_none);  // together again for the next product
     na_next_eight<RANK>(walk, tokens);
   }
 }

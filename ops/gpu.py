@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -124,13 +124,21 @@ def _extras(problem: Problem, rpb: mx.array | None, lengths: mx.array | None) ->
         ones = mx.ones((problem.batch, 3 - problem.rank), mx.int32)
         lengths = mx.concatenate([ones, lengths], axis=1)
     return (
-        mx.zeros(8, mx.int32) if lengths is None else lengths,
-        mx.zeros(8) if rpb is None else rpb.astype(mx.float32),
+        _absent(mx.int32) if lengths is None else lengths,
+        _absent(mx.float32) if rpb is None else rpb.astype(mx.float32),
     )
 
 
+@cache
+def _absent(dtype: mx.Dtype) -> mx.array:
+    """What stands in for an array that a problem has not."""
+    array = mx.zeros(8, dtype)
+    mx.eval(array)
+    return array
+
+
 def _rpb_shares(problem: Problem, layout: Plan) -> tuple[int, ...]:
-    if not dict(layout.template)["SUMS"]:
+    if not layout["SUMS"]:
         return (1,)
     bins = math.prod(problem.neighborhood.bias_shape)
     return (problem.heads, layout.slices * layout.simdgroups, bins)

@@ -69,9 +69,11 @@ def launch(
     Raises:
         KernelError: If this device cannot build it.
     """
-    if 0 in inputs[0].shape:
+    if not plan.groups:
         return [mx.zeros(s, d) for s, d in zip(output_shapes, _dtypes(name, plan), strict=True)]
-    _prove(name, plan)
+    if name not in plan.built:
+        _prove(name, plan)
+        plan.built.add(name)
     return _run(name, plan, plan.params, inputs, output_shapes)
 
 
@@ -91,14 +93,13 @@ def _prove(name: str, plan: Plan) -> None:
 
 
 def _try(name: str, plan: Plan) -> None:
-    kernel, template = KERNELS[name], dict(plan.template)
-    one = smallest(plan)
-    longest = max(template["D"], template["DV"])
+    kernel, one = KERNELS[name], smallest(plan)
+    longest = max(plan["D"], plan["DV"])
     inputs = [
         mx.zeros(longest, _dtype(array, plan)) for array in kernel.inputs if array != "params"
     ]
-    shapes = [(template[size] if size else 1,) for size in kernel.outputs.values()]
-    if "d_rpb" in kernel.outputs and template["SUMS"]:
+    shapes = [(plan[size] if size else 1,) for size in kernel.outputs.values()]
+    if "d_rpb" in kernel.outputs and plan["SUMS"]:
         shapes[-1] = (plan.simdgroups,)
     mx.eval(_run(name, one, one.params, inputs, shapes))
 
@@ -141,7 +142,7 @@ def _function(name: str, tier: str | None, rows: int) -> Callable[..., list[mx.a
 def _dtype(array: str, plan: Plan) -> mx.Dtype:
     if array in INT32:
         return mx.int32
-    return mx.float32 if array in FLOAT32 else dict(plan.template)["T"]
+    return mx.float32 if array in FLOAT32 else plan.template[0][1]
 
 
 def _dtypes(name: str, plan: Plan) -> list[mx.Dtype]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -57,7 +57,7 @@ def platform() -> str | None:
 ROWS = 2 if platform() == "cuda" else 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """One launch of one kernel, but for its arrays."""
 
@@ -67,6 +67,10 @@ class Plan:
     threads: int
     simdgroups: int
     slices: int  # threadgroups per head
+    built: set[str] = field(default_factory=set)  # kernels that are known to work
+
+    def __getitem__(self, name: str) -> Any:
+        return dict(self.template)[name]
 
 
 @lru_cache(maxsize=4096)

@@ -7,9 +7,9 @@
 ``check`` holds random problems against a float64 reference, each twice: the results must be the
 same to the last bit. ``memory`` runs a few of them under compute-sanitizer, where it is installed.
 ``bench`` times forward, and forward with backward, of ours, MLX's dense attention with the
-neighborhood as a mask, a gather per query, and torch's compiled flex_attention, where torch is
-installed: medians of rounds after a warm-up, inputs rotating, beside the two floors of each shape
-(bytes and operations).
+neighborhood as a mask, a gather per query (all under mx.compile), and torch's compiled
+flex_attention, where torch is installed: medians of rounds after a warm-up, inputs rotating, beside
+the two floors of each shape (bytes and operations).
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def main() -> int:
     )
     parser.add_argument("--only", choices=("check", "memory", "bench", "flex"))
     parser.add_argument("--count", type=int, default=300, help="random problems to check")
+    parser.add_argument("--families", type=int, nargs="*", help="which of them, by number: all")
     parser.add_argument("--cases", default="", help="part of the names of the shapes to time")
     parser.add_argument("--dtypes", nargs="*", default=["float16", "bfloat16", "float32"])
     parser.add_argument("--contestants", nargs="*", default=["ours", "dense", "gather", "flex"])
@@ -71,7 +72,7 @@ def main() -> int:
     report: dict[str, Any] = {"device": device()}
     print(report["device"], flush=True)
     if args.only in (None, "check"):
-        report["check"] = check(args.count)
+        report["check"] = check(args.count, args.families)
     if args.only in (None, "memory"):
         report["memory"] = memory()
     if args.only in (None, "bench"):
@@ -92,7 +93,7 @@ def device() -> str:
     return f"{gpu.NAME}, MLX {mx.__version__}, {info}"
 
 
-def check(count: int) -> dict[str, Any]:
+def check(count: int, families: list[int] | None = None) -> dict[str, Any]:
     """Random problems against the reference, and against themselves."""
     import mlx.core as mx
 
@@ -100,13 +101,15 @@ def check(count: int) -> dict[str, Any]:
     from tests.ops.gpu.problems import FAMILIES, check_attention, check_unfused, random_cases, worst
 
     wrong, largest, started = [], {}, time.perf_counter()
-    for at, family in enumerate(FAMILIES):
-        for case in random_cases(family, seed=at, count=-(-count // len(FAMILIES))):
+    numbers = range(len(FAMILIES)) if families is None else families
+    for at in numbers:
+        family = FAMILIES[at]
+        for case in random_cases(family, seed=at, count=-(-count // len(numbers))):
             for checker in (check_attention, check_unfused):
                 found = checker(case)
                 fault = worst(found, family.dtype)
                 if fault:
-                    wrong.append(f"{checker.__name__}: {fault} for {case.problem}")
+                    wrong.append(f"{checker.__name__}: {fault} of {found} for {case.problem}")
                     print("WRONG", wrong[-1], flush=True)
                 key = str(family.dtype)
                 largest[key] = max(largest.get(key, 0.0), *found.values())
@@ -119,7 +122,7 @@ def check(count: int) -> dict[str, Any]:
     wrong += [f"not built: {why}" for why in gpu_kernels._broken.values()]
     seconds = time.perf_counter() - started
     print(f"check: {count} problems, {len(wrong)} wrong, largest errors {largest}, {seconds:.0f} s")
-    return {"problems": count, "wrong": wrong, "largest": largest}
+    return {"problems": count, "wrong": wrong, "largest": largest, "seconds": seconds}
 
 
 def memory() -> dict[str, str]:
@@ -229,11 +232,13 @@ def inputs(shape: Any, dtype: str) -> list[list[Any]]:
 def steps(attention: Callable[..., Any], sets: list[list[Any]]) -> Steps:
     import mlx.core as mx
 
-    def both(i: int) -> Any:
-        *qkv, gradient = sets[i]
+    @mx.compile
+    def both(*arrays: Any) -> Any:
+        *qkv, gradient = arrays
         return mx.vjp(lambda *x: [attention(*x)], qkv, [gradient])[1]
 
-    return {"forward": lambda i: attention(*sets[i][:3]), "both": both}
+    forward = mx.compile(attention)
+    return {"forward": lambda i: forward(*sets[i][:3]), "both": lambda i: both(*sets[i])}
 
 
 def ours(shape: Any, dtype: str) -> Steps:
