@@ -13,12 +13,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from natten_zoo.training import Recipe, add_arguments, overrides_from, run
+from natten_zoo.training import Recipe, add_arguments, overrides_from, report, run
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("-c", "--config", metavar="YAML", help="the recipe")
 add_arguments(parser)
 args = parser.parse_args()
 
-result = run(Recipe.load(args.config, overrides_from(args)))
-print("  ".join(f"{name}={value}" for name, value in result.items()))
+report(run(Recipe.load(args.config, overrides_from(args))))

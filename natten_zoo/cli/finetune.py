@@ -32,9 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains, and prints the outcome."""
-    from ..training import Recipe, overrides_from
+    from ..training import Recipe, overrides_from, report
     from ..training import run as train
 
     result = train(Recipe.load(args.config, overrides_from(args)))
-    print("  ".join(f"{name}={value}" for name, value in result.items()))
+    report(result)
     return 0 if result["outcome"].startswith("finished") else 1

@@ -130,6 +130,9 @@ def fill(
     if not strict:
         weights = _only_fitting(model, weights, checkpoint)
     load_strict(model, weights, str(checkpoint.path))
+    if dtype is None and checkpoint.format == "mlx":
+        # What the weights were made for, where they are stored in less to be small.
+        dtype = (checkpoint.config or {}).get("dtype")
     if dtype is not None:
         model.set_dtype(as_dtype(dtype))
     if not lazy:

@@ -4,7 +4,7 @@ Read `step.py` first: it is the whole training step.
 """
 
 from .config import Recipe, add_arguments, overrides_from
-from .launch import run
+from .launch import report, run
 from .loop import Trainer
 
-__all__ = ["Recipe", "Trainer", "add_arguments", "overrides_from", "run"]
+__all__ = ["Recipe", "Trainer", "add_arguments", "overrides_from", "report", "run"]

@@ -82,7 +82,10 @@ def gather_random_state() -> mx.array:
     random: Any = mx.random.state
     own = mx.array(random[0])[None]
     world = mx.distributed.init()
-    return own if world.size() == 1 else mx.distributed.all_gather(own, stream=mx.cpu)
+    states = own if world.size() == 1 else mx.distributed.all_gather(own, stream=mx.cpu)
+    # Now, not when it is used: only rank 0 uses it, and would wait for the others.
+    mx.eval(states)
+    return states
 
 
 def load_state(folder: Path, state: TrainState) -> Position:

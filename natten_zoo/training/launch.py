@@ -61,6 +61,12 @@ def say(text: str) -> None:
         print(text, file=sys.stderr)
 
 
+def report(result: dict[str, Any]) -> None:
+    """Print what a run achieved, once for all processes."""
+    if mx.distributed.init().rank() == 0:
+        print("  ".join(f"{name}={value}" for name, value in result.items()))
+
+
 def check_out(recipe: Recipe) -> None:
     """Make the run's folder, and refuse one that holds a run of another recipe."""
     if not recipe.out:
