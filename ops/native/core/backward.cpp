@@ -14,7 +14,7 @@ class QueryGradient {
       : p_(problem), a_(arrays), task_(task), d_rpb_(d_rpb), arena_(Arena::of_thread()),
         keys_(arena_, *task.unit, p_.head_dim), values_(arena_, *task.unit, p_.value_dim),
         table_(p_, *task.plan, Lanes::kQueries),
-        rows_(*task.unit, task.plan->tile(), table_, arena_),
+        rows_(*task.unit, *task.plan, table_, arena_),
         query_(take_lanes(arena_, p_.head_dim)), d_query_(take_lanes(arena_, p_.head_dim)),
         out_(take_lanes(arena_, p_.value_dim)), d_out_(take_lanes(arena_, p_.value_dim)),
         weights_(arena_.take<Floats>(TileRows::kChunk)),
@@ -39,7 +39,7 @@ class QueryGradient {
 
  private:
   void run_tile(const int* tile, int head) {
-    const TileLanes lanes(*task_.unit, tile, task_.plan->tile());
+    const TileLanes lanes(*task_.unit, *task_.plan, tile);
     rows_.enter(tile);
     const int b = task_.batch;
     load_lanes(a_.query, a_.query.at(b, head), lanes, p_.head_dim, p_.scale * kLog2E, query_);
@@ -83,7 +83,7 @@ class KeyGradient {
       : p_(problem), a_(arrays), task_(task), arena_(Arena::of_thread()),
         queries_(arena_, *task.unit, p_.head_dim), d_outs_(arena_, *task.unit, p_.value_dim),
         table_(p_, *task.plan, Lanes::kKeys),
-        rows_(*task.unit, task.plan->tile(), table_, arena_),
+        rows_(*task.unit, *task.plan, table_, arena_),
         lse_(arena_.take<float>(task.unit->cells())),
         delta_(arena_.take<float>(task.unit->cells())),
         out_(arena_.take<float>(padded(p_.value_dim, kLanes))), key_(take_lanes(arena_, p_.head_dim)),
@@ -114,7 +114,7 @@ class KeyGradient {
     }
     int64_t t = 0;
     for_each_tile(unit, [&](const int* tile) {
-      const TileLanes lanes(unit, tile, task_.plan->tile());
+      const TileLanes lanes(unit, *task_.plan, tile);
       const int b = task_.batch, h = task_.kv_head;
       store_lanes(a_.d_key, a_.d_key.at(b, h), lanes, p_.head_dim, splat(p_.scale),
                   d_keys + t * key_size);
@@ -144,7 +144,7 @@ class KeyGradient {
   }
 
   void add_tile(const int* tile, Floats* d_key, Floats* d_value) {
-    const TileLanes lanes(*task_.unit, tile, task_.plan->tile());
+    const TileLanes lanes(*task_.unit, *task_.plan, tile);
     const int b = task_.batch, h = task_.kv_head;
     rows_.enter(tile);
     load_lanes(a_.key, a_.key.at(b, h), lanes, p_.head_dim, p_.scale * kLog2E, key_);

@@ -44,8 +44,8 @@ void BiasTable::add_to(const float* table, float* d_rpb) const {
   for_each_entry([&](int entry, int index) { d_rpb[index] += table[entry]; });
 }
 
-TileRows::TileRows(const Unit& unit, const int* tile_shape, const BiasTable& table, Arena& arena)
-    : unit_(unit), shape_(tile_shape), table_(table) {
+TileRows::TileRows(const Unit& unit, const Plan& plan, const BiasTable& table, Arena& arena)
+    : unit_(unit), plan_(plan), table_(table) {
   int cells = 1;
   for (int a = kAxes - 1; a >= 0; --a) {
     row_step_[a] = unit.axis[a]->row_rank.step * table.stride(a);
@@ -53,7 +53,7 @@ TileRows::TileRows(const Unit& unit, const int* tile_shape, const BiasTable& tab
     cells *= unit.extent(a);
   }
   // Lanes that follow each other on the last axis find their biases side by side.
-  if (unit.axis[kAxes - 1]->lane_rank.step == 1) run_ = shape_[kAxes - 1];
+  if (unit.axis[kAxes - 1]->lane_rank.step == 1) run_ = plan.tile(kAxes - 1);
   rows_ = arena.take<int[kAxes]>(kChunk);
   offsets_ = arena.take<int>(kChunk);
   row_entry_ = arena.take<int>(kChunk);
@@ -81,21 +81,26 @@ void TileRows::enter(const int* tile) {
   flush();
   prepared_ = -1;
   std::fill(lane_entry_, lane_entry_ + kLanes, 0);
-  for (int a = 0, inner = kLanes; a < kAxes; ++a) {
-    const AxisPlan& axis = *unit_.axis[a];
-    const Range rows = axis.tile_sees[tile[a]];
-    inner /= shape_[a];
-    shape_of_[a] = axis.shape[tile[a]];
-    extent_[a] = rows.size();
-    for (int l = 0; l < kLanes; ++l) {
-      const int i = l / inner % shape_[a];
-      const Range seen = axis.lane_sees(tile[a], i);
-      begin_[a][l] = seen.begin - rows.begin;
-      end_[a][l] = seen.end - rows.begin;
-      const int distance =
-          axis.lane_rank(tile[a] * shape_[a] + i) - axis.row_rank(rows.begin);
-      lane_entry_[l] += (distance + table_.center(a)) * table_.stride(a);
-    }
+  for (int a = 0; a < kAxes; ++a) enter_axis(a, tile[a]);
+}
+
+void TileRows::enter_axis(int a, int tile) {
+  const AxisPlan& axis = *unit_.axis[a];
+  const Range rows = axis.tile_sees[tile];
+  shape_of_[a] = axis.shape[tile];
+  extent_[a] = rows.size();
+  Range seen[kLanes];
+  int entry[kLanes];
+  for (int i = 0; i < axis.tile; ++i) {
+    seen[i] = axis.lane_sees(tile, i);
+    const int distance = axis.lane_rank(tile * axis.tile + i) - axis.row_rank(rows.begin);
+    entry[i] = (distance + table_.center(a)) * table_.stride(a);
+  }
+  for (int l = 0; l < kLanes; ++l) {
+    const int i = plan_.lane(a)[l];
+    begin_[a][l] = seen[i].begin - rows.begin;
+    end_[a][l] = seen[i].end - rows.begin;
+    lane_entry_[l] += entry[i];
   }
 }
 

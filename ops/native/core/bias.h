@@ -34,7 +34,7 @@ class TileRows {
  public:
   static constexpr int kChunk = 128;
 
-  TileRows(const Unit& unit, const int* tile_shape, const BiasTable& table, Arena& arena);
+  TileRows(const Unit& unit, const Plan& plan, const BiasTable& table, Arena& arena);
 
   // The bias of a head and where to sum its gradient; each may be null.
   void use_head(const float* bias, float* gradient);
@@ -53,13 +53,14 @@ class TileRows {
   int begin(int axis, int lane) const { return begin_[axis][lane]; }
 
  private:
+  void enter_axis(int a, int tile);
   template <int Run>
   void fill(int first, int count);
   template <int Run>
   Floats entries(int row_entry) const;
 
   const Unit& unit_;
-  const int* shape_;
+  const Plan& plan_;
   const BiasTable& table_;
   const float* values_ = nullptr;
   float* gradient_ = nullptr;

@@ -12,7 +12,7 @@ class Forward {
       : p_(problem), a_(arrays), task_(task), arena_(Arena::of_thread()),
         keys_(arena_, *task.unit, p_.head_dim), values_(arena_, *task.unit, p_.value_dim),
         table_(p_, *task.plan, Lanes::kQueries),
-        rows_(*task.unit, task.plan->tile(), table_, arena_),
+        rows_(*task.unit, *task.plan, table_, arena_),
         query_(take_lanes(arena_, p_.head_dim)), out_(take_lanes(arena_, p_.value_dim)),
         weights_(arena_.take<Floats>(TileRows::kChunk)) {
     keys_.pack(a_.key, a_.key.at(task.batch, task.kv_head), *task.unit);
@@ -31,7 +31,7 @@ class Forward {
 
  private:
   void run_tile(const int* tile, int head) {
-    const TileLanes lanes(*task_.unit, tile, task_.plan->tile());
+    const TileLanes lanes(*task_.unit, *task_.plan, tile);
     rows_.enter(tile);
     load_lanes(a_.query, a_.query.at(task_.batch, head), lanes, p_.head_dim, p_.scale * kLog2E, query_);
     clear(out_, p_.value_dim);

@@ -26,7 +26,7 @@ class Sum {
   Sum(const Problem& problem, const Task& task, Lanes lanes, int channels)
       : p_(problem), task_(task), arena_(Arena::of_thread()), slots_(problem),
         rows_panel_(arena_, *task.unit, channels), table_(problem, *task.plan, lanes),
-        rows_(*task.unit, task.plan->tile(), table_, arena_), channels_(channels),
+        rows_(*task.unit, *task.plan, table_, arena_), channels_(channels),
         lane_(take_lanes(arena_, channels)), weights_(arena_.take<Floats>(TileRows::kChunk)),
         by_slot_(arena_.take<float>(int64_t{1} * kLanes * slots_.pitch)) {}
 
@@ -77,7 +77,7 @@ class Dots : Sum {
       if (bias) table_.read(rpb + int64_t{1} * head * bias_entries(p_), 1, bias);
       rows_.use_head(bias, nullptr);
       for_each_tile(unit, [&](const int* tile) {
-        const TileLanes lanes(unit, tile, task_.plan->tile());
+        const TileLanes lanes(unit, *task_.plan, tile);
         rows_.enter(tile);
         load_lanes(lanes_view, lanes_view.at(task_.batch, head), lanes, channels_, scale, lane_);
         std::fill(by_slot_, by_slot_ + kLanes * slots_.pitch, missing);
@@ -120,7 +120,7 @@ class QuerySum : Sum {
       if (d_bias) std::fill(d_bias, d_bias + table_.size(), 0.0f);
       rows_.use_head(nullptr, d_bias);
       for_each_tile(unit, [&](const int* tile) {
-        const TileLanes lanes(unit, tile, task_.plan->tile());
+        const TileLanes lanes(unit, *task_.plan, tile);
         rows_.enter(tile);
         for (int l = 0; l < kLanes; ++l) {
           const int64_t at = weights_view.at(task_.batch, head) + lanes.offset(weights_view, l);
@@ -176,7 +176,7 @@ class KeySum : Sum {
     }
     t = 0;
     for_each_tile(unit, [&](const int* tile) {
-      const TileLanes lanes(unit, tile, task_.plan->tile());
+      const TileLanes lanes(unit, *task_.plan, tile);
       store_lanes(out, out.at(task_.batch, task_.kv_head), lanes, channels_, splat(scale),
                   sums + int64_t{1} * t++ * size);
     });
@@ -186,22 +186,22 @@ class KeySum : Sum {
   int add_chunk(int first, const int* tile, const View& weights_view, int head, Floats* sum) {
     const Unit& unit = *task_.unit;
     const int count = rows_.prepare(first);
-    const int* shape = task_.plan->tile();
+    const Plan& plan = *task_.plan;
     for (int j = 0; j < count; ++j) {
       int from[kAxes];  // the first lane of the tile, counted from the first key of the query
       int64_t at = weights_view.at(task_.batch, head);
       for (int a = 0; a < kAxes; ++a) {
         const AxisPlan& axis = *unit.axis[a];
         const int query = axis.tile_sees[tile[a]].begin + rows_.row(j)[a];
-        from[a] = tile[a] * shape[a] - axis.row_window[query];
+        from[a] = tile[a] * plan.tile(a) - axis.row_window[query];
         at += axis.row_at(query) * weights_view.axis_stride[a];
       }
       read_row(weights_view, at, slots_.count, by_slot_);
       const Ints visible = rows_.bias()[j] > kMasked / 2;
       weights_[j] = Floats{};
       for (int l = 0; l < kLanes; ++l) {
-        const int key[kAxes] = {from[0] + l / (shape[1] * shape[2]),
-                                from[1] + l / shape[2] % shape[1], from[2] + l % shape[2]};
+        const int key[kAxes] = {from[0] + plan.lane(0)[l], from[1] + plan.lane(1)[l],
+                                from[2] + plan.lane(2)[l]};
         if (visible[l]) weights_[j][l] = by_slot_[slots_.at(key)];
       }
     }

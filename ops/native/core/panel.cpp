@@ -83,15 +83,15 @@ void pack_rows(const View& view, int64_t head_offset, const Unit& unit, int chan
   });
 }
 
-TileLanes::TileLanes(const Unit& unit, const int* tile, const int* shape) {
-  for (int lane = 0; lane < kLanes; ++lane) {
-    const int box[kAxes] = {lane / (shape[1] * shape[2]), lane / shape[2] % shape[1],
-                            lane % shape[2]};
-    valid[lane] = true;
-    for (int a = 0; a < kAxes; ++a) {
-      const int i = tile[a] * shape[a] + box[a];
-      valid[lane] &= i < unit.axis[a]->lanes();
-      at[lane][a] = unit.axis[a]->lane_at(i);
+TileLanes::TileLanes(const Unit& unit, const Plan& plan, const int* tile) {
+  std::fill(valid, valid + kLanes, true);
+  for (int a = 0; a < kAxes; ++a) {
+    const AxisPlan& axis = *unit.axis[a];
+    const int first = tile[a] * plan.tile(a), count = axis.lanes();
+    for (int l = 0; l < kLanes; ++l) {
+      const int i = first + plan.lane(a)[l];
+      valid[l] &= i < count;
+      at[l][a] = axis.lane_at(i);
     }
   }
 }

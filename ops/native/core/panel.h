@@ -65,7 +65,7 @@ struct TileLanes {
   int at[kLanes][kAxes];
   bool valid[kLanes];
 
-  TileLanes(const Unit& unit, const int* tile, const int* shape);
+  TileLanes(const Unit& unit, const Plan& plan, const int* tile);
   int64_t offset(const View& view, int lane) const;
 };
 

@@ -104,11 +104,6 @@ int widest(const AxisPlan& axis, int count) {
 
 }  // namespace
 
-// Lanes beyond the last one see what the last one sees; their results are dropped.
-Range AxisPlan::lane_sees(int tile_index, int lane) const {
-  return sees[std::min(tile_index * tile + lane, lanes() - 1)];
-}
-
 void AxisPlan::cut(int lanes_per_tile) {
   tile = lanes_per_tile;
   tile_sees.clear();
@@ -161,6 +156,11 @@ void Plan::choose_tile() {
         std::copy(shape, shape + kAxes, tile_);
       }
     }
+  }
+  for (int l = 0; l < kLanes; ++l) {
+    lane_[0][l] = l / (tile_[1] * tile_[2]);
+    lane_[1][l] = l / tile_[2] % tile_[1];
+    lane_[2][l] = l % tile_[2];
   }
 }
 

@@ -5,6 +5,7 @@
 // value swap them, so that each output is summed by one thread, in one order, without atomics.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -38,7 +39,10 @@ struct AxisPlan {
 
   int lanes() const { return static_cast<int>(sees.size()); }
   int tiles() const { return static_cast<int>(tile_sees.size()); }
-  Range lane_sees(int tile_index, int lane) const;
+  // Lanes beyond the last one see what the last one sees; their results are dropped.
+  Range lane_sees(int tile_index, int lane) const {
+    return sees[std::min(tile_index * tile + lane, lanes() - 1)];
+  }
   void cut(int lanes_per_tile);
 };
 
@@ -61,7 +65,9 @@ class Plan {
 
   int units() const { return static_cast<int>(units_.size()); }
   const Unit& unit(int i) const { return units_[i]; }
-  const int* tile() const { return tile_; }
+  int tile(int axis) const { return tile_[axis]; }
+  // Where each lane of a tile lies in it.
+  const int* lane(int axis) const { return lane_[axis]; }
   // The largest distance of the ranks of a lane and a row that one tile brings together.
   int reach(int axis) const { return reach_[axis]; }
 
@@ -75,6 +81,7 @@ class Plan {
   int tile_[kAxes] = {1, 1, kLanes};
   int slab_[kAxes] = {1, 1, 1};  // tiles per slab
   int reach_[kAxes] = {};
+  int lane_[kAxes][kLanes] = {};
 };
 
 }  // namespace natten

@@ -21,7 +21,8 @@ class Schedule {
   int size() const { return first_.back(); }
   // Runs body(task) for all tasks on all threads.
   void run(const std::function<void(const Task&)>& body) const;
-  Task task(int index) const;  // by sample, then by key/value head
+  // Tasks go by sample, then by region, so that heads which share cache lines follow each other.
+  Task task(int index) const;
 
  private:
   std::vector<std::shared_ptr<const Plan>> plans_;  // per sample, or one for all
