@@ -79,20 +79,23 @@ def axis_tiles(hood: Neighborhood, axis: int, length: int, side: int, varlen: bo
     d = hood.dilation[axis]
     tokens = np.arange(0, length, hood.stride[axis])
     low, high = _reach(hood, axis, tokens, length, varlen)
-    tiles, bounds = [], []
-    for group in range(min(d, length)):
-        members = np.flatnonzero(tokens % d == group)
-        for i in range(0, len(members), side):
-            tile = members[i : i + side]
-            tiles.append(np.pad(tokens[tile], (0, side - len(tile)), constant_values=-1))
-            size = len(range(group, length, d))
-            bounds.append((group, size, low[tile].min(), high[tile].max()))
-    group, size, start, last = np.array(bounds).T
+    token, start, last, group = [], [], [], []
+    for g in range(min(d, length)):
+        members = np.flatnonzero(tokens % d == g)
+        rest = -len(members) % side
+        tiles = np.pad(members, (0, rest), mode="edge" if len(members) else "empty")
+        tiles = tiles.reshape(-1, side)
+        start.append(low[tiles].min(axis=1))
+        last.append(high[tiles].max(axis=1))
+        group.append(np.full(len(tiles), g))
+        token.append(np.pad(tokens[members], (0, rest), constant_values=-1).reshape(-1, side))
+    start, last, group = (np.concatenate(x) for x in (start, last, group))
+    size = length // d + (group < length % d)
     width = (last - start).max() + 1
     start = np.maximum(np.minimum(start, size - width), 0)  # keep the keys inside the axis
     rank = start[:, None] + np.arange(width)
     key = np.where(rank < size[:, None], group[:, None] + d * rank, -1)
-    return AxisTiles(hood, axis, length, np.stack(tiles), key)
+    return AxisTiles(hood, axis, length, np.concatenate(token), key)
 
 
 def _reach(
@@ -100,8 +103,8 @@ def _reach(
 ) -> tuple[np.ndarray, np.ndarray]:
     """First and last rank that each query can see, for all sample lengths if they vary."""
     d, token, lengths = hood.dilation[axis], tokens[:, None], np.full((1, 1), length)
-    if varlen:  # a border farther away than this does not move the window
-        far = (hood.kernel_size[axis] + hood.window_stride[axis] + 1) * d
-        lengths = np.minimum(token + np.arange(1, far + 1), length)
+    if varlen:  # a border that is farther away than this does not move the window
+        far = hood.kernel_size[axis] + hood.window_stride[axis] + 1
+        lengths = np.minimum(token + 1 + d * np.arange(far), length)
     first, count = hood.window(axis, token, lengths)
     return (first // d).min(1), (first // d + count).max(1) - 1

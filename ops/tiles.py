@@ -68,7 +68,7 @@ class Tiles:
             for part in blocks(tiles, tile_step):
                 queries, keys, scores = function(Part(groups, part, after, columns))
                 parts.append((queries, keys, [self._bias_sums(part, s) for s in scores]))
-                after = [*queries, *keys]
+                after = [x for kind in parts[-1] for x in kind]
             parts.append(([], [mx.zeros((x.shape[0], 1, *x.shape[2:])) for x in keys], []))
             queries, keys, bias = (_join(kind, 1) for kind in zip(*parts, strict=True))
             done.append((queries, [self._fold(x) for x in keys], bias))

@@ -174,27 +174,33 @@ class Tiling:
         return mx.tile(self.mask, (1, 1, self.group))[None]
 
 
-@lru_cache(maxsize=128)
 def tiling(problem: Problem) -> Tiling:
     """The tiling of the least estimated cost."""
-    hood, varlen = problem.neighborhood, problem.has_lengths
-    per_axis = []
-    for axis, length in enumerate(problem.spatial):
-        most = -(-len(range(0, length, hood.stride[axis])) // 1)
-        sides = [s for s in SIDES if s <= most]
-        per_axis.append([axis_tiles(hood, axis, length, s, varlen) for s in sides])
-    axes = min(itertools.product(*per_axis), key=lambda axes: _cost(problem, axes))
-    return Tiling(hood, problem.spatial, problem.group, varlen, axes)
-
-
-def _cost(problem: Problem, axes: Sequence[AxisTiles]) -> float:
-    """Estimated work in multiply-adds, forward and backward, one head; fitted to a CPU."""
-    tiles = math.prod(len(a.token) for a in axes)
-    queries = math.prod(a.token.shape[1] for a in axes) * problem.group
-    keys = math.prod(a.key.shape[1] for a in axes)
     dims = problem.head_dim + problem.value_dim
-    short = 1 + (2.5 / queries) ** 2  # short rows are slow to multiply
-    return tiles * (queries * keys * (dims * short + 40) + keys * (75 + 2 * dims) + 3000)
+    hood, varlen = problem.neighborhood, problem.has_lengths
+    return _tiling(hood, problem.spatial, problem.group, dims, varlen)
+
+
+@lru_cache(maxsize=128)
+def _tiling(
+    hood: Neighborhood, spatial: tuple[int, ...], group: int, dims: int, varlen: bool
+) -> Tiling:
+    per_axis = []
+    for axis, (length, queries) in enumerate(zip(spatial, hood.output_size(spatial), strict=True)):
+        sides = [s for s in SIDES if s <= queries]
+        per_axis.append([axis_tiles(hood, axis, length, s, varlen) for s in sides])
+    tilings = (Tiling(hood, spatial, group, varlen, axes) for axes in itertools.product(*per_axis))
+    return min(tilings, key=lambda one: _cost(one, dims))
+
+
+def _cost(one: Tiling, dims: int) -> float:
+    """Estimated multiply-adds, forward and backward, for one key head; fitted to a CPU.
+
+    A score costs its products (short rows are slow to multiply) and its exponentials, a key of a
+    tile the copies of it and of its gradients, a tile the calls.
+    """
+    score = dims * (1 + (2.5 / one.rows) ** 2) + 40
+    return one.tiles * (one.keys * (one.rows * score + 2 * dims + 75) + 3000)
 
 
 def combine(parts: Sequence[Any], sizes: Sequence[int], dims: int, xp: ModuleType = np) -> Any:
