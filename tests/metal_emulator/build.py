@@ -78,14 +78,17 @@ def _clang_version(name: str) -> int:
     return int(found[1]) if found else 0
 
 
+@functools.cache
 def why_not() -> str | None:
     """Says why Metal sources cannot be checked and run here, or returns None if they can."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return "the Metal emulator needs Linux on x86-64"
+    if "avx2" not in Path("/proc/cpuinfo").read_text():
+        return "the Metal emulator needs a CPU with AVX2"
     if not find_clang():
         return (
             f"the Metal emulator needs clang {OLDEST_CLANG} or newer: apt-get install clang-19 "
-            "llvm-19 (https://apt.llvm.org has newer ones), or set NATTEN_ZOO_CLANG"
+            "(https://apt.llvm.org has newer ones), or set NATTEN_ZOO_CLANG"
         )
     return None
 
@@ -113,11 +116,8 @@ def digest(*texts: str) -> str:
 def toolchain() -> Path:
     """The cache folder of this compiler, shim, runtime and MLX, with its include folder filled."""
     headers = _mlx_headers()
-    own = [
-        *HERE.glob("shim/**/*"),
-        *HERE.glob("rt/*"),
-        *(HERE / f"{m}.py" for m in ("build", "rewrites", "instrument")),
-    ]
+    modules = [HERE / f"{name}.py" for name in ("build", "rewrites", "instrument")]
+    own = [*HERE.glob("shim/**/*"), *HERE.glob("rt/*"), *modules]
     texts = [p.read_text() for p in sorted(own) if p.is_file()]
     version = subprocess.run([clang(), "--version"], capture_output=True, text=True).stdout
     folder = cache_root() / digest(version, *texts, *headers.values())

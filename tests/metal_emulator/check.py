@@ -120,7 +120,8 @@ def _nodes(dump: str) -> Iterator[_Node]:
         prefix, kind, address, earlier, rest = found.groups()
         if " prev " in earlier:
             previous = earlier.split(" prev ")[1].split()[0]
-            address = first[address] = first.get(previous, previous)
+            first[address] = first.get(previous, previous)
+            address = first[address]
         extent, after = _split_extent(rest)
         place = (file, line)
         own_position = _POSITION.match(after)
@@ -178,9 +179,7 @@ def _forbidden_syntax(dump: str, metal_version: int) -> list[Finding]:
             calls.setdefault(caller, set()).add(node.callee)
         written = not any(" implicit " in f" {p.rest}" for p in parents)
         if node.is_own and written:
-            messages = [_address_space(node), _storage(node, parents), _statement(node)]
-            if node.kind == "LambdaExpr" and metal_version < 400:
-                messages.append("lambda expressions need Metal 4")
+            messages = (_address_space(node), _storage(node, parents), _kind(node, metal_version))
             findings += [Finding(node.place, m) for m in messages if m]
     for address, (name, place) in names.items():
         if address in _reachable(address, calls):
@@ -218,8 +217,13 @@ def _storage(node: _Node, parents: list[_Node]) -> str | None:
     return None
 
 
-def _statement(node: _Node) -> str | None:
-    return "goto is not supported in Metal" if node.kind == "GotoStmt" else None
+def _kind(node: _Node, metal_version: int) -> str | None:
+    """Statements and expressions that Metal does not have."""
+    if node.kind == "GotoStmt":
+        return "goto is not supported in Metal"
+    if node.kind == "LambdaExpr" and metal_version < 400:
+        return "lambda expressions need Metal 4"
+    return None
 
 
 def _reachable(start: str, calls: dict[str, set[str]]) -> set[str]:

@@ -29,7 +29,7 @@ ATTRIBUTES = {
     "thread_index_in_simdgroup": ("uint", "at->lane"),
     "thread_index_in_threadgroup": ("uint", "at->index"),
     "thread_position_in_grid": ("uint3", "__msl_uint3(at->grid_position)"),
-    "thread_position_in_threadgroup": ("uint3", "__msl_uint3(at->group)"),
+    "thread_position_in_threadgroup": ("uint3", "__msl_uint3(at->group_position)"),
     "threadgroup_position_in_grid": ("uint3", "__msl_uint3(at->threadgroup_position)"),
     "threadgroups_per_grid": ("uint3", "__msl_uint3(at->groups)"),
     "threads_per_grid": ("uint3", "__msl_uint3(at->grid_size)"),

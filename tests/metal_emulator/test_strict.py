@@ -221,6 +221,18 @@ def test_place_of_a_mistake() -> None:
     assert places == {"header.metal:2", "body.metal:3"}
 
 
+def test_lambdas_from_metal_4_on() -> None:
+    kernel = Kernel(
+        name="planted",
+        source="uint i = thread_position_in_grid.x; auto f = [&](float x) { return x; }; "
+        "b[i] = f(a[i]);",
+        header="",
+        inputs=(Argument("a", "float32", (64,)),),
+        outputs=(Argument("b", "float32", (64,)),),
+    )
+    assert not check(kernel, metal_version=400).errors
+
+
 def test_warning_of_an_uninitialised_variable() -> None:
     kernel = Kernel(
         name="planted",

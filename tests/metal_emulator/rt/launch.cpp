@@ -37,7 +37,7 @@ u32 place_threads(Fiber* threads, const u32 (&group)[3], const u32 (&full)[3],
         Fiber& f = threads[n];
         u32 position[3] = {x, y, z};
         for (int d = 0; d < 3; d++) {
-          f.at.group[d] = position[d];
+          f.at.group_position[d] = position[d];
           f.at.threadgroup_position[d] = group[d];
           f.at.grid_position[d] = group[d] * full[d] + position[d];
           f.at.group_size[d] = size[d];

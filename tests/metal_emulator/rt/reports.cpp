@@ -21,7 +21,7 @@ constexpr size_t MOST_REPORTS = 200;
 std::string who(const Coordinates& c) {
   return format("threadgroup (%u,%u,%u) thread (%u,%u,%u) simdgroup %u lane %u",
                 c.threadgroup_position[0], c.threadgroup_position[1], c.threadgroup_position[2],
-                c.group[0], c.group[1], c.group[2], c.simdgroup, c.lane);
+                c.group_position[0], c.group_position[1], c.group_position[2], c.simdgroup, c.lane);
 }
 }  // namespace
 

@@ -24,7 +24,7 @@ constexpr u32 LANES = 32;
 
 // shim/msl/runtime.h has the same struct.
 struct Coordinates {
-  u32 grid_position[3], threadgroup_position[3], group[3];
+  u32 grid_position[3], threadgroup_position[3], group_position[3];
   u32 group_size[3], dispatched_group_size[3], grid_size[3], groups[3];
   u32 lane, simdgroup, index, simdgroups;
 };

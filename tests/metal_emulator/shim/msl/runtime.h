@@ -48,7 +48,7 @@ float frexpf(float, thread int*);
 
 // Where a thread stands in its launch; rt/runtime.h has the same struct.
 struct __msl_coordinates {
-  uint grid_position[3], threadgroup_position[3], group[3];
+  uint grid_position[3], threadgroup_position[3], group_position[3];
   uint group_size[3], dispatched_group_size[3], grid_size[3], groups[3];
   uint lane, simdgroup, index, simdgroups;
 };
