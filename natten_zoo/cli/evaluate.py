@@ -26,7 +26,6 @@ from ._common import add_model_argument, open_classifier, output_names, positive
 
 if TYPE_CHECKING:
     from ..evaluation import Evaluation
-    from ..models import Model
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -55,10 +54,7 @@ def run(args: argparse.Namespace) -> int:
         new_figure(1, 1)  # so that a missing matplotlib shows before the work, not after it
     model, preprocess = open_classifier(args.model, args.variant)
     names = output_names(model)
-    sources, labels = open_data(args.data, model, names)
-    if args.limit and args.limit < len(sources):
-        chosen = np.linspace(0, len(sources) - 1, args.limit).round().astype(int)
-        sources, labels = [sources[i] for i in chosen], np.asarray(labels)[chosen]
+    sources, labels = open_data(args.data, names, args.limit)
     with progress(len(sources), args.batch_size) as bar:
         result = evaluate(
             model,
@@ -86,13 +82,23 @@ def run(args: argparse.Namespace) -> int:
 
 
 def open_data(
-    data: str, model: Model, names: Sequence[str]
+    data: str, names: Sequence[str], limit: int | None = None
 ) -> tuple[Sequence[Path | np.ndarray], Sequence[int] | np.ndarray]:
-    """Images, and which output of the model is right for each.
+    """Images, `limit` of them evenly spread, and which output of the model is right for each.
 
     Raises:
         ValueError: If the classes are not the model's.
     """
+    sources, labels = _open(data, names)
+    if limit is None or limit >= len(sources):
+        return sources, labels
+    chosen = np.linspace(0, len(sources) - 1, limit).round().astype(int)
+    return [sources[i] for i in chosen], np.asarray(labels)[chosen]
+
+
+def _open(
+    data: str, names: Sequence[str]
+) -> tuple[Sequence[Path | np.ndarray], Sequence[int] | np.ndarray]:
     from ..data.fashion_mnist import CLASSES, fashion_mnist
     from ..data.image_folder import ImageFolder
     from ..data.labels import imagenet_classes

@@ -14,6 +14,7 @@ from ..models.base import Model
 from .adapt import adapt
 from .describe import build, describe
 from .infer import own_names
+from .quantize import prepare
 from .reader import Checkpoint, read_checkpoint
 from .source import Hub, locate
 from .strict import load_strict, mismatches
@@ -127,6 +128,7 @@ def fill(
 ) -> None:
     """Put a checkpoint's weights into a model: rename, lay out, fit, check, convert."""
     weights = adapt(own_names(type(model), checkpoint), model, changed)
+    prepare(model, checkpoint.config, weights)
     if not strict:
         weights = _only_fitting(model, weights, checkpoint)
     load_strict(model, weights, str(checkpoint.path))

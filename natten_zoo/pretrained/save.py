@@ -19,6 +19,7 @@ from ..models.base import Model
 from .card import model_card
 from .errors import CheckpointError
 from .folder import README, write_folder
+from .quantize import KEY, quantization
 from .reader import CONFIG, PREPROCESSOR, WEIGHTS
 from .record import Record
 from .safetensors_file import read_safetensors
@@ -124,6 +125,8 @@ def _write(folder: Path, model: Model, provenance: Mapping[str, Any] | None) -> 
             key: value for key, value in facts.items() if key not in NOT_SAVED and value is not None
         }
         _write_json(folder / PREPROCESSOR, _preprocessor(record))
+    if settings := quantization(model):
+        config[KEY] = config[f"{KEY}_config"] = settings
     if provenance:
         config["converted_from"] = dict(provenance)
     _write_json(folder / CONFIG, config)
