@@ -15,7 +15,7 @@ import mlx.core as mx
 
 from . import backend, gpu_kernels, pure
 from .gpu_kernels import KernelError, launch
-from .gpu_plan import MAX_DIM, Plan, plan
+from .gpu_plan import MAX_DIM, MAX_ROWS, Plan, plan
 from .problem import Problem
 
 NAME = "cuda" if gpu_kernels.platform() == "cuda" else "fast_metal"
@@ -31,6 +31,8 @@ def why_not(problem: Problem) -> str | None:
         return "the default device is not the GPU"
     if max(problem.head_dim, problem.value_dim) > MAX_DIM:
         return f"head_dim is larger than {MAX_DIM}"
+    if problem.heads * math.prod(problem.spatial) > MAX_ROWS:
+        return f"a sample has more than {MAX_ROWS} rows, tokens times heads"
     return gpu_kernels.broken("attention_forward", _forward_plan(problem)) or (
         gpu_kernels.broken("attention_backward_query", _query_plan(problem))
         or gpu_kernels.broken("attention_backward_key", _key_plan(problem))

@@ -40,6 +40,7 @@ ENOUGH_GROUPS = 128  # threadgroups that keep a GPU of up to 40 cores busy
 SLAB_BYTES = 19 * 1024  # three threadgroups then share the 60 KB of a core
 MEMORY_BYTES = 32 * 1024  # of a threadgroup, on every Apple GPU
 BIAS_GROUPS = 512  # threadgroups that sum the gradient of rpb, each simdgroup into its own table
+MAX_ROWS = 2**31 - 1  # tokens times heads of a sample; all else is counted in 64 bits
 MAX_DIM = 512  # a query's row is held in registers
 
 # Layout of the parameter block: na_param and na_axis_param in metal/tile.h.

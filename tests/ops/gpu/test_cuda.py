@@ -1,0 +1,50 @@
+"""The CUDA build of the kernels compiles; scripts/gpu_check.py runs it where there is a GPU."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import mlx.core as mx
+import pytest
+
+from natten_zoo import metal
+from natten_zoo.ops import Neighborhood, gpu_plan
+from natten_zoo.ops.gpu_kernels import FLOAT32, INT32, KERNELS
+from natten_zoo.ops.problem import Problem
+
+TYPES = {mx.float32: "float", mx.float16: "__half", mx.bfloat16: "__nv_bfloat16"}
+
+
+def function(name: str, plan: gpu_plan.Plan) -> str:
+    """A kernel as MLX declares it for CUDA: template arguments are constants of the body."""
+
+    def typed(array: str) -> str:
+        return f"{'int' if array in INT32 else 'float' if array in FLOAT32 else 'T'}* {array}"
+
+    constants = {k: str(v).lower() for k, v in plan.template if k != "T"}
+    kernel, element = KERNELS[name], TYPES[plan["T"]]
+    arrays = [f"const {typed(x)}" for x in kernel.inputs] + [typed(x) for x in kernel.outputs]
+    space = f"{name}_{element.strip('_')}_{plan['RANK']}"
+    values = "\n".join(f"  constexpr auto {k} = {v};" for k, v in constants.items())
+    return (
+        f"namespace {space} {{\nusing T = {element};\n"
+        f"__global__ void kernel({', '.join(arrays)}) {{\n{values}\n{metal.body(name)}\n}}\n}}\n"
+    )
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc, CUDA's compiler")
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_compiles(tmp_path, monkeypatch, rank):
+    monkeypatch.setattr(gpu_plan, "ROWS", 2)
+    gpu_plan.plan.cache_clear()
+    hood, dtype = Neighborhood.of(rank, 3), list(TYPES)[rank - 1]
+    problem = Problem(hood, 1, (9,) * rank, 2, 1, 24, 12, 1.0, dtype, has_rpb=True)
+    layout = gpu_plan.plan(problem, (24, 12), scale=1.0, has_rpb=True, sums_rpb=True)
+    gpu_plan.plan.cache_clear()
+    source = tmp_path / "kernels.cu"
+    source.write_text(metal.header("cuda", 2) + "".join(function(k, layout) for k in KERNELS))
+    command = ["nvcc", "-arch=sm_80", "-std=c++17", "-ptx", "-diag-suppress=177", str(source)]
+    result = subprocess.run([*command, "-o", str(tmp_path / "out")], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "warning" not in result.stderr

@@ -1,0 +1,174 @@
+"""The GPU tier as a tier: limits, falling back, schedules, and whole models through it."""
+
+from __future__ import annotations
+
+import logging
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from natten_zoo import ops
+from natten_zoo.models.nat import NAT, NATConfig
+from natten_zoo.ops import Neighborhood, backend, gpu, gpu_kernels, gpu_plan
+from natten_zoo.ops.problem import Problem
+from tests import metal_emulator
+from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401
+
+from .problems import FAMILIES, Case, case_of, check_attention, random_cases, worst
+
+
+def problem(kernel_size, spatial, *, dtype=mx.float32, head_dim=8, has_rpb=False, **kwargs):
+    hood = Neighborhood.of(len(spatial), kernel_size, **kwargs)
+    return Problem(hood, 1, spatial, 1, 1, head_dim, head_dim, head_dim**-0.5, dtype, has_rpb)
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "spatial", "dtype", "head_dim"),
+    [
+        (127, (150,), mx.float16, 16),
+        (15, (16, 17), mx.float16, 8),
+        ((14, 3), (20, 4), mx.float32, 8),
+        (11, (11, 11, 11), mx.float16, 8),
+        (3, (9,), mx.float32, 256),
+    ],
+)
+def test_extremes(metal, kernel_size, spatial, dtype, head_dim):  # noqa: F811
+    one = problem(kernel_size, spatial, dtype=dtype, head_dim=head_dim, has_rpb=head_dim < 256)
+    assert worst(check_attention(case_of(one)), dtype) is None
+
+
+@pytest.mark.parametrize("changes", [{"order": 1}, {"order": 2}, {"fast_math": True}], ids=str)
+@pytest.mark.parametrize("family", [FAMILIES[0], FAMILIES[4], FAMILIES[9]], ids=str)
+def test_no_schedule_and_no_fast_math_matters(toolchain, family, changes):  # noqa: F811
+    with metal_emulator.install(**changes):
+        for case in random_cases(family, seed=7, count=4):
+            assert worst(check_attention(case), family.dtype) is None
+
+
+def test_the_same_bits_in_every_schedule(toolchain):  # noqa: F811
+    case = case_of(problem(3, (9, 11), has_rpb=True))
+    results = []
+    for order in (0, 1, 2):
+        with metal_emulator.install(order=order):
+            results.append([np.array(x) for x in gradients(case)])
+    for other in results[1:]:
+        for x, y in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def gradients(case: Case) -> list[mx.array]:
+    given = (case.query, case.key, case.value, case.rpb, case.lengths)
+    out, lse = gpu.forward(case.problem, *given)
+    return [out, lse, *gpu.backward(case.problem, *given, out, lse, out, lse)]
+
+
+def test_an_empty_batch(metal):  # noqa: F811
+    x = mx.zeros((0, 8, 8, 2, 8))
+    rpb = mx.zeros((2, 5, 5))
+    with ops.use_backend("fast_metal"):
+        out = ops.na2d(x, x, x, 3, rpb=rpb)
+        assert out.shape == x.shape
+        assert mx.grad(lambda b: ops.na2d(x, x, x, 3, rpb=b).sum())(rpb).shape == rpb.shape
+
+
+def test_what_lies_outside_a_sample_is_never_read(metal):  # noqa: F811
+    hood = Neighborhood.of(1, 3)
+    one = Problem(hood, 1, (20,), 1, 1, 8, 8, 0.3, mx.float32, has_lengths=True)
+    case = case_of(one, lengths=mx.array([[9]], mx.int32))
+    clean = gradients(case)
+    for x in (case.query, case.key, case.value):
+        x[:, 9:] = mx.nan
+    for x, y in zip(clean, gradients(case), strict=True):
+        if x is not None:
+            np.testing.assert_array_equal(np.array(x)[:, :9], np.array(y)[:, :9])
+            assert not np.isnan(np.array(y)).any()
+
+
+def test_threadgroups_keep_apples_limits(metal):  # noqa: F811
+    with metal_emulator.record() as launches:
+        for family in FAMILIES:
+            for case in random_cases(family, seed=3, count=1):
+                gradients(case)
+    assert len(launches) > 30
+    for launch in launches:
+        assert np.prod(launch.threadgroup) <= 256
+        assert launch.threadgroup_bytes <= 32768
+
+
+def test_a_new_image_size_builds_nothing(metal):  # noqa: F811
+    def templates(size: int) -> set:
+        one = problem(3, (size, size), dilation=1 + size % 3)
+        plans = [gpu._forward_plan(one), gpu._query_plan(one), gpu._key_plan(one)]
+        return {p.template for p in plans}
+
+    assert len(templates(12) | templates(13) | templates(17)) == len(templates(12))
+
+
+@pytest.fixture
+def no_kernel(monkeypatch):
+    """A device on which nothing can be built."""
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError("[metal::Device] Unable to build metal library from source")
+
+    gpu_kernels._function.cache_clear()
+    monkeypatch.setattr(gpu_kernels, "_function", refuse)
+    monkeypatch.setattr(gpu_kernels, "_broken", {})
+    monkeypatch.setattr(gpu_kernels, "_proven", set())
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
+
+
+def test_falls_back_once_and_says_so_once(no_kernel, caplog):
+    x = mx.random.normal((1, 9, 2, 8))
+    with caplog.at_level(logging.WARNING, "natten_zoo"):
+        first, second = (ops.explain(ops.na1d, x, x, x, 3) for _ in range(2))
+    assert [e.tier for e in first] == ["fast_metal", "pure"]
+    assert "cannot be built" in first[1].reasons["fast_metal"]
+    assert [e.tier for e in second] == ["pure"]
+    assert "cannot be built" in second[0].reasons["fast_metal"]
+    assert len(caplog.records) == 1
+
+
+def test_a_forced_tier_does_not_fall_back(no_kernel):
+    x = mx.random.normal((1, 9, 2, 8))
+    with ops.use_backend("fast_metal"):
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="cannot be built"):
+                ops.na1d(x, x, x, 3)
+
+
+def test_says_why_not(metal):  # noqa: F811
+    assert gpu.why_not(problem(3, (9,))) is None
+    assert "head_dim" in gpu.why_not(problem(3, (9,), head_dim=gpu_plan.MAX_DIM + 1))
+    assert backend.get_support_matrix()["fast_metal"]["na3d"] == "yes"
+
+
+def test_without_a_gpu_says_so():
+    if gpu_plan.platform() is None:
+        assert "back-end" in gpu.why_not(problem(3, (9,)))
+
+
+@pytest.mark.parametrize("dilations", [None, ((2, 1), (1,))], ids=["nat", "dinat"])
+def test_models_forward_and_training_step(metal, dilations):  # noqa: F811
+    mx.random.seed(0)
+    config = NATConfig(16, (2, 1), (2, 2), kernel_size=3, dilations=dilations, num_classes=5)
+    model = NAT(config)
+    images, labels = mx.random.normal((2, 36, 36, 3)), mx.array([3, 1])
+
+    def loss(model: nn.Module) -> mx.array:
+        return nn.losses.cross_entropy(model(images), labels).sum()
+
+    outcomes = []
+    for tier in ("pure", "fast_metal"):
+        with ops.use_backend(tier):
+            value, grads = nn.value_and_grad(model, loss)(model)
+            outcomes.append({"loss": value, **dict(tree_flatten(grads))})
+    wanted, got = outcomes
+    assert wanted.keys() == got.keys()
+    for key, x in wanted.items():
+        scale = max(1e-3, float(mx.abs(x).max()))
+        assert float(mx.abs(x - got[key]).max()) <= 1e-4 * scale, key
