@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-PAGES = ("nat", "dinat", "dinat_s", "isotropic", "fashion")
+PAGES = ("nat", "dinat", "dinat_s", "isotropic", "fashion", "upernet")
 
 
 @cache

@@ -50,32 +50,34 @@ def open_classifier(name: str, variant: str | None = None) -> tuple[Model, Prepr
     """Loads a model, and how its images are prepared.
 
     Raises:
-        ValueError: If the model has no classifier or its record is for other images.
+        ValueError: If the model is no classifier, or its record is for other images.
     """
+    import mlx.core as mx
+
     from ..data import Preprocess
     from ..pretrained.load import load_pretrained
 
     model: Model = load_pretrained(None, name, model=variant)
+    if model.TASK != "image-classification":
+        raise ValueError(f"model '{name}' must classify images but is made for {model.TASK}.")
     preprocess = Preprocess() if model.record is None else Preprocess.from_record(model.record)
-    if not model.config.num_classes:
-        raise ValueError(f"model '{name}' has no classifier, only features.")
     if model.config.in_chans != preprocess.channels:
         raise ValueError(
             f"model '{name}' takes images of {model.config.in_chans} channels but its mean and "
             f"std are for {preprocess.channels}."
         )
+    image = mx.zeros((1, preprocess.size, preprocess.size, preprocess.channels))
+    if not model.config.num_classes or model(image).ndim != 2:  # a shape costs no computation
+        raise ValueError(f"model '{name}' is no classifier of images.")
     return model, preprocess
 
 
 def output_names(model: Model) -> tuple[str, ...]:
     """A name for each output of a classifier, ``class 7`` where none is known."""
-    from ..data.labels import class_names
+    from ..data import labels
 
-    count = model.config.num_classes
-    names = None if model.record is None else class_names(model.record.classes)
-    if names is None or len(names) != count:
-        return tuple(f"class {index}" for index in range(count))
-    return names
+    label_set = model.record.classes if model.record else None
+    return labels.output_names(label_set, model.config.num_classes)
 
 
 def progress(total: int, batch_size: int, unit: str = "image") -> tqdm:

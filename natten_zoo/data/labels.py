@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from colorsys import hsv_to_rgb
 from functools import lru_cache
 from pathlib import Path
 
 from . import fashion_mnist
 
 IMAGENET_FILE = Path(__file__).with_name("imagenet_classes.txt")
+ADE20K_FILE = Path(__file__).with_name("ade20k_classes.txt")
+
+Color = tuple[int, ...]
+# Steps of this part of a circle keep away from all earlier ones.
+GOLDEN = 0.6180339887498949
 
 
 def class_names(label_set: str | Sequence[str] | None) -> tuple[str, ...] | None:
@@ -25,6 +31,8 @@ def class_names(label_set: str | Sequence[str] | None) -> tuple[str, ...] | None
     """
     if label_set == "imagenet-1k":
         return imagenet_classes()[1]
+    if label_set == "ade20k":
+        return ade20k_classes()[1]
     if label_set == "fashion-mnist":
         return fashion_mnist.CLASSES
     if label_set is None or isinstance(label_set, str):
@@ -32,12 +40,47 @@ def class_names(label_set: str | Sequence[str] | None) -> tuple[str, ...] | None
     return tuple(label_set)
 
 
+def output_names(label_set: str | Sequence[str] | None, count: int) -> tuple[str, ...]:
+    """A name for each of ``count`` outputs, ``class 7`` where none is known."""
+    names = class_names(label_set)
+    if names is None or len(names) != count:
+        return tuple(f"class {index}" for index in range(count))
+    return names
+
+
 @lru_cache(maxsize=1)
 def imagenet_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """WordNet synsets (``n01440764``) and short names of ImageNet's 1,000 classes."""
-    lines = IMAGENET_FILE.read_text(encoding="utf-8").splitlines()
+    return _columns(IMAGENET_FILE)
+
+
+@lru_cache(maxsize=1)
+def ade20k_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Colors (``787878``) and short names of ADE20K's 150 classes."""
+    return _columns(ADE20K_FILE)
+
+
+def class_colors(label_set: str | Sequence[str] | None, count: int) -> tuple[Color, ...]:
+    """A color (red, green, blue) for each of ``count`` classes, a label set's own if it has any.
+
+    Others get hues that are far from those before them.
+
+    Example:
+        >>> class_colors("ade20k", 150)[:2]
+        ((120, 120, 120), (180, 120, 120))
+        >>> class_colors(None, 2)
+        ((230, 46, 46), (46, 110, 230))
+    """
+    if label_set == "ade20k" and count == len(ade20k_classes()[0]):
+        return tuple(tuple(bytes.fromhex(color)) for color in ade20k_classes()[0])
+    hues = ((GOLDEN * index) % 1 for index in range(count))
+    return tuple(tuple(round(255 * c) for c in hsv_to_rgb(hue, 0.8, 0.9)) for hue in hues)
+
+
+def _columns(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    lines = file.read_text(encoding="utf-8").splitlines()
     pairs = [line.split(" ", 1) for line in lines if not line.startswith("#")]
-    return tuple(synset for synset, _ in pairs), tuple(name for _, name in pairs)
+    return tuple(first for first, _ in pairs), tuple(second for _, second in pairs)
 
 
 def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:

@@ -99,8 +99,12 @@ class Preprocess:
 
     def to_numpy(self, image: ImageSource) -> np.ndarray:
         """The same as a NumPy array, for worker threads."""
-        pixels = np.asarray(self.crop(read_image(image, self.channels)), dtype=np.float32)
-        pixels = pixels.reshape(self.size, self.size, self.channels)
+        pixels = np.asarray(self.crop(read_image(image, self.channels)))
+        return self.normalize(pixels)
+
+    def normalize(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels in 0..255, grey without a channel axis, as the model takes them."""
+        pixels = pixels.astype(np.float32).reshape(*pixels.shape[:2], self.channels)
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
         return (pixels / 255 - mean) / std
 

@@ -4,10 +4,11 @@ from .base import Config, Model
 from .dinat_s import DiNAT_s, DiNATsConfig
 from .isotropic import IsotropicConfig, IsotropicNAT
 from .nat import NAT, DiNAT, NATConfig
+from .upernet import UPerNet, UPerNetConfig
 
 # What a configuration file or a page of configs/ may name as its architecture.
 ARCHITECTURES: dict[str, type[Model]] = {
-    cls.__name__: cls for cls in (NAT, DiNAT, DiNAT_s, IsotropicNAT)
+    cls.__name__: cls for cls in (NAT, DiNAT, DiNAT_s, IsotropicNAT, UPerNet)
 }
 
 __all__ = [
@@ -21,4 +22,6 @@ __all__ = [
     "IsotropicNAT",
     "Model",
     "NATConfig",
+    "UPerNet",
+    "UPerNetConfig",
 ]

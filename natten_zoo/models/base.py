@@ -56,12 +56,16 @@ class Model(nn.Module):
     :meth:`forward_features` and, where foreign checkpoints exist, :meth:`sanitize`.
 
     Attributes:
+        TASK: What the model does, as Hugging Face calls it.
+        CLASSIFIERS: Its layers with one output per class.
         config: The configuration the model was built from.
         record: The checkpoint record of a published variant, else None.
         num_features: Channels of what :meth:`forward_features` returns.
     """
 
     Config: ClassVar[type[Config]]
+    TASK: ClassVar[str] = "image-classification"
+    CLASSIFIERS: ClassVar[tuple[str, ...]] = ("head",)
 
     def __init__(self, config: Any) -> None:
         super().__init__()

@@ -15,6 +15,8 @@ from mlx.utils import tree_flatten
 
 from ..layers import NeighborhoodAttention
 
+# What a batch norm has seen, which MLX keeps among the parameters.
+_STATISTICS = (".running_mean", ".running_var")
 # Counting patches classes, so only one thread may count at a time.
 _lock = Lock()
 
@@ -53,8 +55,9 @@ def count_cost(model: nn.Module, *inputs: mx.array) -> Cost:
     """
     with _lock, _recording() as macs:
         model(*inputs)
-    parameters: Any = tree_flatten(model.parameters())
-    return Cost(sum(value.size for _, value in parameters), sum(macs))
+    values: Any = tree_flatten(model.parameters())
+    params = sum(value.size for name, value in values if not name.endswith(_STATISTICS))
+    return Cost(params, sum(macs))
 
 
 def _linear(layer: Any, out: mx.array) -> int:

@@ -6,15 +6,19 @@ import logging
 from collections.abc import Collection, Mapping
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
+from ..models.base import Model
+
 logger = logging.getLogger("natten_zoo")
+
+# The first convolution of a model, or of its body.
+STEMS = ("patch_embed.proj.weight", "patch_embed.proj.0.weight")
 
 
 def adapt(
-    weights: Mapping[str, mx.array], model: nn.Module, changed: Collection[str]
+    weights: Mapping[str, mx.array], model: Model, changed: Collection[str]
 ) -> dict[str, mx.array]:
     """Change the weights that depend on what the caller overrode; say so in the log.
 
@@ -42,7 +46,8 @@ def adapt(
     if "in_chans" in changed:
         _adapt_stem(result, target)
     if "num_classes" in changed:
-        _replace_head(result, target)
+        for name in model.CLASSIFIERS:
+            _replace_head(result, target, name)
     return result
 
 
@@ -104,18 +109,18 @@ def _resize_tables(weights: dict[str, mx.array], target: Mapping[str, mx.array])
 
 
 def _adapt_stem(weights: dict[str, mx.array], target: Mapping[str, mx.array]) -> None:
-    for name in ("patch_embed.proj.weight", "patch_embed.proj.0.weight"):
-        if name in weights and name in target and weights[name].shape != target[name].shape:
+    for name in [n for n in weights if n.endswith(STEMS)]:
+        if name in target and weights[name].shape != target[name].shape:
             in_chans = target[name].shape[-1]
             weights[name] = adapt_input_channels(weights[name], in_chans)
             logger.warning("%s adapted to %d input channels", name, in_chans)
 
 
-def _replace_head(weights: dict[str, mx.array], target: Mapping[str, mx.array]) -> None:
-    old, new = weights.get("head.weight"), target.get("head.weight")
+def _replace_head(weights: dict[str, mx.array], target: Mapping[str, mx.array], head: str) -> None:
+    old, new = weights.get(f"{head}.weight"), target.get(f"{head}.weight")
     if old is None or (new is not None and old.shape == new.shape):
         return
-    for name in ("head.weight", "head.bias"):
+    for name in (f"{head}.weight", f"{head}.bias"):
         weights.pop(name, None)
         if name in target:
             weights[name] = target[name]

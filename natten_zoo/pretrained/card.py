@@ -53,7 +53,7 @@ def _metadata(model: Model, record: Record | None, repo_id: str) -> ModelCardDat
     return ModelCardData(
         library_name="mlx",
         tags=["mlx", "natten_zoo", "neighborhood-attention", type(model).__name__.lower()],
-        pipeline_tag="image-classification",
+        pipeline_tag=model.TASK,
         **facts,
     )
 

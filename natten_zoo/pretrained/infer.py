@@ -79,7 +79,8 @@ def _differences(checkpoint: Checkpoint, cls: type[Model]) -> list[tuple[Record,
         weights = translated[record.architecture]
         if weights is not None:
             lines = mismatches(build_model(record), weights)
-            result.append((record, [line for line in lines if not line.startswith("head.")]))
+            heads = tuple(f"{name}." for name in architecture.CLASSIFIERS)
+            result.append((record, [line for line in lines if not line.startswith(heads)]))
     if not result:
         raise CheckpointError(checkpoint.path, "its weights' names are those of no known model")
     return result
@@ -110,5 +111,6 @@ def _names_of_class(cls: type[Model] | None) -> list[str]:
 
 def _with_head_of(record: Record, checkpoint: Checkpoint) -> Record:
     """The record with as many classes as the checkpoint has."""
-    head = own_names(model_class(record.architecture), checkpoint).get("head.weight")
+    cls = model_class(record.architecture)
+    head = own_names(cls, checkpoint).get(f"{cls.CLASSIFIERS[0]}.weight")
     return record.for_classes(0 if head is None else head.shape[0])

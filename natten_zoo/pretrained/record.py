@@ -8,6 +8,8 @@ from typing import Any
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# What belongs to a classifier of one size.
+FIGURES = ("top1", "miou", "miou_multi_scale", "params", "gmacs")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Record:
         classes: Name of the label set (``"imagenet-1k"``, ``"imagenet-22k"``,
             ``"fashion-mnist"``), or the classes' names.
         top1: Published top-1 accuracy in percent.
+        miou: Published mean intersection over union in percent, at one scale.
+        miou_multi_scale: The same, averaged over six scales and their mirror images.
         params: Number of parameters, classifier included.
         gmacs: Billions of multiply-adds for one image of ``input_size``.
         note: Anything a user of these weights should know.
@@ -64,6 +68,8 @@ class Record:
     num_classes: int = 1000
     classes: str | tuple[str, ...] = "imagenet-1k"
     top1: float | None = None
+    miou: float | None = None
+    miou_multi_scale: float | None = None
     params: int | None = None
     gmacs: float | None = None
     note: str | None = None
@@ -87,9 +93,8 @@ class Record:
         """The record with a classifier of another size, whose names and figures are not known."""
         if num_classes == self.num_classes:
             return self
-        return replace(
-            self, num_classes=num_classes, classes="", top1=None, params=None, gmacs=None
-        )
+        figures: dict[str, Any] = dict.fromkeys(FIGURES)
+        return replace(self, num_classes=num_classes, classes="", **figures)
 
     @property
     def has_weights(self) -> bool:

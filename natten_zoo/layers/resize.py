@@ -1,0 +1,93 @@
+"""Resizing of feature maps as torch does it: linear interpolation and adaptive pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+
+def source_positions(old: int, new: int) -> np.ndarray:
+    """Where the centers of ``new`` equal cells lie among the centers of ``old`` ones.
+
+    Positions before the first center are moved onto it.
+
+    Example:
+        >>> source_positions(2, 4).tolist()
+        [0.0, 0.25, 0.75, 1.25]
+    """
+    return np.maximum((np.arange(new) + 0.5) * (old / new) - 0.5, 0)
+
+
+def sample_linear(x: mx.array, axis: int, positions: np.ndarray) -> mx.array:
+    """Values between neighbors along an axis; beyond the last center its value is kept."""
+    last = x.shape[axis] - 1
+    low = np.minimum(positions.astype(np.int32), last)
+    high = np.minimum(low + 1, last)
+    shape = [1] * x.ndim
+    shape[axis] = len(positions)
+    weight = mx.array((positions - low).astype(np.float32)).reshape(shape).astype(x.dtype)
+    below, above = (mx.take(x, mx.array(index), axis=axis) for index in (low, high))
+    return below + weight * (above - below)
+
+
+def resize_bilinear(x: mx.array, size: Sequence[int]) -> mx.array:
+    """Resize a map ``[batch, *spatial, channels]`` to ``size`` by linear interpolation.
+
+    The values of ``torch.nn.functional.interpolate(mode="bilinear", align_corners=False)``: pixel
+    centers are aligned, borders repeated, and nothing is smoothed when a map shrinks.
+
+    Args:
+        x: The map.
+        size: The new size of each spatial axis.
+
+    Example:
+        >>> resize_bilinear(mx.array([0.0, 1.0]).reshape(1, 1, 2, 1), (1, 4)).flatten().tolist()
+        [0.0, 0.25, 0.75, 1.0]
+    """
+    for axis, new in enumerate(size, start=1):
+        if x.shape[axis] != new:
+            x = sample_linear(x, axis, source_positions(x.shape[axis], new))
+    return x
+
+
+class AdaptiveAveragePool(nn.Module):
+    """Means over a grid of parts of a map, whatever its size.
+
+    Part i of an axis of n tokens spans ``floor(i n / cells)`` up to ``ceil((i + 1) n / cells)``,
+    as in ``torch.nn.AdaptiveAvgPool2d``: parts overlap where n is not divisible, and repeat tokens
+    where it is smaller than ``cells``.
+
+    Args:
+        cells: Parts per axis, one number or one per axis.
+
+    Shape:
+        - Input: ``[batch, height, width, channels]``.
+        - Output: ``[batch, *cells, channels]``.
+    """
+
+    def __init__(self, cells: int | Sequence[int]) -> None:
+        super().__init__()
+        self.cells = (cells, cells) if isinstance(cells, int) else tuple(cells)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        rows, columns = (
+            mx.array(_means(*sizes)).astype(x.dtype)
+            for sizes in zip(x.shape[1:3], self.cells, strict=True)
+        )
+        x = rows @ x.flatten(2)  # [B, cells, W C]
+        x = mx.unflatten(x, 2, (columns.shape[1], -1))  # [B, cells, W, C]
+        return columns @ x
+
+    def _extra_repr(self) -> str:
+        return f"cells={self.cells}"
+
+
+def _means(size: int, cells: int) -> np.ndarray:
+    """``[cells, size]``: the weight of each token in each mean."""
+    index, token = np.arange(cells)[:, None], np.arange(size)
+    first, end = index * size // cells, -((index + 1) * -size // cells)
+    inside = (first <= token) & (token < end)
+    return (inside / inside.sum(axis=1, keepdims=True)).astype(np.float32)

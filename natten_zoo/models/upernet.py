@@ -1,0 +1,278 @@
+"""UPerNet: semantic segmentation on a NAT, DiNAT or DiNAT_s.
+
+UPerNet: https://arxiv.org/abs/1807.10221, in the form of mmsegmentation, whose checkpoints NAT's
+authors published. The body's four maps are pooled at several scales and fused top-down; dilations
+are chosen for larger images than the classifiers'.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..layers.resize import AdaptiveAveragePool, resize_bilinear
+from ..layers.transformer_layer import EPS
+from .base import Config, Model
+from .dinat_s import DiNAT_s, DiNATsConfig
+from .nat import NAT, DiNAT, NATConfig
+
+BODIES: dict[str, type[Model]] = {cls.__name__: cls for cls in (NAT, DiNAT, DiNAT_s)}
+
+
+@dataclass(frozen=True)
+class UPerNetConfig(Config):
+    """The numbers of a UPerNet.
+
+    Args:
+        backbone: The numbers of its body, or plain data: those numbers and, under
+            ``"architecture"``, ``"NAT"``, ``"DiNAT"`` or ``"DiNAT_s"``. Its ``num_classes`` is
+            without effect.
+        channels: Channels of the head.
+        aux_channels: Channels of the auxiliary head.
+        pool_sizes: Cells per axis of the head's poolings.
+        num_classes: Outputs per pixel; 0 for the head's features instead.
+        head_drop_rate: Dropout rate of whole channels before each classifier.
+    """
+
+    backbone: Any
+    channels: int = 512
+    aux_channels: int = 256
+    pool_sizes: tuple[int, ...] = (1, 2, 3, 6)
+    num_classes: int = 150
+    head_drop_rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.backbone, Mapping):
+            object.__setattr__(self, "backbone", _body_config(self.backbone))
+        if not isinstance(self.backbone, (NATConfig, DiNATsConfig)):
+            raise TypeError(
+                "[UPerNetConfig] 'backbone' must be a NATConfig, a DiNATsConfig or a mapping but "
+                f"got {type(self.backbone).__name__}."
+            )
+        object.__setattr__(self, "backbone", dataclasses.replace(self.backbone, num_classes=0))
+        if len(self.backbone.depths) < 2:
+            raise ValueError(
+                "[UPerNetConfig] 'backbone' must have two levels or more but got depths "
+                f"{self.backbone.depths}."
+            )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> UPerNetConfig:
+        """Build a configuration from plain data; names that are not its own go to the body.
+
+        Raises:
+            ValueError: A name is not the body's either, or one is missing.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        own = {name: value for name, value in values.items() if name in names}
+        changes = {name: value for name, value in values.items() if name not in names}
+        if changes and isinstance(own.get("backbone"), Mapping):
+            own["backbone"] = {**own["backbone"], **changes}
+            changes = {}
+        return super().from_dict({**own, **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain data, ready for JSON."""
+        body = {"architecture": self.body_class.__name__, **self.backbone.to_dict()}
+        return {**super().to_dict(), "backbone": body}
+
+    @property
+    def body_class(self) -> type[Model]:
+        """The body's model class; a DiNAT is a NAT."""
+        return NAT if isinstance(self.backbone, NATConfig) else DiNAT_s
+
+    @property
+    def in_chans(self) -> int:
+        """Channels of the image."""
+        return self.backbone.in_chans
+
+
+def _body_config(values: Mapping[str, Any]) -> Config:
+    architecture = values.get("architecture")
+    if architecture not in BODIES:
+        raise ValueError(
+            f"[UPerNetConfig] the backbone's 'architecture' must be one of {', '.join(BODIES)} but "
+            f"got {architecture!r}."
+        )
+    numbers = {name: value for name, value in values.items() if name != "architecture"}
+    return BODIES[architecture].Config.from_dict(numbers)
+
+
+class ConvModule(nn.Module):
+    """Convolution, batch norm, ReLU, at the same size: ``[B, H, W, C] -> [B, H, W, D]``."""
+
+    def __init__(self, in_channels: int, channels: int, kernel_size: int) -> None:
+        super().__init__()
+        padding = kernel_size // 2
+        self.conv = nn.Conv2d(in_channels, channels, kernel_size, padding=padding, bias=False)
+        self.bn = nn.BatchNorm(channels)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return nn.relu(self.bn(self.conv(x)))
+
+
+class UPerHead(nn.Module):
+    """Pyramid pooling of the coarsest map, then a feature pyramid down to the finest.
+
+    Args:
+        dims: Channels of the maps, finest first.
+        channels: Channels of the head.
+        pool_sizes: Cells per axis of the poolings.
+        num_classes: Outputs per pixel.
+        drop_rate: Dropout rate of channels before the classifier.
+    """
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        channels: int,
+        pool_sizes: Sequence[int],
+        num_classes: int,
+        drop_rate: float,
+    ) -> None:
+        super().__init__()
+        last = dims[-1]
+        self.psp_modules = [
+            [AdaptiveAveragePool(cells), ConvModule(last, channels, 1)] for cells in pool_sizes
+        ]
+        self.bottleneck = ConvModule(last + len(pool_sizes) * channels, channels, 3)
+        self.lateral_convs = [ConvModule(dim, channels, 1) for dim in dims[:-1]]
+        self.fpn_convs = [ConvModule(channels, channels, 3) for _ in dims[:-1]]
+        self.fpn_bottleneck = ConvModule(len(dims) * channels, channels, 3)
+        self.dropout = nn.Dropout2d(drop_rate)
+        self.conv_seg = pixel_classifier(channels, num_classes)
+
+    def fuse(self, maps: Sequence[mx.array]) -> mx.array:
+        """The maps of the body, finest first, as one of the finest's size and ``channels``."""
+        laterals = [conv(x) for conv, x in zip(self.lateral_convs, maps, strict=False)]
+        laterals.append(self._pool(maps[-1]))
+        for i in reversed(range(len(laterals) - 1)):
+            laterals[i] = laterals[i] + resize_bilinear(laterals[i + 1], laterals[i].shape[1:3])
+        pyramid = [conv(x) for conv, x in zip(self.fpn_convs, laterals, strict=False)]
+        pyramid.append(laterals[-1])
+        size = pyramid[0].shape[1:3]
+        merged = mx.concatenate([resize_bilinear(x, size) for x in pyramid], axis=-1)
+        return self.fpn_bottleneck(merged)
+
+    def classify(self, x: mx.array) -> mx.array:
+        """What :meth:`fuse` returns as logits: ``[B, H, W, channels] -> [B, H, W, classes]``."""
+        return self.conv_seg(self.dropout(x))
+
+    def _pool(self, x: mx.array) -> mx.array:
+        size = x.shape[1:3]
+        pooled = [resize_bilinear(conv(pool(x)), size) for pool, conv in self.psp_modules]
+        return self.bottleneck(mx.concatenate([x, *pooled], axis=-1))
+
+
+class AuxiliaryHead(nn.Module):
+    """One convolution and a classifier on one map; it only helps training."""
+
+    def __init__(self, dim: int, channels: int, num_classes: int, drop_rate: float) -> None:
+        super().__init__()
+        self.convs = [ConvModule(dim, channels, 3)]
+        self.dropout = nn.Dropout2d(drop_rate)
+        self.conv_seg = pixel_classifier(channels, num_classes)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        for conv in self.convs:
+            x = conv(x)
+        return self.conv_seg(self.dropout(x))
+
+
+class UPerNet(Model):
+    """Semantic segmentation with a NAT, DiNAT or DiNAT_s body.
+
+    :func:`natten_zoo.segmentation.segment` makes a mask of an image with it.
+
+    Args:
+        config: The numbers of the model.
+
+    Shape:
+        - Input: ``[batch, height, width, in_chans]`` of any size.
+        - Output: ``[batch, height, width, num_classes]`` logits.
+
+    Example:
+        >>> from natten_zoo.models import NATConfig
+        >>> body = NATConfig(8, depths=(1, 1), num_heads=(1, 2), kernel_size=3)
+        >>> model = UPerNet(UPerNetConfig(body, channels=8, num_classes=5)).eval()
+        >>> model(mx.zeros((1, 30, 50, 3))).shape
+        (1, 30, 50, 5)
+    """
+
+    Config = UPerNetConfig
+    TASK = "image-segmentation"
+    CLASSIFIERS = ("decode_head.conv_seg", "auxiliary_head.conv_seg")
+
+    def __init__(self, config: UPerNetConfig) -> None:
+        super().__init__(config)
+        body = config.backbone
+        dims = [body.embed_dim * 2**i for i in range(len(body.depths))]
+        self.backbone = config.body_class(body)
+        # Bodies have a norm for each map in the place of the last norm and the classifier.
+        del self.backbone.norm, self.backbone.head
+        for i, dim in enumerate(dims):
+            setattr(self.backbone, f"norm{i}", nn.LayerNorm(dim, eps=EPS))
+        classes, drop = config.num_classes, config.head_drop_rate
+        self.decode_head = UPerHead(dims, config.channels, config.pool_sizes, classes, drop)
+        self.auxiliary_head = AuxiliaryHead(dims[-2], config.aux_channels, classes, drop)
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the classifier's input."""
+        return self.config.channels
+
+    def features(self, x: mx.array) -> list[mx.array]:
+        """The normed map of each level of the body: strides 4, 8, 16 and 32."""
+        maps = self.backbone.features(x)
+        return [self.backbone[f"norm{i}"](y) for i, y in enumerate(maps)]
+
+    def forward_features(self, x: mx.array) -> mx.array:
+        """The classifier's input, a map of stride 4: ``[B, ceil(H/4), ceil(W/4), channels]``."""
+        return self.decode_head.fuse(self.features(x))
+
+    def decode(self, x: mx.array) -> mx.array:
+        """Logits at stride 4, ``[B, ceil(H/4), ceil(W/4), num_classes]``."""
+        return self.decode_head.classify(self.forward_features(x))
+
+    def decode_both(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        """Logits of the head, at stride 4, and of the auxiliary head, at stride 16, for training.
+
+        The published models were trained on the sum of both cross-entropies, the second times 0.4,
+        at full size.
+        """
+        maps = self.features(x)
+        return self.decode_head.classify(self.decode_head.fuse(maps)), self.auxiliary_head(maps[-2])
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return resize_bilinear(self.decode(x), x.shape[1:3])
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace both classifiers by fresh ones; 0 classes leave the features as the output."""
+        self.config = dataclasses.replace(self.config, num_classes=num_classes)
+        self.decode_head.conv_seg = pixel_classifier(self.config.channels, num_classes)
+        self.auxiliary_head.conv_seg = pixel_classifier(self.config.aux_channels, num_classes)
+
+    @staticmethod
+    def sanitize(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
+        """Turn mmsegmentation's state dict into our layouts, without batch norm's step counters."""
+        kept = {k: v for k, v in weights.items() if not k.endswith(".num_batches_tracked")}
+        return Model.sanitize(kept)
+
+
+def pixel_classifier(channels: int, num_classes: int) -> nn.Module:
+    """A linear classifier of each pixel; the identity for 0 classes."""
+    if num_classes < 0:
+        raise ValueError(
+            f"[pixel_classifier] 'num_classes' must not be negative but got {num_classes}."
+        )
+    if num_classes == 0:
+        return nn.Identity()
+    layer = nn.Conv2d(channels, num_classes, 1)
+    layer.weight = mx.random.normal(layer.weight.shape, scale=0.01)
+    return layer

@@ -1,0 +1,215 @@
+"""Masks of images: a class for every pixel, at any size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .data import Preprocess, read_image
+from .data.labels import Color, class_colors, output_names
+from .data.reading import ImageSource
+from .layers.resize import resize_bilinear, sample_linear, source_positions
+from .models.upernet import UPerNet
+
+# The scales of the published multi-scale figures, which also average mirror images.
+MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+# The long side of an image is at most this many short sides of the resized image.
+_LONGEST = 4
+# Logits at the image's size are made in bands of rows of at most this many numbers.
+_BAND = 2**24
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A class for every pixel of an image.
+
+    Attributes:
+        image: The image, ``[H, W, 3]`` (grey: ``[H, W]``) of uint8.
+        mask: The index of the class of each pixel, ``[H, W]``.
+        names: Of all classes of the model.
+        colors: Of all classes of the model.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    names: tuple[str, ...]
+    colors: tuple[Color, ...]
+
+    def classes(self) -> list[dict[str, Any]]:
+        """The classes found, the largest first: class, index, color, pixels and share of them."""
+        counts = np.bincount(self.mask.ravel(), minlength=len(self.names))
+        found = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
+        return [
+            {
+                "class": self.names[index],
+                "index": index,
+                "color": list(self.colors[index]),
+                "pixels": int(counts[index]),
+                "share": round(float(counts[index] / self.mask.size), 6),
+            }
+            for index in found
+        ]
+
+    def mask_image(self) -> Image.Image:
+        """The mask as an image whose pixels are class indices; shown in the classes' colors."""
+        if len(self.names) > 256:
+            return Image.fromarray(self.mask.astype(np.uint16))
+        image = Image.fromarray(self.mask.astype(np.uint8))
+        image.putpalette([value for color in self.colors for value in color])
+        return image
+
+    def overlay(self, opacity: float = 0.55) -> Image.Image:
+        """The image tinted by the classes' colors, with a legend of them on the right."""
+        tints = np.array(self.colors, np.float32)[self.mask]
+        image = self.image if self.image.ndim == 3 else self.image[..., None]
+        tinted = Image.fromarray((image + opacity * (tints - image)).round().astype(np.uint8))
+        legend = _legend(self.classes(), tinted.height)
+        page = Image.new("RGB", (tinted.width + legend.width, tinted.height), "white")
+        page.paste(tinted, (0, 0))
+        page.paste(legend, (tinted.width, 0))
+        return page
+
+
+def segment(
+    model: UPerNet,
+    image: ImageSource,
+    *,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    sliding_window: bool = False,
+) -> Segmentation:
+    """Find the class of every pixel of an image, as the published figures were measured.
+
+    The image's short side is resized to the model's input size (its long side to at most four
+    times that); logits are resized to the image's own size. Memory beyond them is bounded, however
+    large the image is.
+
+    Args:
+        model: The model, in evaluation mode.
+        image: A path, a Pillow image or an array.
+        scales: Sizes to look at, relative to the model's; probabilities are averaged.
+        flip: Also look at mirror images.
+        sliding_window: Look at overlapping squares of the model's input size instead of at the
+            whole image at once, and average the logits where they overlap.
+
+    Raises:
+        ImageError: The image cannot be read.
+        ValueError: There is no scale, or one is not positive.
+
+    Example:
+        >>> from natten_zoo.models import NATConfig, UPerNetConfig
+        >>> body = NATConfig(8, depths=(1, 1), num_heads=(1, 2), kernel_size=3)
+        >>> model = UPerNet(UPerNetConfig(body, channels=8, num_classes=3)).eval()
+        >>> segment(model, np.zeros((30, 20, 3), np.uint8), scales=(0.1,)).mask.shape
+        (30, 20)
+    """
+    if not scales or not all(math.isfinite(scale) and scale > 0 for scale in scales):
+        raise ValueError(f"[segment] 'scales' must be positive numbers but got {scales}.")
+    record = model.record
+    prepare = Preprocess(size=512) if record is None else Preprocess.from_record(record)
+    pixels = np.asarray(read_image(image, prepare.channels))
+    x = mx.array(prepare.normalize(pixels))[None]  # [1, H, W, C]
+    views = []
+    for scale in scales:
+        resized = resize_bilinear(x, _fit(pixels.shape[:2], prepare.size, scale))
+        views.append(_look(model, resized, prepare.size if sliding_window else None))
+        if flip:
+            mirrored = _look(model, resized[:, :, ::-1], prepare.size if sliding_window else None)
+            views.append(_View(mirrored.logits[:, :, ::-1], mirrored.size))
+    mask = _classify(views, pixels.shape[:2])
+    labels = None if record is None else record.classes, model.config.num_classes
+    return Segmentation(pixels, mask, output_names(*labels), class_colors(*labels))
+
+
+class _View(NamedTuple):
+    """Logits ``[1, h, w, classes]`` of an image that was resized to ``size``."""
+
+    logits: mx.array
+    size: Sequence[int]
+
+
+def _fit(size: Sequence[int], short: int, scale: float) -> tuple[int, int]:
+    """The size of an image whose sides are limited, rounded as mmsegmentation does."""
+    side = max(1, int(short * scale))
+    factor = min(side / min(size), _LONGEST * side / max(size))
+    height, width = (max(1, int(n * factor + 0.5)) for n in size)
+    return height, width
+
+
+def _look(model: UPerNet, x: mx.array, window: int | None) -> _View:
+    size = x.shape[1:3]
+    logits = model.decode(x) if window is None else _slide(model, x, window)
+    mx.eval(logits)
+    return _View(logits, size)
+
+
+def _slide(model: UPerNet, x: mx.array, window: int) -> mx.array:
+    """Mean logits ``[1, H, W, classes]`` of squares that overlap by a third."""
+    height, width = x.shape[1:3]
+    total = np.zeros((height, width, model.config.num_classes), np.float32)
+    count = np.zeros((height, width, 1), np.float32)
+    for top in _starts(height, window):
+        for left in _starts(width, window):
+            place = slice(top, top + window), slice(left, left + window)
+            logits = model(x[:, place[0], place[1]])[0]
+            total[place] += np.array(logits.astype(mx.float32))
+            count[place] += 1
+    return mx.array(total / count)[None]
+
+
+def _starts(size: int, window: int) -> list[int]:
+    """Where windows begin; the last is moved back to end with the image."""
+    stride = max(1, window * 2 // 3)
+    steps = max(0, -(-(size - window) // stride))
+    return [max(0, min(step * stride, size - window)) for step in range(steps + 1)]
+
+
+def _classify(views: Sequence[_View], size: tuple[int, int]) -> np.ndarray:
+    """The most probable class of each pixel of an image of ``size``."""
+    height, width = size
+    mask = np.empty(size, np.int32)
+    rows = max(1, _BAND // (width * views[0].logits.shape[-1]))
+    for start in range(0, height, rows):
+        stop = min(start + rows, height)
+        bands = [_band(view, size, start, stop).astype(mx.float32) for view in views]
+        probabilities = mx.stack([mx.softmax(band, axis=-1) for band in bands]).sum(axis=0)
+        mask[start:stop] = np.array(mx.argmax(probabilities, axis=-1)[0])
+    return mask
+
+
+def _band(view: _View, size: tuple[int, int], start: int, stop: int) -> mx.array:
+    """Some rows of the logits, resized to their view's size and then to the image's."""
+    height, width = view.size
+    rows = source_positions(height, size[0])[start:stop]
+    first, last = int(rows[0]), int(rows[-1]) + 1  # the resized image's rows that are needed
+    middle = source_positions(view.logits.shape[1], height)[first : last + 1]
+    x = sample_linear(view.logits, 1, middle)
+    x = sample_linear(x, 1, rows - first)
+    return resize_bilinear(resize_bilinear(x, (x.shape[1], width)), (x.shape[1], size[1]))
+
+
+def _legend(classes: Sequence[dict[str, Any]], height: int) -> Image.Image:
+    """Colors, names and shares, the largest first, as many as fit."""
+    text = min(max(height // 32, 9), 28)
+    line, margin = round(text * 1.6), text // 2
+    font = ImageFont.load_default(text)
+    fitting = max(1, (height - 2 * margin) // line)
+    rows = [(f"{entry['class']}  {entry['share']:.1%}", entry["color"]) for entry in classes]
+    if len(rows) > fitting:
+        rows = [*rows[: fitting - 1], (f"and {len(rows) - fitting + 1} more", None)]
+    widest = max(math.ceil(font.getlength(label)) for label, _ in rows)
+    image = Image.new("RGB", (line + 2 * margin + widest + margin, height), "white")
+    draw = ImageDraw.Draw(image)
+    for index, (label, color) in enumerate(rows):
+        top = margin + index * line
+        if color is not None:
+            box = (margin, top, margin + text, top + text)
+            draw.rectangle(box, fill=tuple(color), outline="#8a9099")
+        draw.text((2 * margin + text, top + text / 2), label, "#22262b", font, "lm")
+    return image

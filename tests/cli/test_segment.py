@@ -1,0 +1,86 @@
+"""`natten-zoo segment`: the three files it writes, and what it refuses."""
+
+import json
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from PIL import Image
+
+from natten_zoo.cli import main
+from natten_zoo.models import NATConfig, UPerNet, UPerNetConfig
+from natten_zoo.pretrained import Record
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    mx.random.seed(1)
+    body = NATConfig(8, (1, 1), (1, 2), kernel_size=3, drop_path_rate=0.0)
+    model = UPerNet(UPerNetConfig(body, channels=8, aux_channels=8, num_classes=3)).eval()
+    model.decode_head.conv_seg.bias = mx.array([0.0, 0.001, 0.002])
+    model.record = Record(
+        name="tiny",
+        architecture="UPerNet",
+        model={},
+        input_size=64,
+        num_classes=3,
+        classes=("sky", "sea", "sand"),
+    )
+    return model.save_pretrained(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.jpg"
+    pixels = np.random.RandomState(0).randint(0, 256, (8, 8, 3), np.uint8)
+    Image.fromarray(pixels).resize((90, 70)).save(path)
+    return path
+
+
+def run(capsys, *arguments):
+    status = main(["segment", *map(str, arguments)])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_segment_writes_overlay_mask_and_json(capsys, checkpoint, photo, tmp_path):
+    overlay = tmp_path / "new" / "out.png"
+    status, out, err = run(capsys, photo, "-m", checkpoint, "-o", overlay)
+    assert (status, err) == (0, "")
+    facts = json.loads((tmp_path / "new/out.json").read_text())
+    mask = np.asarray(Image.open(tmp_path / "new/out_mask.png"))
+    assert mask.shape == (facts["height"], facts["width"]) == (70, 90)
+    for entry in facts["classes"]:
+        assert entry["class"] == ("sky", "sea", "sand")[entry["index"]]
+        assert entry["pixels"] == (mask == entry["index"]).sum()
+        assert entry["share"] == pytest.approx(entry["pixels"] / 6300, abs=1e-6)
+        assert f"{entry['share']:8.1%}  {entry['class']}" in out
+    assert sum(entry["pixels"] for entry in facts["classes"]) == 6300
+    image = Image.open(overlay)
+    assert image.height == 70 and image.width > 90
+    assert sorted(p.name for p in overlay.parent.iterdir()) == [
+        "out.json", "out.png", "out_mask.png",
+    ]  # fmt: skip
+
+
+def test_options_reach_the_model(capsys, checkpoint, photo, tmp_path):
+    arguments = [photo, "-m", checkpoint, "-o", tmp_path / "o.png", "--json"]
+    status, out, _ = run(capsys, *arguments, "--scales", "0.5,1", "--flip", "--sliding-window")
+    assert status == 0 and json.loads(out)["width"] == 90
+    with pytest.raises(SystemExit):
+        run(capsys, *arguments, "--scales", "0.5,0")
+    assert "must be positive numbers but got 0.5,0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(capsys, *arguments, "--opacity", "2")
+
+
+def test_what_is_refused(capsys, checkpoint, tiny, photo, tmp_path):
+    status, _, err = run(capsys, photo, "-m", checkpoint, "-o", tmp_path / "o.jpg")
+    assert status == 2 and "--out must end in .png" in err
+    status, _, err = run(capsys, tmp_path / "none.jpg", "-m", checkpoint)
+    assert status == 2 and "none.jpg: no such file" in err
+    status, _, err = run(capsys, photo, "-m", tiny, "-o", tmp_path / "o.png")
+    assert status == 2 and "must be a UPerNet but is a NAT" in err
+    assert not (tmp_path / "o.png").exists()
+    assert main(["classify", str(photo), "-m", str(checkpoint)]) == 2
+    assert "must classify images but is made for image-segmentation" in capsys.readouterr().err

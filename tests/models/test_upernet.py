@@ -1,0 +1,337 @@
+"""UPerNet against mmsegmentation's outputs and upstream's figures; images of any size to masks."""
+
+import gzip
+import json
+import logging
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from PIL import Image
+
+from natten_zoo import create_model, get_record, list_models
+from natten_zoo.data.labels import class_colors, class_names
+from natten_zoo.layers.resize import AdaptiveAveragePool, resize_bilinear
+from natten_zoo.models import DiNATsConfig, NATConfig, UPerNet, UPerNetConfig
+from natten_zoo.models.cost import count_cost
+from natten_zoo.pretrained import read_checkpoint
+from natten_zoo.pretrained.adapt import adapt
+from natten_zoo.pretrained.errors import CheckpointError
+from natten_zoo.pretrained.infer import infer
+from natten_zoo.pretrained.reader import Checkpoint
+from natten_zoo.pretrained.strict import load_strict
+from natten_zoo.segmentation import _fit, _starts, segment
+
+DATA = Path(__file__).parents[1] / "data/upernet"
+# Upstream's tables: millions of parameters, GFLOPs of a 2048x512 image (of 2560x640 for the large
+# ones), mean intersection over union at one scale and at several.
+PUBLISHED = {
+    "upernet_nat_mini": (50, 900, 45.1, 46.4),
+    "upernet_nat_tiny": (58, 934, 47.1, 48.4),
+    "upernet_nat_small": (82, 1010, 48.0, 49.5),
+    "upernet_nat_base": (123, 1137, 48.5, 49.7),
+    "upernet_dinat_mini": (50, 900, 45.8, 47.2),
+    "upernet_dinat_tiny": (58, 934, 47.8, 48.8),
+    "upernet_dinat_small": (82, 1010, 48.9, 49.9),
+    "upernet_dinat_base": (123, 1137, 49.6, 50.4),
+    "upernet_dinat_large": (238, 2335, 54.0, 54.9),
+    "upernet_dinat_s_tiny": (60, 941, 46.0, 47.4),
+    "upernet_dinat_s_small": (81, 1030, 48.6, 49.9),
+    "upernet_dinat_s_base": (121, 1173, 49.4, 50.2),
+    "upernet_dinat_s_large": (234, 2466, 53.4, 54.6),
+}
+BODY = {
+    "architecture": "DiNAT",
+    "embed_dim": 8,
+    "depths": [1, 2],
+    "num_heads": [1, 2],
+    "kernel_size": 3,
+    "dilations": [[2], [1, 3]],
+}
+
+
+def error(ours, theirs) -> float:
+    """Largest difference of NHWC from NCHW, relative to the scale of the latter."""
+    ours = np.asarray(ours).transpose(0, 3, 1, 2)
+    return np.abs(ours - theirs).max() / np.abs(theirs).max()
+
+
+def small(**changes):
+    mx.random.seed(0)
+    values = {"backbone": BODY, "channels": 8, "aux_channels": 4, "num_classes": 5, **changes}
+    return UPerNet(UPerNetConfig.from_dict(values)).eval()
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    with np.load(DATA / "upernet_nat_tiny.npz") as file:
+        data = dict(file)
+    meta = json.loads(str(data["meta"]))
+    body = {"architecture": meta["cls"], **meta["kwargs"]}
+    widths = meta["channels"], meta["aux"]
+    model = UPerNet(UPerNetConfig(body, *widths, num_classes=meta["num_classes"])).eval()
+    checkpoint = read_checkpoint(DATA / "upernet_nat_tiny.pth")
+    assert checkpoint.part == "state_dict"
+    load_strict(model, model.sanitize(checkpoint.weights))
+    return model, data
+
+
+def test_parity(tiny):
+    model, data = tiny
+    x = mx.array(data["input"].transpose(0, 2, 3, 1))
+    for i, ours in enumerate(model.features(x)):
+        assert error(ours, data[f"feat::{i}"]) < 1e-5, f"map {i}"
+    logits, auxiliary = model.decode_both(x)
+    assert error(logits, data["logits_stride4"]) < 1e-4
+    assert error(auxiliary, data["aux_logits"]) < 1e-4
+    assert error(model(x), data["logits_full"]) < 1e-4
+    assert np.mean(np.array(model(x).argmax(-1)) == data["pred"]) == 1
+
+
+def test_names_of_parameters_are_upstreams():
+    upstream = json.loads(gzip.decompress((DATA / "keys_upernet_nat_mini.json.gz").read_bytes()))
+    model = create_model("upernet_nat_mini")
+    weights = model.sanitize({name: mx.zeros(shape) for name, shape in upstream.items()})
+    ours = {name: value.shape for name, value in tree_flatten(model.parameters())}
+    assert {name: value.shape for name, value in weights.items()} == ours
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_figures(name):
+    record = get_record(name)
+    params, gflops, miou, multi_scale = PUBLISHED[name]
+    model, side = create_model(name).eval(), record.input_size
+    cost = count_cost(model, mx.zeros((1, side, side, 3)))
+    assert (cost.params, cost.macs) == (record.params, round(record.gmacs * 1e9))
+    assert cost.params == pytest.approx(params * 1e6, abs=0.5e6)
+    wide = count_cost(model, mx.zeros((1, side, 4 * side, 3)))
+    assert wide.macs == pytest.approx(gflops * 1e9, rel=0.002)
+    assert (record.miou, record.miou_multi_scale, record.top1) == (miou, multi_scale, None)
+    assert side == (640 if "large" in name else 512)
+
+
+def test_stated_parameter_totals():
+    sizes = "nat_mini", "nat_tiny", "nat_small", "nat_base", "dinat_large"
+    totals = [round(get_record(f"upernet_{size}").params / 1e6, 2) for size in sizes]
+    assert totals == [49.78, 57.70, 82.40, 123.28, 238.17]
+
+
+def test_every_published_variant_is_there():
+    assert sorted(PUBLISHED) == list_models("upernet_*", pretrained=True)
+    assert len({get_record(name).url for name in PUBLISHED}) == 13
+
+
+def test_dilations_fit_the_training_crops():
+    for name in PUBLISHED:
+        record = get_record(name)
+        for i, level in enumerate(record.model["backbone"].get("dilations", [])):
+            assert 7 * max(level) <= record.input_size // 4 // 2**i
+
+
+@pytest.mark.parametrize("stem", ["upernet_dinat_mini", "nat_mini_upernet"])
+def test_a_bare_file_is_known_by_its_name(stem):
+    upstream = json.loads(gzip.decompress((DATA / "keys_upernet_nat_mini.json.gz").read_bytes()))
+    weights = {name: mx.zeros(shape) for name, shape in upstream.items()}  # lazy
+    record = infer(Checkpoint(Path(f"{stem}.pth"), weights, "torch"), None)
+    assert record.name == ("upernet_dinat_mini" if "dinat" in stem else "upernet_nat_mini")
+    assert record.num_classes == 150
+    with pytest.raises(CheckpointError, match="upernet_nat_mini, upernet_dinat_mini, which differ"):
+        infer(Checkpoint(Path("iter_160000.pth"), weights, "torch"), None)
+    for head in UPerNet.CLASSIFIERS:
+        weights[f"{head}.weight"] = weights[f"{head}.weight"][:7]
+        weights[f"{head}.bias"] = weights[f"{head}.bias"][:7]
+    record = infer(Checkpoint(Path(f"{stem}.pth"), weights, "torch"), None)
+    assert (record.num_classes, record.miou, record.classes) == (7, None, "")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 90), (61, 45), (64, 64)])
+def test_any_input_size(size):
+    model = small()
+    x = mx.random.normal((2, *size, 3))
+    assert model(x).shape == (2, *size, 5)
+    assert model.forward_features(x).shape == (2, -(-size[0] // 4), -(-size[1] // 4), 8)
+    assert mx.isfinite(model(x)).all()
+
+
+def test_configuration_survives_json_and_takes_the_bodys_arguments():
+    config = small().config
+    assert UPerNetConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    changed = create_model("upernet_nat_mini", in_chans=1, drop_path_rate=0.0, num_classes=3)
+    assert changed.config.in_chans == 1 and changed.config.backbone.drop_path_rate == 0
+    assert changed.decode_head.conv_seg.weight.shape == (3, 1, 1, 512)
+    assert UPerNetConfig(DiNATsConfig(8, (1, 1), (1, 1))).to_dict()["backbone"]["depths"] == [1, 1]
+    with pytest.raises(ValueError, match=r"\[NATConfig\] arguments must be among .* got chanels"):
+        UPerNetConfig.from_dict({"backbone": BODY, "chanels": 8})
+    with pytest.raises(ValueError, match="'architecture' must be one of NAT, DiNAT, DiNAT_s but"):
+        UPerNetConfig({**BODY, "architecture": "Swin"})
+    with pytest.raises(TypeError, match="must be a NATConfig, a DiNATsConfig or a mapping but got"):
+        UPerNetConfig("nat_mini")
+    with pytest.raises(ValueError, match="must have two levels or more but got depths"):
+        UPerNetConfig(NATConfig(8, (1,), (1,)))
+
+
+def test_save_and_load(tmp_path):
+    model = small()
+    model.decode_head.bottleneck.bn.running_mean = mx.random.normal((8,))
+    again = UPerNet.from_pretrained(model.save_pretrained(tmp_path / "model"))
+    x = mx.random.normal((1, 20, 30, 3))
+    assert mx.array_equal(again(x), model(x))
+
+
+def test_reset_classifier_and_adapt(caplog):
+    model = small()
+    model.reset_classifier(0)
+    assert model(mx.zeros((1, 8, 8, 3))).shape == (1, 8, 8, 8)
+    model.reset_classifier(3)
+    weights = dict(tree_flatten(small().parameters()))
+    with caplog.at_level(logging.WARNING, "natten_zoo"):
+        fitted = adapt(weights, model, {"num_classes"})
+    load_strict(model, fitted)
+    assert caplog.text.count("classifier of 5 classes replaced by a fresh one of 3") == 2
+    grey = small(in_chans=1)
+    load_strict(grey, adapt(weights, grey, {"in_chans"}))
+
+
+def test_training_reaches_every_parameter():
+    model = small(head_drop_rate=0.0)
+    model.train()
+    x = mx.random.normal((2, 32, 32, 3))
+
+    def loss(parameters):
+        model.update(parameters)
+        return sum(y.square().mean() for y in model.decode_both(x))
+
+    gradients = dict(tree_flatten(mx.grad(loss)(model.trainable_parameters())))
+    assert not any("running" in name for name in gradients)
+    unmoved = [name for name, value in gradients.items() if not mx.any(value != 0).item()]
+    assert unmoved == []
+
+
+def test_adaptive_pooling_is_torchs():
+    x = mx.array(np.arange(35, dtype=np.float32).reshape(1, 5, 7, 1))
+    values = np.array(x)[0, :, :, 0]
+    for cells in (1, 2, 3, 6):
+        expected = [
+            [
+                values[
+                    i * 5 // cells : -(-(i + 1) * 5 // cells),
+                    j * 7 // cells : -(-(j + 1) * 7 // cells),
+                ].mean()
+                for j in range(cells)
+            ]
+            for i in range(cells)
+        ]
+        np.testing.assert_allclose(AdaptiveAveragePool(cells)(x)[0, :, :, 0], expected, rtol=1e-6)
+
+
+def test_resizing_is_linear_in_every_direction():
+    x = mx.random.normal((1, 4, 6, 2))
+    assert mx.array_equal(resize_bilinear(x, (4, 6)), x)
+    np.testing.assert_allclose(
+        resize_bilinear(x.transpose(0, 2, 1, 3), (9, 5)),
+        resize_bilinear(x, (5, 9)).transpose(0, 2, 1, 3),
+        atol=1e-6,
+    )
+    halved = np.array(x).reshape(1, 2, 2, 3, 2, 2).mean(axis=(2, 4))
+    np.testing.assert_allclose(resize_bilinear(x, (2, 3)), halved, atol=1e-6)
+
+
+def test_images_are_resized_as_mmsegmentation_does():
+    assert _fit((480, 640), 512, 1.0) == (512, 683)
+    assert _fit((100, 4000), 512, 1.0) == (51, 2048)
+    assert _fit((3, 2), 512, 0.75) == (576, 384)
+    assert _starts(512, 512) == [0] and _starts(100, 512) == [0]
+    assert _starts(683, 512) == [0, 171] and _starts(1100, 512) == [0, 341, 588]
+
+
+@pytest.fixture(scope="module")
+def photo():
+    image = np.random.RandomState(0).randint(0, 256, (6, 9, 3), np.uint8)
+    return Image.fromarray(image).resize((45, 30), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def model():
+    result = small()
+    result.record = get_record("upernet_nat_mini").for_classes(5)
+    object.__setattr__(result.record, "input_size", 48)
+    return result
+
+
+def whole_mask(model, photo, side, flip=False):
+    """The class of each pixel by the definition: resize, logits, resize twice, softmax, mean."""
+    record = model.record
+    x = (np.asarray(photo, np.float32) / 255 - record.mean) / record.std
+    probabilities = 0
+    for factor in side if isinstance(side, tuple) else (side,):
+        size = factor, round(factor * 1.5)
+        resized = resize_bilinear(mx.array(x[None].astype(np.float32)), size)
+        for step in (1, -1) if flip else (1,):
+            logits = model(resized[:, :, ::step])[:, :, ::step]
+            probabilities += mx.softmax(resize_bilinear(logits, (30, 45)), axis=-1)
+    return np.array(probabilities.argmax(-1)[0])
+
+
+def test_segment(model, photo, monkeypatch):
+    expected = whole_mask(model, photo, 48)
+    assert len(np.unique(expected)) > 1
+    found = segment(model, photo)
+    assert np.array_equal(found.mask, expected)
+    monkeypatch.setattr("natten_zoo.segmentation._BAND", 3000)  # a few rows at a time
+    assert np.array_equal(segment(model, photo).mask, expected)
+    assert sum(entry["pixels"] for entry in found.classes()) == 30 * 45
+    assert [e["share"] for e in found.classes()] == sorted(
+        (e["share"] for e in found.classes()), reverse=True
+    )
+
+
+def test_scales_and_mirror_images(model, photo):
+    expected = whole_mask(model, photo, (24, 72), flip=True)
+    assert np.array_equal(segment(model, photo, scales=(0.5, 1.5), flip=True).mask, expected)
+    mirrored = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    assert np.array_equal(
+        segment(model, mirrored, flip=True).mask[:, ::-1], segment(model, photo, flip=True).mask
+    )
+    for scales in ((), (0.0,), (-1.0,), (float("nan"),)):
+        with pytest.raises(ValueError, match="'scales' must be positive numbers"):
+            segment(model, photo, scales=scales)
+
+
+def test_sliding_window(model, photo):
+    x = mx.array((np.asarray(photo, np.float32) / 255 - model.record.mean) / model.record.std)
+    x = resize_bilinear(x[None].astype(mx.float32), (48, 72))
+    left, right = model(x[:, :, :48]), model(x[:, :, 24:])
+    middle = (left[:, :, 24:] + right[:, :, :24]) / 2
+    logits = mx.concatenate([left[:, :, :24], middle, right[:, :, 24:]], axis=2)
+    expected = np.array(resize_bilinear(logits, (30, 45)).argmax(-1)[0])
+    assert np.array_equal(segment(model, photo, sliding_window=True).mask, expected)
+    square = photo.resize((48, 48))
+    whole, slid = segment(model, square), segment(model, square, sliding_window=True)
+    assert np.array_equal(whole.mask, slid.mask)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (200, 3)])
+def test_images_of_any_shape(model, size):
+    result = segment(model, np.full((*size, 3), 99, np.uint8), scales=(0.25,))
+    assert result.mask.shape == size
+    assert result.overlay().height == size[0]
+
+
+def test_overlay_and_mask_show_the_colors(model, photo):
+    result = segment(model, photo)
+    mask = result.mask_image()
+    assert np.array_equal(np.asarray(mask), result.mask)
+    colors = np.array(class_colors(None, 5))[result.mask]
+    assert np.array_equal(np.asarray(mask.convert("RGB")), colors)
+    assert np.array_equal(np.asarray(result.overlay(1.0))[:, :45], colors)
+    assert np.array_equal(np.asarray(result.overlay(0.0))[:, :45], np.asarray(photo))
+
+
+def test_ade20k_is_complete():
+    names, colors = class_names("ade20k"), class_colors("ade20k", 150)
+    assert len(set(names)) == 150 and len(colors) == 150
+    assert (names[0], names[12], names[20], names[149]) == ("wall", "person", "car", "flag")
+    assert colors[2] == (6, 230, 230)
+    assert len(set(class_colors(None, 256))) == 256
