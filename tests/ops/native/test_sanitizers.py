@@ -31,9 +31,10 @@ def build(folder: Path, *flags: str) -> Path:
 
 
 def run(program: Path, problems: int, **env: str) -> None:
+    clean = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}  # sanitizers come first
     done = subprocess.run(
         [program, str(problems)],
-        env={**os.environ, **env},
+        env={**clean, **env},
         capture_output=True,
         text=True,
         timeout=600,
