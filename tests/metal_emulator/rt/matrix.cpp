@@ -5,10 +5,10 @@
 namespace {
 using Matrix = float[8][8];
 
-void place(u32 lane, u32& row, u32& column) {  // as in shim/msl/matrix.h
-  u32 quad = lane / 4;
-  row = (quad & 4) + (lane / 2) % 4;
-  column = (quad & 2) * 2 + (lane % 2) * 2;
+// The first of a lane's two elements, as in shim/msl/matrix.h.
+float* element(Matrix& m, u32 lane) {
+  u32 quad = lane / 4, row = (quad & 4) + (lane / 2) % 4, column = (quad & 2) * 2 + (lane % 2) * 2;
+  return &m[row][column];
 }
 
 void load_pair(u32 type, const void* p, float* to) {
@@ -43,20 +43,18 @@ void multiply_matrices(Fiber** lanes, u32 count) {
     report("simdgroup-matrix-divergent",
            "simdgroup_matrix operation executed by a partial simdgroup", {lanes[0]->request.pc},
            lanes[0]);
-  u32 types = lanes[0]->request.type, row, column;
+  u32 types = lanes[0]->request.type;
   Matrix a = {}, b = {}, c = {};
   for (u32 i = 0; i < count; i++) {
     const Request& r = lanes[i]->request;
-    place(lanes[i]->at.lane, row, column);
-    load_pair(types >> 4 & 15, r.a, &a[row][column]);
-    load_pair(types >> 8 & 15, r.b, &b[row][column]);
-    load_pair(types >> 12 & 15, r.c, &c[row][column]);
+    u32 lane = lanes[i]->at.lane;
+    load_pair(types >> 4 & 15, r.a, element(a, lane));
+    load_pair(types >> 8 & 15, r.b, element(b, lane));
+    load_pair(types >> 12 & 15, r.c, element(c, lane));
   }
   multiply_add(a, b, c);
-  for (u32 i = 0; i < count; i++) {
-    place(lanes[i]->at.lane, row, column);
-    store_pair(types & 15, lanes[i]->request.value, &c[row][column]);
-  }
+  for (u32 i = 0; i < count; i++)
+    store_pair(types & 15, lanes[i]->request.value, element(c, lanes[i]->at.lane));
 }
 
 EXPORT void __msl_matrix_multiply(void* d, const void* a, const void* b, const void* c, u32 types,
