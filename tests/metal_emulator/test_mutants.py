@@ -123,11 +123,11 @@ def mutated(mutant: Mutant | None) -> Iterator[None]:
             forget()
 
 
-def outcome(mutant: Mutant | None) -> set[str]:
+def outcome(mutant: Mutant | None, order: int = 0) -> set[str]:
     """What gives a mutant away: kinds of reports, "numbers", "strict"; nothing for none."""
     hood = Neighborhood.of(2, (5, 7))
     problem = Problem(hood, 1, (13, 19), 1, 1, 16, 16, 0.25, mx.float32, has_rpb=True)
-    with install(raise_faults=False), mutated(mutant), record() as launches:
+    with install(raise_faults=False, order=order), mutated(mutant), record() as launches:
         try:
             wrong = worst(check_attention(case_of(problem)), mx.float32)
         except StrictError:
@@ -136,8 +136,9 @@ def outcome(mutant: Mutant | None) -> set[str]:
     return kinds | ({"numbers"} if wrong else set())
 
 
-def test_kernels_as_they_are() -> None:
-    assert not outcome(None)
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_kernels_as_they_are(order: int) -> None:
+    assert not outcome(None, order)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS.keys())
