@@ -66,6 +66,10 @@ class Neighborhood:
             ValueError: If a size is below 1, a sequence has another length than ``rank``, or a
                 stride is larger than the kernel.
         """
+        # Validation costs as much as a small forward pass; repr tells 1 from True and np.int64(1).
+        key = repr((rank, kernel_size, dilation, stride, window_stride, is_causal))
+        if key in _known:
+            return _known[key]
         one = cls(
             per_axis(op, "kernel_size", kernel_size, rank),
             per_axis(op, "dilation", dilation, rank),
@@ -80,6 +84,8 @@ class Neighborhood:
                     f"[{op}] '{name}' must not be larger than 'kernel_size' {one.kernel_size} "
                     f"on any axis but got {steps}."
                 )
+        if len(_known) < 4096:
+            _known[key] = one
         return one
 
     @property
@@ -155,6 +161,9 @@ class Neighborhood:
         first, count = self.windows(axis, length)
         step, offset = np.divmod(np.arange(length) - first[:, None], self.dilation[axis])
         return (offset == 0) & (step >= 0) & (step < count[:, None])
+
+
+_known: dict[str, Neighborhood] = {}
 
 
 @lru_cache(maxsize=256)
