@@ -22,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -58,28 +58,35 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=("check", "memory", "bench", "flex"))
+    parser.add_argument("--only", choices=("check", "memory", "bench"))
     parser.add_argument("--count", type=int, default=300, help="random problems to check")
     parser.add_argument("--families", type=int, nargs="*", help="which of them, by number: all")
     parser.add_argument("--cases", default="", help="part of the names of the shapes to time")
     parser.add_argument("--dtypes", nargs="*", default=["float16", "bfloat16", "float32"])
     parser.add_argument("--contestants", nargs="*", default=["ours", "dense", "gather", "flex"])
+    parser.add_argument("--flex-seconds", type=int, default=300, help="time that flex is given")
     parser.add_argument("--out", type=Path, help="write the report as JSON")
     args = parser.parse_args()
-    if args.only == "flex":  # torch in a process of its own, called by bench
-        print(json.dumps(flex_times(args)))
-        return 0
-    report: dict[str, Any] = {"device": device()}
+    report: dict[str, Any] = {"device": device(), "bench": []}
     print(report["device"], flush=True)
     if args.only in (None, "check"):
         report["check"] = check(args.count, args.families)
     if args.only in (None, "memory"):
         report["memory"] = memory()
-    if args.only in (None, "bench"):
-        report["bench"] = bench(args)
-    if args.out:
-        args.out.write_text(json.dumps(report, indent=1))
+    for one in bench(args) if args.only in (None, "bench") else ():
+        report["bench"].append(one)
+        print(line(one), flush=True)
+        save(report, args.out)
+    save(report, args.out)
     return bool(report.get("check", {}).get("wrong"))
+
+
+def save(report: dict[str, Any], path: Path | None) -> None:
+    """Writes what there is so far: a run that is cut off leaves its rows."""
+    if path:
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(report, indent=1))
+        part.replace(path)
 
 
 def device() -> str:
@@ -139,33 +146,34 @@ def memory() -> dict[str, str]:
     return said
 
 
-def bench(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row per shape, dtype and contestant."""
-    rows = []
+def bench(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A row per contestant, shape and dtype: ours first, flex last."""
+    builders = {"ours": ours, "dense": dense, "gather": gathered}
+    for name, build in builders.items():
+        for shape in SHAPES if name in args.contestants else ():
+            for dtype in args.dtypes if args.cases in shape[0] else ():
+                yield row(shape, dtype, name, build)
     if "flex" in args.contestants:
-        command = [sys.executable, __file__, "--only", "flex", "--cases", args.cases]
-        result = subprocess.run(
-            [*command, "--dtypes", *args.dtypes], capture_output=True, text=True
-        )
-        if result.returncode:
-            print("flex was not timed:", result.stderr[-600:])
-        else:
-            rows += json.loads(result.stdout.splitlines()[-1])
-    for shape in SHAPES:
-        for dtype in args.dtypes if args.cases in shape[0] else ():
-            floor = floors(shape, dtype)
-            for name, build in (("ours", ours), ("dense", dense), ("gather", gathered)):
-                if name in args.contestants:
-                    rows.append(row(shape, dtype, name, build))
-            for one in rows:
-                if (one["shape"], one["dtype"]) == (shape[0], dtype):
-                    one.update(floor)
-                    print(line(one), flush=True)
-    return rows
+        yield from flex(args)
+
+
+def flex(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Torch's flex_attention, in a process of its own that is given ``--flex-seconds``."""
+    script = str(ROOT / "scripts" / "flex_times.py")
+    command = [sys.executable, script, "--cases", args.cases, "--dtypes", *args.dtypes]
+    limit = ["timeout", str(args.flex_seconds)] if shutil.which("timeout") else []
+    with subprocess.Popen([*limit, *command], stdout=subprocess.PIPE, text=True) as process:
+        for text in process.stdout or ():
+            one = json.loads(text)
+            shape = next(s for s in SHAPES if s[0] == one["shape"])
+            yield {**one, **floors(shape, one["dtype"])}
+    if process.returncode:
+        print(f"flex_times.py ended with status {process.returncode} (124: out of time)")
 
 
 def row(shape: Any, dtype: str, name: str, build: Callable[..., Steps]) -> dict[str, Any]:
     one: dict[str, Any] = {"shape": shape[0], "dtype": dtype, "contestant": name}
+    one.update(floors(shape, dtype))
     try:
         for step, function in build(shape, dtype).items():
             one[step] = median_ms(function)
@@ -287,71 +295,6 @@ def dense_mask(shape: Any) -> Any:
     mask = np.ones((1, 1), bool)
     for axis, length in enumerate(spatial):
         mask = np.kron(mask, hood.mask(axis, length))
-    return mask
-
-
-def flex_times(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Torch's compiled flex_attention with a block mask, timed alike."""
-    import torch
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    def median(function: Callable[[int], Any]) -> float:
-        def round_of(calls: int) -> float:
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            for i in range(calls):
-                function(i % SETS)
-            torch.cuda.synchronize()
-            return (time.perf_counter() - start) * 1e3 / calls
-
-        round_of(4)
-        calls = max(1, min(50, int(20 / round_of(4))))
-        return statistics.median(round_of(calls) for _ in range(7))
-
-    rows = []
-    for shape in SHAPES:
-        name, spatial, heads, _, batch = shape
-        for dtype in args.dtypes if args.cases in name else ():
-            tokens = math.prod(spatial)
-            block = create_block_mask(window_mask(shape), None, None, tokens, tokens)
-            one: dict[str, Any] = {"shape": name, "dtype": dtype, "contestant": "flex"}
-            size = (batch, heads, tokens, 32)
-            kind = getattr(torch, dtype)
-            sets = [[torch.randn(size, device="cuda", dtype=kind) for _ in "qkvg"] for _ in "1234"]
-            torch.compiler.reset()
-            compiled = torch.compile(flex_attention, dynamic=False)
-
-            def forward(i: int, sets: Any = sets, block: Any = block, f: Any = compiled) -> Any:
-                with torch.no_grad():
-                    return f(*sets[i][:3], block_mask=block)
-
-            def both(i: int, sets: Any = sets, block: Any = block, f: Any = compiled) -> Any:
-                qkv = [x.requires_grad_() for x in sets[i][:3]]
-                return torch.autograd.grad(f(*qkv, block_mask=block), qkv, sets[i][3])
-
-            try:
-                one["forward"] = median(forward)
-                one["both"] = median(both)
-            except Exception as error:
-                one["error"] = str(error).splitlines()[0][:200]
-            rows.append(one)
-    return rows
-
-
-def window_mask(shape: Any) -> Callable[..., Any]:
-    """A mask_mod for flex_attention: whether query token q sees key token k."""
-    _, spatial, _, kernel, _ = shape
-    kernels = kernel if isinstance(kernel, tuple) else (kernel,) * len(spatial)
-
-    def mask(b: Any, h: Any, q: Any, k: Any) -> Any:
-        seen = None
-        for length, size in zip(reversed(spatial), reversed(kernels), strict=True):
-            start = (q % length - size // 2).clamp(0, length - size)
-            inside = (k % length >= start) & (k % length < start + size)
-            seen = inside if seen is None else seen & inside
-            q, k = q // length, k // length
-        return seen
-
     return mask
 
 
