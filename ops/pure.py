@@ -10,7 +10,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from .problem import Problem
-from .tiles import Kinds, Part, Tiles
+from .tiles import Kinds, Part, Tiles, flat
 
 NAME = "pure"
 
@@ -33,8 +33,8 @@ def forward(
 ) -> tuple[mx.array, mx.array]:
     """``(out, lse)``."""
     tiles = Tiles(problem, rpb, lengths)
-    query = problem.scale * _by_query(tiles, query, lengths)
-    key, value = (_by_key(tiles, x, lengths) for x in (key, value))
+    query = problem.scale * _by_query(problem, query, lengths)
+    key, value = (_by_key(problem, x, lengths) for x in (key, value))
 
     def attend(part: Part) -> Kinds:
         scores, _, _ = _scores(tiles, part, query, key)  # [g, t, tk, rows]
@@ -70,12 +70,10 @@ def backward(
     if lengths is not None:
         seen = _seen(problem, lengths)[..., None]
         lse, delta = mx.where(seen, lse, 0.0), mx.where(seen, delta, 0.0)
-    query, d_out = (
-        problem.scale * _by_query(tiles, query, lengths),
-        _by_query(tiles, d_out, lengths),
-    )
-    key, value = (_by_key(tiles, x, lengths) for x in (key, value))
-    per_query = tiles.by_query(mx.stack([lse, delta], axis=-1))
+    query = problem.scale * _by_query(problem, query, lengths)
+    d_out = _by_query(problem, d_out, lengths)
+    key, value = (_by_key(problem, x, lengths) for x in (key, value))
+    per_query = flat(mx.stack([lse, delta], axis=-1))
 
     def differentiate(part: Part) -> Kinds:
         scores, q, k = _scores(tiles, part, query, key)
@@ -101,8 +99,8 @@ def qk(
 ) -> mx.array:
     """Logits ``[B, *out, H, prod K]``, -inf in slots without a key."""
     tiles = Tiles(problem, rpb, lengths)
-    query = problem.scale * _by_query(tiles, query, lengths)
-    key = _by_key(tiles, key, lengths)
+    query = problem.scale * _by_query(problem, query, lengths)
+    key = _by_key(problem, key, lengths)
 
     def score(part: Part) -> Kinds:
         scores, _, _ = _scores(tiles, part, query, key)
@@ -122,11 +120,9 @@ def qk_backward(
 ) -> tuple[mx.array, mx.array, mx.array | None]:
     """``(d_query, d_key, d_rpb)``."""
     tiles = Tiles(problem, rpb, lengths)
-    query, d_logits = (
-        problem.scale * _by_query(tiles, query, lengths),
-        _by_query(tiles, d_logits, lengths),
-    )
-    key = _by_key(tiles, key, lengths)
+    query = problem.scale * _by_query(problem, query, lengths)
+    d_logits = _by_query(problem, d_logits, lengths)
+    key = _by_key(problem, key, lengths)
 
     def differentiate(part: Part) -> Kinds:
         d_scores = tiles.from_slots(part, tiles.queries(part, d_logits))
@@ -142,7 +138,7 @@ def qk_backward(
 def av(problem: Problem, attn: mx.array, value: mx.array, lengths: mx.array | None) -> mx.array:
     """``[B, *out, H, Dv]``; slots without a key are ignored."""
     tiles = Tiles(problem, None, lengths)
-    attn, value = _by_query(tiles, attn, lengths), _by_key(tiles, value, lengths)
+    attn, value = _by_query(problem, attn, lengths), _by_key(problem, value, lengths)
 
     def weigh(part: Part) -> Kinds:
         weights = tiles.from_slots(part, tiles.queries(part, attn))
@@ -157,8 +153,8 @@ def av_backward(
 ) -> tuple[mx.array, mx.array]:
     """``(d_attn, d_value)``."""
     tiles = Tiles(problem, None, lengths)
-    attn, d_out = _by_query(tiles, attn, lengths), _by_query(tiles, d_out, lengths)
-    value = _by_key(tiles, value, lengths)
+    attn, d_out = _by_query(problem, attn, lengths), _by_query(problem, d_out, lengths)
+    value = _by_key(problem, value, lengths)
 
     def differentiate(part: Part) -> Kinds:
         weights, d_o = (tiles.queries(part, x) for x in (attn, d_out))
@@ -178,19 +174,19 @@ def _scores(
     return k @ mx.contiguous(q.mT) + tiles.bias(part), q, k
 
 
-def _by_query(tiles: Tiles, x: mx.array, lengths: mx.array | None) -> mx.array:
-    """:meth:`Tiles.by_query`, with zeros outside the samples: there may be anything, even NaN."""
+def _by_query(problem: Problem, x: mx.array, lengths: mx.array | None) -> mx.array:
+    """Flat, with zeros outside the samples: there may be anything, even NaN."""
     if lengths is not None:
-        x = mx.where(_seen(tiles.problem, lengths)[..., None, None], x, mx.zeros((), x.dtype))
-    return tiles.by_query(x)
+        x = mx.where(_seen(problem, lengths)[..., None, None], x, mx.zeros((), x.dtype))
+    return flat(x)
 
 
-def _by_key(tiles: Tiles, x: mx.array, lengths: mx.array | None) -> mx.array:
-    """:meth:`Tiles.by_key`, with zeros outside the samples."""
+def _by_key(problem: Problem, x: mx.array, lengths: mx.array | None) -> mx.array:
+    """Flat, with zeros outside the samples."""
     if lengths is not None:
-        inside = _corner([mx.arange(n) for n in tiles.problem.spatial], lengths)
+        inside = _corner([mx.arange(n) for n in problem.spatial], lengths)
         x = mx.where(inside[..., None, None], x, mx.zeros((), x.dtype))
-    return tiles.by_key(x)
+    return flat(x)
 
 
 def _seen(problem: Problem, lengths: mx.array) -> mx.array:

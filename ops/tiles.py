@@ -43,7 +43,6 @@ class Tiles:
         self.problem, self.lengths = problem, lengths
         self.tiling: Tiling = tiling(problem)
         self.groups = problem.batch * problem.kv_heads
-        self.group = problem.group
         self.rows = self.tiling.rows
         self._bias = self._bias_variants(rpb)
 
@@ -82,21 +81,13 @@ class Tiles:
 
     # Queries
 
-    def by_query(self, x: mx.array) -> mx.array:
-        """``[B, *out, H, D] -> [B * H * queries, D]``, float32: what :meth:`queries` takes."""
-        return x.flatten(1, -3).swapaxes(1, 2).astype(mx.float32).reshape(-1, x.shape[-1])
-
     def queries(self, part: Part, x: mx.array) -> mx.array:
-        """``[g, t, rows, D]`` from :meth:`by_query`."""
-        table, places = self.tiling.query, math.prod(self.problem.out)
-        if table is None and self.group == 1:
-            tiles = x.reshape(self.groups, self.tiling.tiles, self.rows, -1)
-            return tiles[part.groups, part.tiles]
-        table = mx.arange(places).reshape(self.tiling.tiles, -1) if table is None else table
-        heads = mx.arange(part.groups.start * self.group, part.groups.stop * self.group)
-        start = (heads * places).reshape(-1, 1, self.group, 1)
-        place = self._ordered(part, table[part.tiles])[:, None, :]  # [t, 1, tq]
-        return mx.take(x, (start + place).flatten(2), axis=0)
+        """``[g, t, rows, D]`` from a :func:`flat` ``[B, *out, H, D]``."""
+        p = self.problem
+        heads = mx.arange(part.groups.start * p.group, part.groups.stop * p.group)
+        start = self._starts(heads, p.heads, math.prod(p.out)).reshape(-1, 1, p.group, 1)
+        place = self._ordered(part, self.tiling.query[part.tiles])[:, None, :]  # [t, 1, tq]
+        return mx.take(x, (start + place * p.heads).flatten(2), axis=0)
 
     def _queries_back(self, x: mx.array) -> mx.array:
         """``[G, T, rows, D] -> [B, *out, H, D]``."""
@@ -108,12 +99,8 @@ class Tiles:
 
     # Keys
 
-    def by_key(self, x: mx.array) -> mx.array:
-        """``[B, *spatial, Hkv, D] -> [B * tokens * Hkv, D]``, float32: what :meth:`keys` takes."""
-        return x.reshape(-1, x.shape[-1]).astype(mx.float32)
-
     def keys(self, part: Part, x: mx.array) -> mx.array:
-        """``[g, t, tk, D]`` from :meth:`by_key`."""
+        """``[g, t, tk, D]`` from a :func:`flat` ``[B, *spatial, Hkv, D]``."""
         if id(x) not in part.columns:
             part.columns[id(x)] = self._columns(part, x)
         columns = part.columns[id(x)]
@@ -128,8 +115,8 @@ class Tiles:
     def _columns(self, part: Part, x: mx.array) -> mx.array:
         """``[g * runs, run * D]``: the runs of keys that all tiles of some groups are made of."""
         p = self.problem
-        sample, head = mx.divmod(mx.arange(part.groups.start, part.groups.stop), p.kv_heads)
-        start = (sample * math.prod(p.spatial) * p.kv_heads + head)[:, None, None]
+        groups = mx.arange(part.groups.start, part.groups.stop)
+        start = self._starts(groups, p.kv_heads, math.prod(p.spatial))[:, None, None]
         place = start + self._ordered(part, self.tiling.columns) * p.kv_heads
         return mx.take(x, place, axis=0).reshape(-1, self.tiling.run * x.shape[-1])
 
@@ -150,6 +137,11 @@ class Tiles:
         """``[G, tokens, D] -> [B, *spatial, Hkv, D]``."""
         p = self.problem
         return x.reshape(p.batch, p.kv_heads, *p.spatial, -1).moveaxis(1, -2)
+
+    @staticmethod
+    def _starts(index: mx.array, heads: int, tokens: int) -> mx.array:
+        """Where heads, counted through all samples, begin in a flat ``[B, tokens, H, D]``."""
+        return index // heads * (tokens * heads) + index % heads
 
     def _ordered(self, part: Part, table: mx.array) -> mx.array:
         return mx.depends([table], part.after)[0] if part.after else table
@@ -248,6 +240,11 @@ class Tiles:
                 whole = mx.take(whole, index(sample), axis=0)
             parts.append(mx.take(whole, index(place[part.tiles]), axis=1))
         return mx.tile(combine(parts, sizes, 2, mx), (1, 1, 1, self.problem.group))
+
+
+def flat(x: mx.array) -> mx.array:
+    """``[..., D] -> [rows, D]`` in float32."""
+    return x.reshape(-1, x.shape[-1]).astype(mx.float32)
 
 
 def _join(parts: Sequence[list[mx.array]], axis: int) -> list[mx.array]:

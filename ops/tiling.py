@@ -80,16 +80,16 @@ class Tiling:
         return np.indices([len(a.token) for a in self.axes]).reshape(len(self.axes), -1)
 
     @cached_property
-    def query(self) -> mx.array | None:
-        """``[T, tq]``: flat output place of each query, some place where there is none.
-
-        Here and below, None stands for the table that says 0, 1, 2, ...
-        """
-        return unless_identity(np.maximum(self._query, 0), self._outputs)
+    def query(self) -> mx.array:
+        """``[T, tq]``: flat output place of each query, some place where there is none."""
+        return index(np.maximum(self._query, 0))
 
     @cached_property
     def query_home(self) -> mx.array | None:
-        """``[group, queries]``: where in ``[T * rows]`` each output place is computed."""
+        """``[group, queries]``: where in ``[T * rows]`` each output place is computed.
+
+        Here and below, None stands for the table that leaves everything in its place.
+        """
         where = homes(self._query.ravel(), self._outputs)[:, 0]
         tile, query = np.divmod(where, self.queries)
         member = np.arange(self.group)[:, None]

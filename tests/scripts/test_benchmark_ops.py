@@ -1,0 +1,53 @@
+"""The benchmark of the operators runs, and its baseline computes what it is a baseline for."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from natten_zoo import ops
+
+SCRIPT = Path(__file__).parents[2] / "scripts/benchmark_ops.py"
+SPEC = importlib.util.spec_from_file_location("benchmark_ops", SCRIPT)
+benchmark = importlib.util.module_from_spec(SPEC)
+sys.modules["benchmark_ops"] = benchmark
+SPEC.loader.exec_module(benchmark)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        benchmark.Case("1-D", (20,), 2, 5, is_causal=True),
+        benchmark.Case("2-D", (9, 11), 2, (3, 4), dilation=2),
+        benchmark.Case("3-D", (4, 5, 6), 1, 3),
+    ],
+    ids=lambda case: case.name,
+)
+def test_the_baseline_is_neighborhood_attention(case):
+    shape = (2, *case.spatial, case.heads, case.head_dim)
+    q, k, v = (mx.random.normal(shape) for _ in range(3))
+    function = getattr(ops, f"na{len(case.spatial)}d")
+    want = function(q, k, v, case.kernel_size, 1, case.dilation, case.is_causal)
+    assert mx.allclose(benchmark.gather(case)(q, k, v), want, atol=1e-5)
+
+
+def test_floors():
+    case = benchmark.Case("causal", (5,), 2, 3, is_causal=True, head_dim=4)
+    assert case.fused_multiply_adds() == (1 + 2 + 3 + 3 + 3) * 2 * 2 * 4
+
+
+def test_the_script_writes_a_table_and_a_plot(tmp_path):
+    command = [
+        sys.executable, SCRIPT, "--filter", "stage 4", "--tiers", "pure", "--rounds", "1",
+        "--json", tmp_path / "ops.json", "--plot", tmp_path / "ops.png",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "gather" in done.stdout and "x inputs" in done.stdout
+    rows = json.loads((tmp_path / "ops.json").read_text())["rows"]
+    assert [r["contestant"] for r in rows] == ["gather", "pure"]
+    assert all(r["forward_ms"] > 0 and r["both_ms"] > 0 and r["peak_bytes"] > 0 for r in rows)
+    assert (tmp_path / "ops.png").stat().st_size > 5000
