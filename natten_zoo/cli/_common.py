@@ -60,6 +60,8 @@ def open_classifier(name: str, variant: str | None = None) -> tuple[Model, Prepr
     model: Model = load_pretrained(None, name, model=variant)
     if model.TASK != "image-classification":
         raise ValueError(f"model '{name}' must classify images but is made for {model.TASK}.")
+    if model.record is not None and not model.record.input_size:
+        raise ValueError(f"model '{name}' is no classifier of images.")
     preprocess = Preprocess() if model.record is None else Preprocess.from_record(model.record)
     if model.config.in_chans != preprocess.channels:
         raise ValueError(

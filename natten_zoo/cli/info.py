@@ -42,11 +42,11 @@ def open_model(name: str, variant: str | None) -> Model:
     from ..pretrained.registry import create_model, records
 
     registered = {name for record in records().values() for name in (record.name, record.hub)}
-    return (
-        create_model(name)
-        if name in registered and not variant
-        else load_pretrained(None, name, model=variant)
-    )
+    if name in registered and not variant:
+        model = create_model(name)
+        model.eval()
+        return model
+    return load_pretrained(None, name, model=variant)
 
 
 def describe(model: Model, size: int | None) -> dict[str, Any]:
@@ -58,15 +58,19 @@ def describe(model: Model, size: int | None) -> dict[str, Any]:
 
     record, config = model.record, model.config
     size = size or (record.input_size if record else 224)
+    facts: dict[str, Any] = {
+        "architecture": type(model).__name__,
+        "config": config.to_dict(),
+        "record": dataclasses.asdict(record) if record else None,
+    }
+    if not size:  # the input is no image: nothing says how large one is
+        return facts | {"parameters": record.params if record else None, "levels": []}
     image = mx.zeros((1, size, size, config.in_chans))
     cost = count_cost(model, image)
-    return {
-        "architecture": type(model).__name__,
+    return facts | {
         "parameters": cost.params,
         "multiply_adds": cost.macs,
         "size": size,
-        "config": config.to_dict(),
-        "record": dataclasses.asdict(record) if record else None,
         "levels": levels(view_layers(model, image)),
     }
 
@@ -74,12 +78,13 @@ def describe(model: Model, size: int | None) -> dict[str, Any]:
 def page(facts: dict[str, Any]) -> str:
     """The facts as text."""
     record = facts["record"] or {}
-    size = facts["size"]
     lines = {
         "name": record.get("name"),
         "architecture": facts["architecture"],
         "parameters": f"{facts['parameters']:,}",
-        "multiply-adds": f"{facts['multiply_adds'] / 1e9:.3f} G for {size} x {size} pixels",
+        "multiply-adds": "{multiply_adds:,} for {size} x {size} pixels".format_map(facts)
+        if "size" in facts
+        else None,
         "classes": facts["config"].get("num_classes"),
     }
     if record:
@@ -88,7 +93,8 @@ def page(facts: dict[str, Any]) -> str:
         lines |= {
             "labels": labels if isinstance(labels, str) else shorten(", ".join(labels), 100),
             "top-1": f"{record['top1']} %" if record["top1"] else None,
-            "preprocessing": preprocessing(record),
+            "mIoU": f"{record['miou']} %" if record["miou"] else None,
+            "preprocessing": preprocessing(record) if record["input_size"] else None,
             "licence": record["license"],
             "source": record["source"],
             "paper": record["paper"],
@@ -97,6 +103,8 @@ def page(facts: dict[str, Any]) -> str:
         }
     width = max(map(len, lines))
     text = "\n".join(f"{name:{width}}  {value}" for name, value in lines.items() if value)
+    if not facts["levels"]:
+        return text
     rows = [[*map(str, level.values())] for level in facts["levels"]]
     return f"{text}\n\n{table([*facts['levels'][0]], rows, '<>>>>><')}"
 

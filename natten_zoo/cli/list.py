@@ -1,7 +1,8 @@
 """List the models: size, cost, accuracy, licence and where the weights come from.
 
-PATTERN selects by name with * and ?, for example 'dinat*' or '*_384*'. Accuracies are those
-their authors published, for ImageNet-1k unless the table says otherwise.
+PATTERN selects by name with * and ?, for example 'dinat*' or '*_384*'. Figures are those that the
+authors published for the data set in the next column: top-1 accuracy of classifiers, mean
+intersection over union (mIoU, one scale) of segmentation models.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ._common import table
 if TYPE_CHECKING:
     from ..pretrained.record import Record
 
-_HEADER = ["name", "params", "GMACs", "input", "top-1", "classes", "licence", "weights"]
+_HEADER = ["name", "params", "GMACs", "input", "published", "classes", "licence", "weights"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,12 +47,18 @@ def _row(record: Record) -> list[str]:
         record.name,
         f"{record.params / 1e6:.2f} M" if record.params else "",
         f"{record.gmacs:.2f}" if record.gmacs else "",
-        str(record.input_size),
-        f"{record.top1:.1f} %" if record.top1 else "",
-        str(record.classes),
+        str(record.input_size or ""),
+        _published(record),
+        record.classes if isinstance(record.classes, str) else f"{record.num_classes} of its own",
         record.license,
         "in the package" if record.file else record.hub or _host(record.url),
     ]
+
+
+def _published(record: Record) -> str:
+    if record.miou:
+        return f"{record.miou:.1f} % mIoU"
+    return f"{record.top1:.1f} % top-1" if record.top1 else ""
 
 
 def _host(url: str | None) -> str:

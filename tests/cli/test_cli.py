@@ -1,5 +1,6 @@
 """The command as people use it: what it prints, and how it exits."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
-from natten_zoo import __version__, create_model
+from natten_zoo import __version__, create_model, get_record
 from natten_zoo.cli import demo, main, verbs
 from natten_zoo.cli._common import table
 
@@ -109,6 +110,24 @@ def test_classify_with_labels(capsys, tiny, photos, tmp_path):
     assert status == 2 and "must name 3 classes but names 1" in err
 
 
+def test_models_of_other_inputs(capsys, photos, tmp_path):
+    """A record without an input size: information without costs, and no classifying."""
+    model = create_model("nat_pico_fashion")
+    model.record = dataclasses.replace(model.record, input_size=0, params=859_396)
+    body = json.loads((model.save_pretrained(tmp_path / "sound") / "config.json").read_text())
+    assert body["record"]["input_size"] == 0
+    status, out, _ = run(capsys, "info", tmp_path / "sound")
+    assert status == 0 and "859,396" in out and "pixels" not in out
+    status, _, err = run(capsys, "classify", photos, "--model", tmp_path / "sound")
+    assert status == 2 and "is no classifier of images" in err
+
+
+def test_classify_refuses_a_model_without_classifier(capsys, photos, tmp_path):
+    create_model("nat_pico_fashion", num_classes=0).save_pretrained(tmp_path / "body")
+    status, _, err = run(capsys, "classify", photos, "--model", tmp_path / "body")
+    assert status == 2 and "is no classifier of images" in err
+
+
 def test_classify_reads_grey_and_transparent_images(capsys, tiny, tmp_path):
     Image.new("LA", (9, 9), (128, 0)).save(tmp_path / "clear.png")
     status, out, _ = run(capsys, "classify", tmp_path, "--model", tiny)
@@ -126,9 +145,9 @@ def test_list(capsys):
     status, out, _ = run(capsys, "list", "nat_[mt]*")
     header, *rows = out.splitlines()
     assert status == 0
-    assert header.split()[:5] == ["name", "params", "GMACs", "input", "top-1"]
+    assert header.split()[:5] == ["name", "params", "GMACs", "input", "published"]
     assert rows[0].split() == [
-        *("nat_mini", "19.98", "M", "2.71", "224", "81.8", "%"),
+        *("nat_mini", "19.98", "M", "2.71", "224", "81.8", "%", "top-1"),
         *("imagenet-1k", "MIT", "shi-labs/nat-mini-in1k-224"),
     ]
     assert [row.split()[0] for row in rows] == ["nat_mini", "nat_tiny"]
@@ -146,7 +165,7 @@ def test_info(capsys):
     assert status == 0
     for part in (
         "parameters     19,984,174",
-        "multiply-adds  2.711 G for 224 x 224 pixels",
+        "multiply-adds  2,711,119,872 for 224 x 224 pixels",
         "resize the short side to 256, bicubic; center crop 224 x 224",
         "licence        MIT",
         "0      56 x 56        64      2       3   7 x 7  1 8 1",
@@ -244,3 +263,21 @@ def test_demo_without_matplotlib_still_prints_the_table(capsys, monkeypatch, tmp
     status, out, err = run(capsys, "demo", "--out", tmp_path / "demo.png")
     assert status == 1
     assert "images right" in out and "pip install 'natten-zoo[viz]'" in err
+
+
+def test_the_embedded_model(capsys, tmp_path):
+    """It is the default, works offline, and knows its samples."""
+    status, out, _ = run(capsys, "demo", "--out", tmp_path / "demo.png")
+    right = sum("wrong" not in line for line in out.splitlines()[1:21])
+    assert status == 0 and right >= 18
+    assert f"{get_record('nat_pico_fashion').top1:.2f} % of the 10,000 test images" in out
+    status, out, _ = run(capsys, "evaluate", "fashion-mnist", "--limit", 100, "--json")
+    assert status == 0 and json.loads(out)["top1"] >= 88
+
+
+@pytest.mark.slow
+def test_evaluate_reproduces_the_recorded_accuracy(capsys):
+    result = json.loads(run(capsys, "evaluate", "fashion-mnist", "--json")[1])
+    assert result["images"] == 10_000
+    # Sums of another order on another device may turn an image or two.
+    assert abs(result["top1"] - get_record("nat_pico_fashion").top1) <= 0.03
