@@ -69,7 +69,7 @@ def class_colors(label_set: str | Sequence[str] | None, count: int) -> tuple[Col
         >>> class_colors("ade20k", 150)[:2]
         ((120, 120, 120), (180, 120, 120))
         >>> class_colors(None, 2)
-        ((230, 46, 46), (46, 110, 230))
+        ((230, 46, 46), (46, 99, 230))
     """
     if label_set == "ade20k" and count == len(ade20k_classes()[0]):
         return tuple(tuple(bytes.fromhex(color)) for color in ade20k_classes()[0])
