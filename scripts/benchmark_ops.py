@@ -3,7 +3,7 @@
     python scripts/benchmark_ops.py --filter 2-D --json ops.json --plot ops.png
 
 Each row is one shape: forward, forward+backward (gradients of query, key and value) and the peak
-memory of the latter above its inputs. Contestants take turns, round by round, and the median round
+memory of the latter above its inputs, as MLX's allocator counts it. Contestants take turns, round by round, and the median round
 counts. ``gather`` is the baseline: neighborhood attention as one would write it in MLX, each query
 with a copy of its keys and values. ``x`` columns are the baseline's time over the contestant's.
 The floor of a shape is its multiply-adds (only keys in the window) and the bytes of query, key,
@@ -18,9 +18,8 @@ import os
 import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,45 +27,22 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it runs from a bar
 
 import mlx.core as mx
 import numpy as np
+from benchmark_contestants import (
+    Case,
+    Contestant,
+    gather,
+    mlx_contestant,
+    natten_mlx,
+    tier,
+    torch_contestant,
+)
 
-from natten_zoo import ops
 from natten_zoo.ops import backend
-from natten_zoo.ops.problem import Problem
 
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 # glibc returns large blocks to the system after each use, and page faults then take as long as the
 # arithmetic: all contestants keep their memory.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One shape of the table."""
-
-    name: str
-    spatial: tuple[int, ...]
-    heads: int
-    kernel_size: int | tuple[int, ...] = 7
-    dilation: int = 1
-    is_causal: bool = False
-    head_dim: int = 32
-
-    @property
-    def hood(self) -> ops.Neighborhood:
-        return ops.Neighborhood.of(
-            len(self.spatial), self.kernel_size, dilation=self.dilation, is_causal=self.is_causal
-        )
-
-    def problem(self, batch: int, dtype: mx.Dtype) -> Problem:
-        d = self.head_dim
-        return Problem(self.hood, batch, self.spatial, self.heads, self.heads, d, d, d**-0.5, dtype)
-
-    def fused_multiply_adds(self) -> int:
-        """Of one sample's forward: a logit and its share of the output per query and key."""
-        pairs = 1
-        for axis, length in enumerate(self.spatial):
-            pairs *= int(self.hood.windows(axis, length)[1].sum())
-        return pairs * self.heads * 2 * self.head_dim
 
 
 CASES = [
@@ -86,139 +62,6 @@ CASES = [
     Case("3-D 16x16x16 K3", (16, 16, 16), 4, 3),
     Case("3-D 8x28x28", (8, 28, 28), 4, (3, 7, 7)),
 ]
-
-Attention = Callable[[Any, Any, Any], Any]
-
-
-@dataclass
-class Contestant:
-    """``forward(q, k, v)`` and ``backward(q, k, v, d_out)``, both evaluated before they return."""
-
-    name: str
-    forward: Callable[..., Any]
-    backward: Callable[..., Any]
-    arrays: list[Any]
-    seconds: dict[str, list[float]] = field(default_factory=lambda: {"forward": [], "both": []})
-    peak_bytes: int | None = None
-
-    def run(self) -> None:
-        """One round: each function once."""
-        for key, function in (("forward", self.forward), ("both", self.backward)):
-            start = time.perf_counter()
-            function(*self.arrays)
-            self.seconds[key].append(time.perf_counter() - start)
-
-
-def mlx_contestant(name: str, attention: Attention, arrays: list[mx.array]) -> Contestant:
-    """A contestant of an MLX function; measures its peak memory, too."""
-
-    def forward(*arrays: mx.array) -> None:
-        mx.eval(attention(*arrays[:3]))
-
-    def backward(*arrays: mx.array) -> None:
-        mx.eval(mx.vjp(lambda *qkv: [attention(*qkv)], list(arrays[:3]), [arrays[3]]))
-
-    one = Contestant(name, forward, backward, arrays)
-    one.run()  # compiles kernels, fills caches
-    one.seconds = {key: [] for key in one.seconds}
-    mx.clear_cache()
-    mx.reset_peak_memory()
-    held = mx.get_active_memory()
-    backward(*arrays)
-    one.peak_bytes = mx.get_peak_memory() - held
-    return one
-
-
-def gather(case: Case) -> Attention:
-    """The baseline: copies the keys and values of each query."""
-    index, seen = 0, True
-    for axis, length in enumerate(case.spatial):
-        first, count = case.hood.windows(axis, length)
-        slots = np.arange(case.hood.kernel_size[axis])
-        key = np.minimum(first[:, None] + slots * case.dilation, length - 1)
-        inside = slots < count[:, None]
-        shape = [1] * (2 * len(case.spatial))
-        shape[axis], shape[axis + len(case.spatial)] = key.shape
-        index = index * length + key.reshape(shape)
-        seen = seen & inside.reshape(shape)
-    volume = case.hood.volume
-    places = mx.array(np.asarray(index).reshape(-1).astype(np.int32))
-    masked = mx.array(np.where(seen, 0, -np.inf).reshape(-1, 1, 1, volume).astype(np.float32))
-
-    def attention(query: mx.array, key: mx.array, value: mx.array) -> mx.array:
-        batch, *_, heads, dim = query.shape
-        q, k, v = (x.flatten(1, -3) for x in (query, key, value))  # [B, N, H, D]
-        k, v = (mx.take(x, places, axis=1) for x in (k, v))
-        k, v = (x.reshape(batch, -1, volume, heads, dim).swapaxes(2, 3) for x in (k, v))
-        logits = (q * dim**-0.5)[:, :, :, None] @ k.mT  # [B, N, H, 1, volume]
-        if case.is_causal:
-            logits = logits + masked.astype(logits.dtype)
-        return (mx.softmax(logits, axis=-1, precise=True) @ v).reshape(query.shape)
-
-    return attention
-
-
-def tier(case: Case, name: str) -> Attention:
-    """The operator of ``natten_zoo``, forced to one tier."""
-    function = (ops.na1d, ops.na2d, ops.na3d)[len(case.spatial) - 1]
-
-    def attention(query: mx.array, key: mx.array, value: mx.array) -> mx.array:
-        with ops.use_backend(name):
-            return function(query, key, value, case.kernel_size, 1, case.dilation, case.is_causal)
-
-    return attention
-
-
-def natten_mlx(case: Case) -> Attention:
-    """The peer package, where it imports."""
-    import natten_mlx
-
-    function = getattr(natten_mlx, f"na{len(case.spatial)}d")
-    return lambda q, k, v: function(q, k, v, case.kernel_size, 1, case.dilation, case.is_causal)
-
-
-def torch_contestant(case: Case, batch: int, dtype: str, flex: bool) -> Contestant:
-    """PyTorch: dense attention with the neighborhood as a mask, or compiled flex_attention."""
-    import torch
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if flex and device == "cpu":
-        raise ImportError("flex_attention has no backward on a CPU")
-    seen = np.ones((1, 1), bool)
-    for axis, length in enumerate(case.spatial):
-        seen = np.kron(seen, case.hood.mask(axis, length))
-    mask = torch.from_numpy(seen).to(device)
-    if flex:
-        n = len(seen)
-        block = create_block_mask(lambda b, h, q, k: mask[q, k], None, None, n, n, device=device)
-        compiled = torch.compile(flex_attention)
-        attention = lambda q, k, v: compiled(q, k, v, block_mask=block)  # noqa: E731
-    else:
-        dense = torch.nn.functional.scaled_dot_product_attention
-        attention = lambda q, k, v: dense(q, k, v, attn_mask=mask)  # noqa: E731
-
-    def wait() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    def forward(*arrays: Any) -> None:
-        with torch.no_grad():
-            attention(*arrays[:3])
-        wait()
-
-    def backward(*arrays: Any) -> None:
-        torch.autograd.grad(attention(*arrays[:3]), arrays[:3], arrays[3])
-        wait()
-
-    shape = (batch, case.heads, len(seen), case.head_dim)
-    arrays = [torch.randn(shape, device=device, dtype=getattr(torch, dtype)) for _ in range(4)]
-    for x in arrays[:3]:
-        x.requires_grad_()
-    one = Contestant("torch flex" if flex else "torch dense mask", forward, backward, arrays)
-    one.run()
-    one.seconds = {key: [] for key in one.seconds}
-    return one
 
 
 def contestants(case: Case, wanted: list[str], batch: int, dtype: str) -> list[Contestant]:
@@ -252,7 +95,8 @@ def measure(case: Case, wanted: list[str], batch: int, dtype: str, rounds: int) 
             one.run()
     rows: list[dict[str, Any]] = []
     for one in ones:
-        row = {"case": case.name, "contestant": one.name, "peak_bytes": one.peak_bytes}
+        row: dict[str, Any] = {"case": case.name, "contestant": one.name}
+        row["peak_bytes"] = one.peak_bytes
         row |= {f"{k}_ms": 1e3 * statistics.median(s) for k, s in one.seconds.items()}
         rows.append(row)
         base = rows[0]
@@ -315,7 +159,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="draw the speed-ups to this file")
     args = parser.parse_args()
     wanted = args.tiers.split(",")
-    print(f"MLX {mx.__version__} on {mx.default_device()}, {platform.platform()}, {args.dtype}")
+    print(f"MLX {version('mlx')} on {mx.default_device()}, {platform.platform()}, {args.dtype}")
     print(f"  {'':17}{'forward':>13} {'':6} {'forward+backward':>14} {'':5}  peak memory")
     rows = []
     for case in CASES:
@@ -324,7 +168,7 @@ def main() -> None:
             show(case, measured, args.batch, DTYPES[args.dtype].size)
             rows += measured
     if args.json:
-        about = {"mlx": mx.__version__, "device": str(mx.default_device()), "dtype": args.dtype}
+        about = {"mlx": version("mlx"), "device": str(mx.default_device()), "dtype": args.dtype}
         args.json.write_text(json.dumps({**about, "batch": args.batch, "rows": rows}, indent=1))
     if args.plot:
         plot(rows, args.plot)

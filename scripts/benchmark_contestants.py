@@ -1,0 +1,178 @@
+"""Who takes part in benchmark_ops.py: the tiers, a gather per query as baseline, and peers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from natten_zoo import ops
+from natten_zoo.ops.problem import Problem
+
+
+@dataclass(frozen=True)
+class Case:
+    """One shape of the table."""
+
+    name: str
+    spatial: tuple[int, ...]
+    heads: int
+    kernel_size: int | tuple[int, ...] = 7
+    dilation: int = 1
+    is_causal: bool = False
+    head_dim: int = 32
+
+    @property
+    def hood(self) -> ops.Neighborhood:
+        return ops.Neighborhood.of(
+            len(self.spatial), self.kernel_size, dilation=self.dilation, is_causal=self.is_causal
+        )
+
+    def problem(self, batch: int, dtype: mx.Dtype) -> Problem:
+        d = self.head_dim
+        return Problem(self.hood, batch, self.spatial, self.heads, self.heads, d, d, d**-0.5, dtype)
+
+    def fused_multiply_adds(self) -> int:
+        """Of one sample's forward: a logit and its share of the output per query and key."""
+        pairs = 1
+        for axis, length in enumerate(self.spatial):
+            pairs *= int(self.hood.windows(axis, length)[1].sum())
+        return pairs * self.heads * 2 * self.head_dim
+
+
+Attention = Callable[[Any, Any, Any], Any]
+
+
+@dataclass
+class Contestant:
+    """``forward(q, k, v)`` and ``backward(q, k, v, d_out)``, both evaluated before they return."""
+
+    name: str
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
+    arrays: list[Any]
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {"forward": [], "both": []})
+    peak_bytes: int | None = None
+
+    def run(self) -> None:
+        """One round: each function once."""
+        for key, function in (("forward", self.forward), ("both", self.backward)):
+            start = time.perf_counter()
+            function(*self.arrays)
+            self.seconds[key].append(time.perf_counter() - start)
+
+
+def mlx_contestant(name: str, attention: Attention, arrays: list[mx.array]) -> Contestant:
+    """A contestant of an MLX function; measures its peak memory, too."""
+
+    def forward(*arrays: mx.array) -> None:
+        mx.eval(attention(*arrays[:3]))
+
+    def backward(*arrays: mx.array) -> None:
+        mx.eval(mx.vjp(lambda *qkv: [attention(*qkv)], list(arrays[:3]), [arrays[3]]))
+
+    one = Contestant(name, forward, backward, arrays)
+    one.run()  # compiles kernels, fills caches
+    one.seconds = {key: [] for key in one.seconds}
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    held = mx.get_active_memory()
+    backward(*arrays)
+    one.peak_bytes = mx.get_peak_memory() - held
+    return one
+
+
+def gather(case: Case) -> Attention:
+    """The baseline: copies the keys and values of each query."""
+    index, seen = 0, True
+    for axis, length in enumerate(case.spatial):
+        first, count = case.hood.windows(axis, length)
+        slots = np.arange(case.hood.kernel_size[axis])
+        key = np.minimum(first[:, None] + slots * case.dilation, length - 1)
+        inside = slots < count[:, None]
+        shape = [1] * (2 * len(case.spatial))
+        shape[axis], shape[axis + len(case.spatial)] = key.shape
+        index = index * length + key.reshape(shape)
+        seen = seen & inside.reshape(shape)
+    volume = case.hood.volume
+    places = mx.array(np.asarray(index).reshape(-1).astype(np.int32))
+    masked = mx.array(np.where(seen, 0, -np.inf).reshape(-1, 1, 1, volume).astype(np.float32))
+
+    def attention(query: mx.array, key: mx.array, value: mx.array) -> mx.array:
+        batch, *_, heads, dim = query.shape
+        q, k, v = (x.flatten(1, -3) for x in (query, key, value))  # [B, N, H, D]
+        k, v = (mx.take(x, places, axis=1) for x in (k, v))
+        k, v = (x.reshape(batch, -1, volume, heads, dim).swapaxes(2, 3) for x in (k, v))
+        logits = (q * dim**-0.5)[:, :, :, None] @ k.mT  # [B, N, H, 1, volume]
+        if case.is_causal:
+            logits = logits + masked.astype(logits.dtype)
+        return (mx.softmax(logits, axis=-1, precise=True) @ v).reshape(query.shape)
+
+    return attention
+
+
+def tier(case: Case, name: str) -> Attention:
+    """The operator of ``natten_zoo``, forced to one tier."""
+    function = (ops.na1d, ops.na2d, ops.na3d)[len(case.spatial) - 1]
+
+    def attention(query: mx.array, key: mx.array, value: mx.array) -> mx.array:
+        with ops.use_backend(name):
+            return function(query, key, value, case.kernel_size, 1, case.dilation, case.is_causal)
+
+    return attention
+
+
+def natten_mlx(case: Case) -> Attention:
+    """The peer package, where it imports."""
+    import natten_mlx
+
+    function = getattr(natten_mlx, f"na{len(case.spatial)}d")
+    return lambda q, k, v: function(q, k, v, case.kernel_size, 1, case.dilation, case.is_causal)
+
+
+def torch_contestant(case: Case, batch: int, dtype: str, flex: bool) -> Contestant:
+    """PyTorch: dense attention with the neighborhood as a mask, or compiled flex_attention."""
+    import torch
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if flex and device == "cpu":
+        raise ImportError("flex_attention has no backward on a CPU")
+    seen = np.ones((1, 1), bool)
+    for axis, length in enumerate(case.spatial):
+        seen = np.kron(seen, case.hood.mask(axis, length))
+    mask = torch.from_numpy(seen).to(device)
+    if flex:
+        n = len(seen)
+        block = create_block_mask(lambda b, h, q, k: mask[q, k], None, None, n, n, device=device)
+        compiled = torch.compile(flex_attention)
+        attention = lambda q, k, v: compiled(q, k, v, block_mask=block)  # noqa: E731
+    else:
+        dense = torch.nn.functional.scaled_dot_product_attention
+        attention = lambda q, k, v: dense(q, k, v, attn_mask=mask)  # noqa: E731
+
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    def forward(*arrays: Any) -> None:
+        with torch.no_grad():
+            attention(*arrays[:3])
+        wait()
+
+    def backward(*arrays: Any) -> None:
+        torch.autograd.grad(attention(*arrays[:3]), arrays[:3], arrays[3])
+        wait()
+
+    shape = (batch, case.heads, len(seen), case.head_dim)
+    arrays = [torch.randn(shape, device=device, dtype=getattr(torch, dtype)) for _ in range(4)]
+    for x in arrays[:3]:
+        x.requires_grad_()
+    one = Contestant("torch flex" if flex else "torch dense mask", forward, backward, arrays)
+    one.run()
+    one.seconds = {key: [] for key in one.seconds}
+    return one
