@@ -3,9 +3,10 @@
     python scripts/benchmark_ops.py --filter 2-D --json ops.json --plot ops.png
 
 Each row is one shape: forward, forward+backward (gradients of query, key and value) and the peak
-memory of the latter above its inputs, as MLX's allocator counts it. Contestants take turns, round by round, and the median round
-counts. ``gather`` is the baseline: neighborhood attention as one would write it in MLX, each query
-with a copy of its keys and values. ``x`` columns are the baseline's time over the contestant's.
+memory of the latter above its inputs, as MLX's allocator counts it. Contestants take turns, round
+by round, and the median round counts. ``gather`` is the baseline: neighborhood attention as one
+would write it in MLX, each query with a copy of its keys and values. ``x`` columns are the
+baseline's time over the contestant's.
 The floor of a shape is its multiply-adds (only keys in the window) and the bytes of query, key,
 value and output.
 """
@@ -39,6 +40,7 @@ from benchmark_contestants import (
 
 from natten_zoo.ops import backend
 
+MLX = version("mlx")
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 # glibc returns large blocks to the system after each use, and page faults then take as long as the
 # arithmetic: all contestants keep their memory.
@@ -168,7 +170,7 @@ def main() -> None:
             show(case, measured, args.batch, DTYPES[args.dtype].size)
             rows += measured
     if args.json:
-        about = {"mlx": version("mlx"), "device": str(mx.default_device()), "dtype": args.dtype}
+        about = {"mlx": MLX, "device": str(mx.default_device()), "dtype": args.dtype}
         args.json.write_text(json.dumps({**about, "batch": args.batch, "rows": rows}, indent=1))
     if args.plot:
         plot(rows, args.plot)
