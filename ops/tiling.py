@@ -28,7 +28,10 @@ SIDES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 48, 64)
 
 @dataclass(frozen=True, eq=False)
 class Tiling:
-    """The tiles of all axes; tiles of one variant follow each other."""
+    """The tiles of all axes; tiles of one variant follow each other.
+
+    Its MLX arrays are made of NumPy's, not computed: they outlive a trace of ``mx.compile``.
+    """
 
     hood: Neighborhood
     spatial: tuple[int, ...]
@@ -162,16 +165,20 @@ class Tiling:
     @cached_property
     def mask(self) -> mx.array:
         """``[variants, tk, tq]``: 0, and :data:`MASKED` for keys that no shape lets a query see."""
-        parts = [np.minimum(p, 0) for p, _ in self.patterns]
-        ids = np.indices([len(p) for p in parts]).reshape(len(parts), -1)
-        parts = [p[i] for p, i in zip(parts, ids, strict=True)]
-        seen = combine(parts, [1] * len(parts), 2) >= 0
-        return mx.array(np.where(seen, 0, MASKED).astype(np.float32))
+        return mx.array(self._mask)
 
     @cached_property
     def row_mask(self) -> mx.array:
         """``[1, variants, tk, rows]``: :attr:`mask` for all heads that share a key head."""
-        return mx.tile(self.mask, (1, 1, self.group))[None]
+        return mx.array(np.tile(self._mask, (1, 1, self.group))[None])
+
+    @property
+    def _mask(self) -> np.ndarray:
+        parts = [np.minimum(p, 0) for p, _ in self.patterns]
+        ids = np.indices([len(p) for p in parts]).reshape(len(parts), -1)
+        parts = [p[i] for p, i in zip(parts, ids, strict=True)]
+        seen = combine(parts, [1] * len(parts), 2) >= 0
+        return np.where(seen, 0, MASKED).astype(np.float32)
 
 
 def tiling(problem: Problem) -> Tiling:

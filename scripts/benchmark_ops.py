@@ -38,7 +38,7 @@ from benchmark_contestants import (
     torch_contestant,
 )
 
-from natten_zoo.ops import backend
+from natten_zoo.ops import backend, native
 
 MLX = version("mlx")
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
@@ -100,6 +100,9 @@ def measure(case: Case, wanted: list[str], batch: int, dtype: str, rounds: int) 
         row: dict[str, Any] = {"case": case.name, "contestant": one.name}
         row["peak_bytes"] = one.peak_bytes
         row |= {f"{k}_ms": 1e3 * statistics.median(s) for k, s in one.seconds.items()}
+        if one.name == "nanobind":
+            operations = 2 * batch * case.fused_multiply_adds()
+            row["peak_share"] = operations / native.fma_peak() / row["forward_ms"] * 1e3
         rows.append(row)
         base = rows[0]
         row |= {f"{k}_ratio": base[f"{k}_ms"] / row[f"{k}_ms"] for k in one.seconds}
@@ -117,6 +120,8 @@ def show(case: Case, rows: list[dict], batch: int, itemsize: int) -> None:
     for row in rows:
         peak = row["peak_bytes"]
         memory = "-" if peak is None else f"{peak / 1e6:9.1f} MB {peak / (3 * one):6.1f} x inputs"
+        if "peak_share" in row:
+            memory += f"  {row['peak_share']:.0%} of peak"
         print(
             f"  {row['contestant']:17}{row['forward_ms']:10.2f} ms {row['forward_ratio']:6.1f}x"
             f"{row['both_ms']:10.2f} ms {row['both_ratio']:6.1f}x  {memory}",
@@ -161,7 +166,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="draw the speed-ups to this file")
     args = parser.parse_args()
     wanted = args.tiers.split(",")
-    print(f"MLX {version('mlx')} on {mx.default_device()}, {platform.platform()}, {args.dtype}")
+    print(f"MLX {MLX} on {mx.default_device()}, {platform.platform()}, {args.dtype}")
     print(f"  {'':17}{'forward':>13} {'':6} {'forward+backward':>14} {'':5}  peak memory")
     rows = []
     for case in CASES:
