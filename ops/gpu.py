@@ -33,10 +33,15 @@ def why_not(problem: Problem) -> str | None:
         return f"head_dim is larger than {MAX_DIM}"
     if problem.heads * math.prod(problem.spatial) > MAX_ROWS:
         return f"a sample has more than {MAX_ROWS} rows, tokens times heads"
-    return gpu_kernels.broken("attention_forward", _forward_plan(problem)) or (
-        gpu_kernels.broken("attention_backward_query", _query_plan(problem))
-        or gpu_kernels.broken("attention_backward_key", _key_plan(problem))
-    )
+    if not gpu_kernels.anything_broken():
+        return None
+    plans = {
+        "attention_forward": _forward_plan,
+        "attention_backward_query": _query_plan,
+        "attention_backward_key": _key_plan,
+    }
+    reasons = (gpu_kernels.broken(name, plan(problem)) for name, plan in plans.items())
+    return next((reason for reason in reasons if reason), None)
 
 
 def _or_pure(function: Function) -> Function:

@@ -56,6 +56,11 @@ class KernelError(RuntimeError):
     """A kernel that this device cannot build or run."""
 
 
+def anything_broken() -> bool:
+    """Whether any kernel could not be built."""
+    return bool(_broken)
+
+
 def broken(name: str, plan: Plan) -> str | None:
     """Why a kernel could not be built earlier, if so."""
     return _broken.get((name, plan.template))
@@ -129,7 +134,7 @@ def _function(name: str, tier: str | None, rows: int) -> Callable[..., list[mx.a
     header = metal.header("cuda" if tier == "cuda" else "metal", rows)
     # MLX keeps what it has built by name, on CUDA even on disk: another text needs another name.
     digest = hashlib.sha256((header + body).encode()).hexdigest()[:12]
-    build = mx.fast.cuda_kernel if tier == "cuda" else mx.fast.metal_kernel
+    build: Callable[..., Any] = mx.fast.cuda_kernel if tier == "cuda" else mx.fast.metal_kernel
     return build(
         name=f"natten_zoo_{name}_{digest}",
         input_names=list(kernel.inputs),

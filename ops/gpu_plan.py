@@ -138,9 +138,15 @@ class Axis:
     def of(cls, problem: Problem, axis: int) -> Axis:
         """Axis ``axis`` of a problem."""
         hood = problem.neighborhood
-        per_axis = (hood.kernel_size, hood.dilation, hood.stride, hood.window_stride)
-        values = [values[axis] for values in per_axis]
-        return cls(problem.spatial[axis], problem.out[axis], *values, hood.is_causal[axis])
+        return cls(
+            problem.spatial[axis],
+            problem.out[axis],
+            hood.kernel_size[axis],
+            hood.dilation[axis],
+            hood.stride[axis],
+            hood.window_stride[axis],
+            hood.is_causal[axis],
+        )
 
     @property
     def query_classes(self) -> int:

@@ -4,17 +4,18 @@
     python scripts/kernel_cost.py --cases "2-D K7"
 
 Needs clang 19 or newer (tests/metal_emulator/README.md). For each case one head of one sample is
-run through the emulated Metal kernels and counted, per query and head:
+run through the emulated Metal kernels and counted, per query and head; natten-mlx's kernels too,
+where that package is installed:
 
-* ``device``   bytes that threads read and write; ``lines`` those of the 128-byte lines that each
-               threadgroup touches, the traffic below a core's cache
-* ``local``    bytes of threadgroup memory read and written
-* ``mma``      products of 8x8 matrices, and how many times those that the windows need
+* ``lines``  bytes of the 128-byte lines that each threadgroup touches in device memory, the traffic
+             below a core's cache; ``must`` is every array once
+* ``local``  bytes of threadgroup memory read and written
+* ``mma``    products of 8x8 matrices, and how many times those that the windows need
+* ``ops``    all other arithmetic of single lanes, integers included
 
-Times are core-cycles from a model (FIGURES below: published figures of an Apple GPU core, and an
-estimated number of other instructions per tile of eight queries and eight keys); they compare
-designs and are no measurement. ``share`` is the roofline's part of the modelled time: the time of
-the compulsory bytes or of the windows' multiply-adds at peak, whichever is longer.
+Cycles of a core are modelled from these and from published figures of Apple's GPUs; they
+compare designs and are no measurement. ``share`` is the roofline's part of the cycles: the time of
+``must``, or of the windows' multiply-adds at peak, whichever is longer.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -39,19 +41,18 @@ from tests import metal_emulator
 
 @dataclass(frozen=True)
 class Figures:
-    """A core of an Apple GPU, per clock."""
+    """A core of an Apple GPU, per clock; and what some operations count as."""
 
-    multiply_adds: float = 128  # float32 and float16 alike
+    lanes: float = 128  # operations of single lanes; multiply-adds of float32 and float16 alike
     matrix_multiply_adds: float = 102
     local_bytes: float = 64  # threadgroup memory
     cache_bytes: float = 32  # L2, a core's share
-    issue: float = 4  # instructions of a simdgroup
-    # Instructions besides the products, per eight queries and eight keys: masks, exponentials,
-    # the walk over the slab, and per element of a row loads and rescaling.
-    other: float = 56
-    other_per_dim: float = 0.4375
+    special: float = 4  # exp2, division: at a quarter of the rate
+    int_division: float = 4  # nearly all are by constants
+    reduction: float = 10 * 32  # of a simdgroup: five shuffles and five operations
 
 
+FIGURES = Figures()
 # name: cores, GHz, GB/s of memory.
 CHIPS = {
     "M1": (8, 1.278, 68.3),
@@ -59,7 +60,6 @@ CHIPS = {
     "M3": (10, 1.380, 100.0),
     "M4": (10, 1.470, 120.0),
 }
-FIGURES = Figures()
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,19 @@ class Case:
         d, hood = self.head_dim, Neighborhood.of(len(self.spatial), self.kernel_size)
         return Problem(hood, 1, self.spatial, 1, 1, d, d, d**-0.5, mx.float16)
 
+    def arrays(self) -> list[mx.array]:
+        """Query, key, value and the output's gradient."""
+        rng, shape = np.random.default_rng(0), (1, *self.spatial, 1, self.head_dim)
+        return [mx.array(rng.standard_normal(shape, np.float32)).astype(mx.float16) for _ in "qkvg"]
+
 
 def cases() -> Iterator[Case]:
     """The rows: windows and head_dims at which the design is judged."""
     for name, spatial, kernel in (
         ("1-D K7", (512,), 7),
-        ("2-D K7", (56, 56), 7),
-        ("2-D K13", (56, 56), 13),
-        ("3-D K3", (16, 16, 16), 3),
+        ("2-D K7", (32, 32), 7),
+        ("2-D K13", (32, 32), 13),
+        ("3-D K3", (12, 12, 12), 3),
         ("3-D K5", (12, 12, 12), 5),
     ):
         for head_dim in (32, 64):
@@ -95,21 +100,17 @@ class Cost:
     """Counts per query and head of one direction."""
 
     case: Case
+    who: str
     direction: str
-    device: float
     lines: float
     local: float
     products: float
+    operations: float
 
     @property
-    def arrays(self) -> int:
-        """Rows of a query's length that must be moved; backward in its two passes."""
-        return 4 if self.direction == "forward" else 12
-
-    @property
-    def compulsory_bytes(self) -> float:
-        """Each array once, and the LSE."""
-        return self.arrays * self.case.head_dim * 2 + 4
+    def must(self) -> float:
+        """Bytes of each array once, backward in two passes, and of the LSE."""
+        return (4 if self.direction == "forward" else 12) * self.case.head_dim * 2 + 4
 
     @property
     def multiply_adds(self) -> float:
@@ -117,57 +118,75 @@ class Cost:
         times = 2 if self.direction == "forward" else 7
         return times * self.case.head_dim * self.case.problem.neighborhood.volume
 
-    @property
-    def waste(self) -> float:
-        """Products made over products needed."""
-        return self.products * 512 / self.multiply_adds
-
     def roofline(self, bytes_per_clock: float) -> float:
         """Core-cycles that no implementation goes below."""
-        at_peak = self.multiply_adds / FIGURES.multiply_adds
-        return max(self.compulsory_bytes / bytes_per_clock, at_peak)
+        return max(self.must / bytes_per_clock, self.multiply_adds / FIGURES.lanes)
 
-    def modelled(self, bytes_per_clock: float) -> float:
-        """Core-cycles: the products and what goes with them, unless memory takes longer."""
-        head_dim = self.case.head_dim
-        per_tile = self.multiply_adds / self.case.problem.neighborhood.volume / 8
-        tiles = self.products / per_tile  # of eight queries by eight keys
-        passes = 1 if self.direction == "forward" else 2
-        other = passes * (FIGURES.other + FIGURES.other_per_dim * head_dim)
-        compute = self.products * 512 / FIGURES.matrix_multiply_adds + tiles * other / FIGURES.issue
-        memory = max(self.compulsory_bytes / bytes_per_clock, self.lines / FIGURES.cache_bytes)
+    def cycles(self, bytes_per_clock: float) -> float:
+        """Core-cycles: arithmetic, unless some memory takes longer."""
+        products = self.products * 512 / FIGURES.matrix_multiply_adds
+        compute = products + self.operations / FIGURES.lanes
+        memory = max(self.must / bytes_per_clock, self.lines / FIGURES.cache_bytes)
         return max(compute, memory, self.local / FIGURES.local_bytes)
 
 
-def measure(case: Case) -> list[Cost]:
-    """Counts of forward and backward, with the tile that a batch of many heads would get."""
-    problem, rng = case.problem, np.random.default_rng(0)
-    shape = (1, *case.spatial, 1, case.head_dim)
-    q, k, v, g = (
-        mx.array(rng.standard_normal(shape, np.float32)).astype(mx.float16) for _ in "qkvg"
-    )
-    with metal_emulator.install(), metal_emulator.record() as launches:
-        out, lse = gpu.forward(problem, q, k, v, None, None)
-        forward = launches[-1:]
-        gpu.backward(problem, q, k, v, None, None, out, lse, g, mx.zeros(lse.shape))
-        backward = [x for x in launches if "backward" in x.name and x.counts.threads > 256]
-    return [total(case, "forward", forward), total(case, "backward", backward)]
+def cost(case: Case, who: str, direction: str, launches: list[Any]) -> Cost:
+    """What launches add up to; those that only tried a kernel on one token do not count."""
+    counts = [x.counts for x in launches if x.counts.threads > 256]
 
-
-def total(case: Case, direction: str, launches: list[Any]) -> Cost:
-    queries = math.prod(case.spatial)
-
-    def each(*names: str) -> float:
-        return sum(getattr(x.counts, name) for x in launches for name in names) / queries
+    def each(**weights: float) -> float:
+        total = sum(getattr(c, name) * weight for c in counts for name, weight in weights.items())
+        return total / math.prod(case.spatial)
 
     return Cost(
         case,
+        who,
         direction,
-        each("device_read_bytes", "device_write_bytes"),
-        each("device_read_lines", "device_write_lines") * 128,
-        each("threadgroup_read_bytes", "threadgroup_write_bytes"),
-        each("matrix_multiplies"),
+        lines=each(device_read_lines=128, device_write_lines=128),
+        local=each(threadgroup_read_bytes=1, threadgroup_write_bytes=1),
+        products=each(matrix_multiplies=1),
+        operations=each(
+            fmas=1,
+            float_operations=1,
+            int_operations=1,
+            special_operations=FIGURES.special,
+            int_divisions=FIGURES.int_division,
+            reductions=FIGURES.reduction,
+            shuffles=32,
+        ),
     )
+
+
+def ours(case: Case) -> list[Cost]:
+    """With the tile that many heads would get."""
+    q, k, v, g = case.arrays()
+    with mock.patch.object(gpu_plan, "ENOUGH_GROUPS", 1):
+        with metal_emulator.record() as forward:
+            out, lse = gpu.forward(case.problem, q, k, v, None, None)
+        with metal_emulator.record() as backward:
+            gpu.backward(case.problem, q, k, v, None, None, out, lse, g, mx.zeros(lse.shape))
+    return [cost(case, "ours", "forward", forward), cost(case, "ours", "backward", backward)]
+
+
+def natten_mlx(case: Case) -> list[Cost]:
+    """The same of natten-mlx, which is willing to be imported on macOS only; none without it."""
+    try:
+        with mock.patch.object(sys, "platform", "darwin"):
+            import natten_mlx as peer
+    except ImportError:
+        return []
+    peer.set_backend("fast_metal")
+    attention = {1: peer.na1d, 2: peer.na2d, 3: peer.na3d}[len(case.spatial)]
+    *qkv, g = case.arrays()
+    with metal_emulator.record() as forward:
+        mx.eval(attention(*qkv, case.kernel_size))
+    with metal_emulator.record() as both:
+        mx.eval(mx.vjp(lambda *x: [attention(*x, case.kernel_size)], qkv, [g]))
+    backward = both[len(forward) :]
+    return [
+        cost(case, "natten-mlx", "forward", forward),
+        cost(case, "natten-mlx", "backward", backward),
+    ]
 
 
 def main() -> None:
@@ -179,26 +198,26 @@ def main() -> None:
     args = parser.parse_args()
     if metal_emulator.why_not():
         raise SystemExit(metal_emulator.why_not())
-    gpu_plan.ENOUGH_GROUPS = 1
-    print("per query and head, float16; modelled core-cycles and their share of the roofline")
-    names = "  ".join(f"{chip:>4} cycles share" for chip in CHIPS)
-    print(f"{'case':12} {'':8} {'device':>7} {'lines':>6} {'must':>5} {'local':>6} {'mma':>6} "
-          f"{'waste':>5}  {names}")  # fmt: skip
-    for case in cases():
-        for cost in measure(case) if args.cases in case.name else ():
-            print(line(cost), flush=True)
+    heading = "  ".join(f"{chip + ' cycles':>10} share" for chip in CHIPS)
+    print(f"{'case':12} {'':10} {'':8} {'lines':>6} {'must':>5} {'local':>6} {'mma':>6} "
+          f"{'waste':>5} {'ops':>7}  {heading}")  # fmt: skip
+    with metal_emulator.install(count_operations=True, strict=False):
+        for case in cases():
+            for one in (*ours(case), *natten_mlx(case)) if args.cases in case.name else ():
+                print(line(one), flush=True)
 
 
-def line(cost: Cost) -> str:
+def line(one: Cost) -> str:
     """A row of the table."""
     chips = []
     for cores, clock, bandwidth in CHIPS.values():
         per_clock = bandwidth / (cores * clock)
-        cycles = cost.modelled(per_clock)
-        chips.append(f"{cycles:11.0f} {cost.roofline(per_clock) / cycles:5.0%}")
+        cycles = one.cycles(per_clock)
+        chips.append(f"{cycles:10.0f} {one.roofline(per_clock) / cycles:5.0%}")
+    waste = one.products * 512 / one.multiply_adds
     return (
-        f"{cost.case.name:12} {cost.direction:8} {cost.device:7.0f} {cost.lines:6.0f} "
-        f"{cost.compulsory_bytes:5.0f} {cost.local:6.0f} {cost.products:6.1f} {cost.waste:5.2f}  "
+        f"{one.case.name:12} {one.who:10} {one.direction:8} {one.lines:6.0f} {one.must:5.0f} "
+        f"{one.local:6.0f} {one.products:6.1f} {waste:5.2f} {one.operations:7.0f}  "
         + "  ".join(chips)
     )
 

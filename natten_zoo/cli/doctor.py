@@ -11,7 +11,7 @@ import argparse
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ._common import table
@@ -70,11 +70,11 @@ def machine() -> dict[str, Any]:
     """Versions and devices."""
     import mlx.core as mx
 
-    from .. import __version__
+    import natten_zoo
 
-    info = getattr(mx, "device_info", dict)()
+    info: dict[str, Any] = getattr(mx, "device_info", dict)()
     return {
-        "natten_zoo": __version__,
+        "natten_zoo": natten_zoo.__version__,
         "mlx": mx.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -107,8 +107,8 @@ def compare(tier: str, name: str, dtype: str) -> str:
     try:
         with ops.use_backend(tier):
             got = results(function, arrays)
-    except RuntimeError as error:
-        return f"WRONG: {' '.join(str(error).split())[:200]}"
+    except RuntimeError as failure:
+        return f"WRONG: {' '.join(str(failure).split())[:200]}"
     _, exact = problem(name, dtype, as_float32=True)
     with ops.use_backend("pure"):
         wanted = results(function, exact)
@@ -126,8 +126,8 @@ def times(tier: str, name: str, rounds: int) -> list[str]:
     for one in (tier, "pure"):
         function, arrays = problem(name, "float16", batch=8)
         with ops.use_backend(one):
-            forward = median_ms(lambda f=function, a=arrays: mx.eval(f(*a)), rounds)
-            both = median_ms(lambda f=function, a=arrays: results(f, a), rounds)
+            forward = median_ms(lambda *a: mx.eval(function(*a)), arrays, rounds)  # noqa: B023
+            both = median_ms(lambda *a: results(function, a), arrays, rounds)  # noqa: B023
         row.append(f"{forward:.2f} / {both:.2f}")
     return row
 
@@ -159,7 +159,7 @@ def problem(
     return function, arrays
 
 
-def results(function: Callable[..., Any], arrays: list[Any]) -> list[Any]:
+def results(function: Callable[..., Any], arrays: Sequence[Any]) -> list[Any]:
     """The output, and the gradients of the sum of its cosines."""
     import mlx.core as mx
 
@@ -181,11 +181,11 @@ def distance(got: Any, wanted: Any) -> float:
     return float(error) if bool(mx.isfinite(got).all()) else float("inf")
 
 
-def median_ms(function: Callable[[], Any], rounds: int) -> float:
+def median_ms(function: Callable[..., Any], arrays: list[Any], rounds: int) -> float:
     """Milliseconds of a call: the median after two to warm up."""
     taken = []
     for _ in range(rounds + 2):
         start = time.perf_counter()
-        function()
+        function(*arrays)
         taken.append((time.perf_counter() - start) * 1e3)
     return statistics.median(taken[2:])
