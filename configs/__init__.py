@@ -8,7 +8,16 @@ from typing import Any
 
 import yaml
 
-PAGES = ("nat", "dinat", "dinat_s", "isotropic", "fashion", "upernet")
+PAGES = (
+    "nat",
+    "dinat",
+    "dinat_s",
+    "isotropic",
+    "fashion",
+    "upernet",
+    "nat3d",
+    "dinat3d",
+)
 
 
 @cache

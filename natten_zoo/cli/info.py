@@ -65,12 +65,16 @@ def describe(model: Model, size: int | None) -> dict[str, Any]:
     }
     if not size:  # the input is no image: nothing says how large one is
         return facts | {"parameters": record.params if record else None, "levels": []}
-    image = mx.zeros((1, size, size, config.in_chans))
+    shape: tuple[int, ...] = (size, size)
+    if model.TASK == "video-classification":
+        shape = ((record and record.frames) or 32, *shape)
+    image = mx.zeros((1, *shape, config.in_chans))
     cost = count_cost(model, image)
     return facts | {
         "parameters": cost.params,
         "multiply_adds": cost.macs,
         "size": size,
+        "input": " x ".join(map(str, shape)),
         "levels": levels(view_layers(model, image)),
     }
 
@@ -82,7 +86,7 @@ def page(facts: dict[str, Any]) -> str:
         "name": record.get("name"),
         "architecture": facts["architecture"],
         "parameters": f"{facts['parameters']:,}",
-        "multiply-adds": "{multiply_adds:,} for {size} x {size} pixels".format_map(facts)
+        "multiply-adds": "{multiply_adds:,} for {input} pixels".format_map(facts)
         if "size" in facts
         else None,
         "classes": facts["config"].get("num_classes"),
@@ -135,7 +139,7 @@ def levels(views: list[LayerView]) -> list[dict[str, Any]]:
                 "heads": first.layer.num_heads,
                 "layers": len(members),
                 "window": " x ".join(map(str, hood.kernel_size)),
-                "dilations": " ".join(str(v.layer.neighborhood.dilation[0]) for v in members),
+                "dilations": " ".join(str(v.layer.neighborhood.dilation[-1]) for v in members),
             }
         )
     return rows

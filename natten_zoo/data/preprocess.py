@@ -86,6 +86,11 @@ class Preprocess:
         """3 for color, 1 for grey."""
         return len(self.mean)
 
+    @property
+    def resample(self) -> Image.Resampling:
+        """Pillow's name of the filter."""
+        return _FILTERS[self.interpolation]
+
     def __call__(self, image: ImageSource) -> mx.array:
         """Reads and transforms one image.
 
@@ -113,13 +118,12 @@ class Preprocess:
 
         Rounding is torchvision's: ``Resize(floor(size / crop_pct))`` and ``CenterCrop(size)``.
         """
-        resample = _FILTERS[self.interpolation]
         if self.crop_mode == "squash":
-            return image.resize((self.size, self.size), resample)
+            return image.resize((self.size, self.size), self.resample)
         image = _center(image, [min(n, _LONGEST * min(image.size)) for n in image.size])
         short = math.floor(self.size / self.crop_pct)
         size = [int(short * n / min(image.size)) for n in image.size]
-        return _center(image.resize(size, resample), (self.size, self.size))
+        return _center(image.resize(size, self.resample), (self.size, self.size))
 
     @classmethod
     def from_record(cls, record: Record) -> Preprocess:

@@ -4,24 +4,29 @@ from .base import Config, Model
 from .dinat_s import DiNAT_s, DiNATsConfig
 from .isotropic import IsotropicConfig, IsotropicNAT
 from .nat import NAT, DiNAT, NATConfig
+from .nat3d import NAT3D, DiNAT3D, NAT3DConfig, inflate
 from .upernet import UPerNet, UPerNetConfig
 
 # What a configuration file or a page of configs/ may name as its architecture.
 ARCHITECTURES: dict[str, type[Model]] = {
-    cls.__name__: cls for cls in (NAT, DiNAT, DiNAT_s, IsotropicNAT, UPerNet)
+    cls.__name__: cls for cls in (NAT, DiNAT, DiNAT_s, IsotropicNAT, UPerNet, NAT3D, DiNAT3D)
 }
 
 __all__ = [
     "ARCHITECTURES",
     "NAT",
+    "NAT3D",
     "Config",
     "DiNAT",
+    "DiNAT3D",
     "DiNAT_s",
     "DiNATsConfig",
     "IsotropicConfig",
     "IsotropicNAT",
     "Model",
+    "NAT3DConfig",
     "NATConfig",
     "UPerNet",
     "UPerNetConfig",
+    "inflate",
 ]

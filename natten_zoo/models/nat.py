@@ -129,6 +129,7 @@ class Level(nn.Module):
         drop_paths: Rate of stochastic depth of each layer.
         downsampler: Layer that maps D channels to 2 D at half the size.
         layer_scale: Initial gain of each residual branch.
+        attention: Makes an attention layer, with the arguments of `NeighborhoodAttention2D`.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class Level(nn.Module):
         drop_paths: list[float],
         downsampler: Callable[[int], nn.Module],
         layer_scale: float | None = None,
+        attention: Callable[..., nn.Module] = NeighborhoodAttention2D,
     ) -> None:
         super().__init__()
         dim = config.embed_dim * 2**index
@@ -145,7 +147,7 @@ class Level(nn.Module):
         dilations = config.dilations[index] if config.dilations else (1,) * depth
         self.blocks = [
             TransformerLayer(
-                NeighborhoodAttention2D(
+                attention(
                     dim,
                     config.num_heads[index],
                     config.kernel_size,

@@ -64,10 +64,10 @@ def own_names(cls: type[Model], checkpoint: Checkpoint) -> dict[str, mx.array]:
 
 
 def _differences(checkpoint: Checkpoint, cls: type[Model]) -> list[tuple[Record, list[str]]]:
-    """Every registered model of a class, and where the weights differ from it but in the head."""
+    """Every published model of a class, and where the weights differ from it but in the head."""
     translated: dict[str, dict[str, mx.array] | None] = {}
     result = []
-    for record in records().values():
+    for record in filter(lambda record: record.has_weights, records().values()):
         architecture = model_class(record.architecture)
         if not issubclass(architecture, cls):
             continue

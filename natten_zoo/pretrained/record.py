@@ -31,6 +31,7 @@ class Record:
         source: Project that published them.
         paper: Where the model is described.
         input_size: Side of the square image in pixels that the published figures are for.
+        frames: Frames of the clip that the published figures are for; None for images.
         crop_pct: The short side is resized to ``floor(input_size / crop_pct)``.
         crop_mode: ``"center"`` (resize the short side, crop the centre) or ``"squash"``
             (resize to a square).
@@ -60,6 +61,7 @@ class Record:
     source: str | None = None
     paper: str | None = None
     input_size: int = 224
+    frames: int | None = None
     crop_pct: float = 0.875
     crop_mode: str = "center"
     interpolation: str = "bicubic"

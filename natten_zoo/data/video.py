@@ -1,0 +1,110 @@
+"""Reading videos: only the frames that are wanted, whatever the file's length."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageSequence
+
+# What Pillow reads with its frames; everything else needs PyAV, the extra ``video``.
+ANIMATIONS = {".gif", ".webp", ".png", ".apng", ".tif", ".tiff"}
+VideoSource = str | os.PathLike[str]
+
+
+class VideoError(ValueError):
+    """A video that cannot be read; the message names the file and the reason."""
+
+
+def count_frames(path: VideoSource) -> int:
+    """The number of frames of a video, found without decoding them.
+
+    Raises:
+        VideoError: There is no such file, or it is no video.
+        ImportError: Reading it needs PyAV, which is not installed.
+    """
+    path = Path(path)
+    with _reporting(path):
+        if _is_animation(path):
+            with Image.open(path) as image:
+                return getattr(image, "n_frames", 1)
+        with _open(path) as container:
+            # Containers may not know, or may be wrong; their packets are there to be counted.
+            return sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
+
+
+def read_frames(path: VideoSource, indices: Collection[int]) -> dict[int, Image.Image]:
+    """Some frames of a video, in RGB.
+
+    Args:
+        path: A file that FFmpeg reads (with the extra ``video``), or an animated GIF, WebP or PNG.
+        indices: Which frames, from 0.
+
+    Returns:
+        Those of them that there are: a damaged file may have fewer frames than it says.
+
+    Raises:
+        VideoError: The file cannot be read.
+        ImportError: Reading it needs PyAV, which is not installed.
+    """
+    path, wanted = Path(path), set(indices)
+    with _reporting(path):
+        decoded = islice(_decode(path), max(wanted, default=-1) + 1)
+        frames = {i: _image(frame) for i, frame in enumerate(decoded) if i in wanted}
+    if wanted and not frames:
+        raise VideoError(f"[read_frames] {path}: no frame of it could be decoded.")
+    return frames
+
+
+def _decode(path: Path) -> Iterator[Any]:
+    if _is_animation(path):
+        with Image.open(path) as image:
+            yield from ImageSequence.Iterator(image)
+    else:
+        with _open(path) as container:
+            container.streams.video[0].thread_type = "AUTO"
+            yield from container.decode(video=0)
+
+
+def _image(frame: Any) -> Image.Image:
+    """A frame as an upright image of its own: decoders reuse theirs."""
+    if isinstance(frame, Image.Image):
+        return frame.convert("RGB")
+    # Phones write how they were held, in degrees counterclockwise.
+    return frame.to_image().rotate(frame.rotation, expand=True)
+
+
+def _is_animation(path: Path) -> bool:
+    return path.suffix.lower() in ANIMATIONS
+
+
+def _open(path: Path) -> Any:
+    if not path.is_file():  # FFmpeg would try a path as an address
+        raise VideoError("a folder, not a video." if path.is_dir() else "no such file.")
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("reading videos needs PyAV: pip install 'natten-zoo[video]'") from error
+    container = av.open(str(path))
+    if not container.streams.video:
+        container.close()
+        raise VideoError("it has sound only.")
+    return container
+
+
+@contextmanager
+def _reporting(path: Path) -> Iterator[None]:
+    """Any failure of a reader is the file's, except that a reader is missing."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except VideoError as error:
+        raise VideoError(f"[read_frames] {path}: {error}") from None
+    except Exception as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else f"no video ({error})"
+        raise VideoError(f"[read_frames] {path}: {reason}.") from error
