@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 BITS = (4, 6, 8)
 KEY = "quantization"  # in config.json; the Hub reads the same under `quantization_config`
@@ -68,7 +68,5 @@ def prepare(model: nn.Module, config: Mapping[str, Any] | None, weights: Collect
 
 def size(model: nn.Module) -> int:
     """Bytes of all weights."""
-    from mlx.utils import tree_flatten
-
-    arrays: list[tuple[str, mx.array]] = tree_flatten(model.parameters())  # type: ignore[assignment]
+    arrays: Any = tree_flatten(model.parameters())
     return sum(value.nbytes for _, value in arrays)

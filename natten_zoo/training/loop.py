@@ -95,7 +95,7 @@ class Trainer:
             progress.say(f"resuming {latest} at update {self.step} of {self.total}")
         started, before = time.perf_counter(), self.seconds
         try:
-            with self._signals():
+            with StopOnSignal(self):
                 while self.step < self.total and not self.stop_reason:
                     self._epoch(progress, started, before)
         finally:
@@ -133,15 +133,18 @@ class Trainer:
                 self._check_loss(metrics)
                 self._save()
         self._check_loss(pending)
-        if self.step % self.steps_per_epoch == 0:
+        if self.step % self.steps_per_epoch == 0 and self.source.val_size:
             self._validate(progress, epoch)
         self._save()
 
     def _check_loss(self, metrics: dict[str, mx.array] | None) -> None:
-        """Refuse to go on from a loss that is not a number."""
-        if metrics is not None and not math.isfinite(loss := float(metrics["loss"])):
+        """Refuse to go on from a loss or a gradient that is not a number."""
+        if metrics is None:
+            return
+        loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
+        if not math.isfinite(loss + norm):
             raise RunError(
-                f"[train] the loss became {loss} near update {self.step}. "
+                f"[train] the loss became {loss} near update {self.step}, its gradient {norm}. "
                 f"{find_latest(self.out) or 'No checkpoint'} holds the last good state; try a "
                 "lower learning rate, a longer warm-up or float32."
             )
@@ -184,7 +187,7 @@ class Trainer:
                 sums = sums + mx.stack(list(self.evaluate_batch(images, labels)))
                 mx.eval(sums)
         self.model.train()
-        correct, loss = mx.distributed.all_sum(sums, stream=mx.cpu) / max(1, self.source.val_size)
+        correct, loss = mx.distributed.all_sum(sums, stream=mx.cpu) / self.source.val_size
         return float(correct), float(loss)
 
     def _save(self) -> None:
@@ -228,10 +231,6 @@ class Trainer:
                 self.stop_reason = "stopped with another process"
         return bool(self.stop_reason)
 
-    def _signals(self) -> Any:
-        """Make Ctrl-C and a polite kill end the run at the next update, with a checkpoint."""
-        return StopOnSignal(self)
-
     def _summary(self, outcome: str) -> dict[str, Any]:
         return {
             "outcome": outcome,
@@ -244,7 +243,7 @@ class Trainer:
 
 
 class StopOnSignal:
-    """While entered, SIGINT and SIGTERM set the trainer's `stop_reason` instead of raising."""
+    """Ctrl-C and a polite kill end the run at the next update, with a checkpoint."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
