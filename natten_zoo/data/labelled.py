@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -139,13 +140,16 @@ def _open_csv(path: Path) -> LabelledImages:
 
 
 def _unpack(archive: Path, target: Path) -> Path:
-    """Unpacks the images of a tar archive; a kill in between leaves no half of it behind."""
+    """Unpacks the images of a tar archive; `target` appears when it is complete."""
     if not target.exists():
-        fresh = target.with_name(f".{target.name}.new")
+        fresh = target.with_name(f".{target.name}.{os.getpid()}")
         with tarfile.open(archive) as tar:
             members = [m for m in tar if m.isfile() and Path(m.name).suffix.lower() in SUFFIXES]
             tar.extractall(fresh, members, filter="data")
-        fresh.rename(target)
+        try:
+            fresh.rename(target)
+        except OSError:  # another process of the run was first
+            shutil.rmtree(fresh)
     # An archive of one folder, as `tar -c flowers/` makes it, is about what is in that folder.
     inside = [p for p in target.iterdir() if p.is_dir()]
     return inside[0] if len(inside) == 1 and inside[0].name != "train" else target

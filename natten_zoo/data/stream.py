@@ -7,6 +7,7 @@ themselves between threads and epochs.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -71,10 +72,10 @@ def _scan(file: Path, converted: Path) -> Scan:
         if plain and header.getexif().get(ORIENTATION, 1) == 1:
             return Scan(file, aspect)
     target = converted / f"{sha256(str(file.resolve()).encode()).hexdigest()[:24]}.png"
-    fresh = target.with_suffix(".new")
+    fresh = target.with_suffix(f".{os.getpid()}")  # several processes may convert it at once
     converted.mkdir(parents=True, exist_ok=True)
     image.save(fresh, "PNG")
-    fresh.rename(target)
+    fresh.replace(target)
     return Scan(target, aspect)
 
 

@@ -51,7 +51,9 @@ def run(recipe: Recipe) -> dict[str, Any]:
     )
     trainer = Trainer(recipe, model, source, augment, save_model)
     if trainer.rank == 0:
-        Path(recipe.out, "recipe.yaml").write_text(recipe.to_yaml())
+        fresh = Path(recipe.out, ".recipe.new")
+        fresh.write_text(recipe.to_yaml(), encoding="utf-8")
+        fresh.replace(fresh.with_name("recipe.yaml"))
     return trainer.fit()
 
 
