@@ -17,6 +17,8 @@ PAGES = (
     "upernet",
     "nat3d",
     "dinat3d",
+    "allin1",
+    "naf",
 )
 
 

@@ -15,9 +15,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
-    """Where everything must run, a skipped test is a failed one, unless it needs a GPU."""
+    """Where everything must run, a skipped test is a failed one.
+
+    Unless it needs a GPU, or trained weights that are not in the repository.
+    """
     report = yield
-    if MUST_RUN and report.skipped and not item.get_closest_marker("gpu"):
+    excused = item.get_closest_marker("gpu") or item.get_closest_marker("weights")
+    if MUST_RUN and report.skipped and not excused:
         report.outcome = "failed"
         report.longrepr = f"skipped, but here it must run: {report.longrepr}"
     return report

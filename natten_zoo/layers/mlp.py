@@ -10,18 +10,22 @@ class MLP(nn.Module):
     """Linear, GELU (the exact one, by erf), linear.
 
     Args:
-        dim: Channels of the input and the output.
+        dim: Channels of the input.
         hidden_dim: Channels in between.
         drop: Dropout rate after each linear layer.
+        out_dim: Channels of the output. Default: those of the input.
 
     Shape:
-        - Input and output: ``[..., dim]``.
+        - Input: ``[..., dim]``.
+        - Output: ``[..., out_dim]``.
     """
 
-    def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, hidden_dim: int, drop: float = 0.0, *, out_dim: int | None = None
+    ) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc2 = nn.Linear(hidden_dim, out_dim or dim)
         self.drop = nn.Dropout(drop)
 
     def __call__(self, x: mx.array) -> mx.array:

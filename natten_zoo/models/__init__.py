@@ -1,21 +1,27 @@
 """The models, one file per architecture."""
 
+from .allin1 import AllInOne, AllInOneConfig
 from .base import Config, Model
 from .dinat_s import DiNAT_s, DiNATsConfig
 from .isotropic import IsotropicConfig, IsotropicNAT
+from .naf import NAF, NAFConfig
 from .nat import NAT, DiNAT, NATConfig
 from .nat3d import NAT3D, DiNAT3D, NAT3DConfig, inflate
 from .upernet import UPerNet, UPerNetConfig
 
 # What a configuration file or a page of configs/ may name as its architecture.
 ARCHITECTURES: dict[str, type[Model]] = {
-    cls.__name__: cls for cls in (NAT, DiNAT, DiNAT_s, IsotropicNAT, UPerNet, NAT3D, DiNAT3D)
+    cls.__name__: cls
+    for cls in (NAT, DiNAT, DiNAT_s, IsotropicNAT, UPerNet, NAT3D, DiNAT3D, AllInOne, NAF)
 }
 
 __all__ = [
     "ARCHITECTURES",
+    "NAF",
     "NAT",
     "NAT3D",
+    "AllInOne",
+    "AllInOneConfig",
     "Config",
     "DiNAT",
     "DiNAT3D",
@@ -24,6 +30,7 @@ __all__ = [
     "IsotropicConfig",
     "IsotropicNAT",
     "Model",
+    "NAFConfig",
     "NAT3DConfig",
     "NATConfig",
     "UPerNet",

@@ -6,6 +6,7 @@
 | Hugging Face folder | `config.json`, `model.safetensors` or `pytorch_model.bin` |
 | `.safetensors` | anything; its metadata tell whether MLX wrote it |
 | `.pth`, `.pt`, `.bin` | a bare state dict (upstream), training checkpoints (timm, mmcv, ...) |
+| `.npz` | upstream's names, in layouts that the model's `sanitize` tells (all-in-one-mlx) |
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import mlx.core as mx
+import numpy as np
 
 from .errors import CheckpointError
 from .pickle_machine import Foreign, Global
@@ -143,7 +145,17 @@ def _read_file(path: Path, ema: bool) -> Checkpoint:
         return Checkpoint(
             path, weights, "mlx" if written_by_mlx else "torch", metadata=dict(metadata)
         )
+    if path.suffix == ".npz":
+        return Checkpoint(path, _read_npz(path), "torch")
     return _read_torch_file(path, ema)
+
+
+def _read_npz(path: Path) -> dict[str, mx.array]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: mx.array(file[name]) for name in file}
+    except Exception as error:  # whatever a damaged archive makes zipfile and NumPy raise
+        raise CheckpointError(path, f"no valid .npz file ({error})") from error
 
 
 def _looks_like_safetensors(path: Path) -> bool:
