@@ -19,8 +19,6 @@ from .models.upernet import UPerNet
 
 # The scales of the published multi-scale figures, which also average mirror images.
 MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-# The long side of an image is at most this many short sides of the resized image.
-_LONGEST = 4
 # Logits at the image's size are made in bands of rows of at most this many numbers.
 _BAND = 2**24
 
@@ -117,7 +115,7 @@ def segment(
     x = mx.array(prepare.normalize(pixels))[None]  # [1, H, W, C]
     views = []
     for scale in scales:
-        resized = resize_bilinear(x, _fit(pixels.shape[:2], prepare.size, scale))
+        resized = resize_bilinear(x, prepare.fit(pixels.shape[:2], scale))
         views.append(_look(model, resized, prepare.size if sliding_window else None))
         if flip:
             mirrored = _look(model, resized[:, :, ::-1], prepare.size if sliding_window else None)
@@ -132,14 +130,6 @@ class _View(NamedTuple):
 
     logits: mx.array
     size: Sequence[int]
-
-
-def _fit(size: Sequence[int], short: int, scale: float) -> tuple[int, int]:
-    """The size of an image whose sides are limited, rounded as mmsegmentation does."""
-    side = max(1, int(short * scale))
-    factor = min(side / min(size), _LONGEST * side / max(size))
-    height, width = (max(1, int(n * factor + 0.5)) for n in size)
-    return height, width
 
 
 def _look(model: UPerNet, x: mx.array, window: int | None) -> _View:

@@ -117,9 +117,11 @@ def preprocessing(record: dict[str, Any]) -> str:
     """The preprocessing in words."""
     size, filter_name = record["input_size"], record["interpolation"]
     steps = f"resize to {size} x {size}, {filter_name}"
-    if record["crop_mode"] == "center":
+    if record["crop_mode"] != "squash":
         short = int(size / record["crop_pct"])
-        steps = f"resize the short side to {short}, {filter_name}; center crop {size} x {size}"
+        steps = f"resize the short side to {short}, {filter_name}"
+    if record["crop_mode"] == "center":
+        steps += f"; center crop {size} x {size}"
     return f"{steps}; mean {list(record['mean'])}, std {list(record['std'])}"
 
 

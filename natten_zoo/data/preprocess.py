@@ -26,6 +26,8 @@ _FILTERS = {
 # Only the middle of a strip longer than this many times its width is resized: the rest would
 # be cut off anyway, and a 1 x 10000 image would grow to a gigabyte first.
 _LONGEST = 20
+# The long side of an image that keeps its shape is at most this many short sides.
+_LONGEST_WHOLE = 4
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,10 @@ class Preprocess:
     to a square.
 
     Args:
-        size: Height and width of the result.
+        size: Height and width of the result; with ``whole`` its short side.
         crop_pct: The part of the short side that is kept, in (0, 1].
-        crop_mode: ``center`` (the authors' evaluation) or ``squash`` (no crop at all).
+        crop_mode: ``center`` (the authors' evaluation), ``squash`` (no crop at all) or ``whole``, for
+            segmentation: the image keeps its shape, its long side at most four times ``size``.
         interpolation: ``bicubic``, ``bilinear``, ``lanczos`` or ``nearest``, antialiased.
         mean: What is subtracted, per channel; three channels give a color image, one a grey.
         std: What the difference is divided by, per channel.
@@ -66,9 +69,10 @@ class Preprocess:
             raise ValueError(f"[Preprocess] 'size' must be positive but got {self.size}.")
         if not 0 < self.crop_pct <= 1:
             raise ValueError(f"[Preprocess] 'crop_pct' must be in (0, 1] but got {self.crop_pct}.")
-        if self.crop_mode not in ("center", "squash"):
+        if self.crop_mode not in ("center", "squash", "whole"):
             raise ValueError(
-                f"[Preprocess] 'crop_mode' must be 'center' or 'squash' but got '{self.crop_mode}'."
+                "[Preprocess] 'crop_mode' must be 'center', 'squash' or 'whole' but got "
+                f"'{self.crop_mode}'."
             )
         if self.interpolation not in _FILTERS:
             raise ValueError(
@@ -98,7 +102,7 @@ class Preprocess:
             image: A path, a Pillow image or an array; see :func:`read_image`.
 
         Returns:
-            ``[size, size, channels]`` in float32.
+            ``[size, size, channels]`` in float32; with ``whole`` ``[height, width, channels]``.
         """
         return mx.array(self.to_numpy(image))
 
@@ -114,16 +118,25 @@ class Preprocess:
         return (pixels / 255 - mean) / std
 
     def crop(self, image: Image.Image) -> Image.Image:
-        """The part of an image that the model sees, ``size`` by ``size`` pixels.
+        """The part of an image that the model sees, resized.
 
         Rounding is torchvision's: ``Resize(floor(size / crop_pct))`` and ``CenterCrop(size)``.
         """
         if self.crop_mode == "squash":
             return image.resize((self.size, self.size), self.resample)
+        if self.crop_mode == "whole":
+            return image.resize(self.fit(image.size), self.resample)
         image = _center(image, [min(n, _LONGEST * min(image.size)) for n in image.size])
         short = math.floor(self.size / self.crop_pct)
         size = [int(short * n / min(image.size)) for n in image.size]
         return _center(image.resize(size, self.resample), (self.size, self.size))
+
+    def fit(self, size: Sequence[int], scale: float = 1.0) -> tuple[int, int]:
+        """A size that keeps its shape, its short side resized, rounded as mmsegmentation does."""
+        side = max(1, int(self.size * scale))
+        factor = min(side / min(size), _LONGEST_WHOLE * side / max(size))
+        first, second = (max(1, int(n * factor + 0.5)) for n in size)
+        return first, second
 
     @classmethod
     def from_record(cls, record: Record) -> Preprocess:
@@ -145,6 +158,8 @@ class Preprocess:
             short = {"shortest_edge": math.floor(self.size / self.crop_pct)}
             resize = {"image_processor_type": "BitImageProcessor", "size": short}
             resize |= {"do_center_crop": True, "crop_size": square, "crop_pct": self.crop_pct}
+        elif self.crop_mode == "whole":
+            resize["size"] = _edges(self.size)
         return resize | {
             "do_resize": True,
             "resample": int(_FILTERS[self.interpolation]),
@@ -170,14 +185,16 @@ class Preprocess:
                 f"but got {config}."
             )
         crop = config.get("do_center_crop", False)
-        size = _side(config["crop_size" if crop else "size"], "height")
+        whole = not crop and _keeps_shape(config["size"])
+        edge = "shortest_edge" if whole else "height"
+        size = _side(config["crop_size" if crop else "size"], edge)
         short = _side(config["size"], "shortest_edge") if crop else size
         names = {int(value): name for name, value in _FILTERS.items()}
         resample = config.get("resample", 2)
         return cls(
             size=size,
             crop_pct=config.get("crop_pct", size / short),
-            crop_mode="center" if crop else "squash",
+            crop_mode="center" if crop else "whole" if whole else "squash",
             interpolation=names.get(resample, f"resample {resample}"),
             mean=tuple(config["image_mean"]),
             std=tuple(config["image_std"]),
@@ -187,6 +204,14 @@ class Preprocess:
 def _center(image: Image.Image, size: Sequence[int]) -> Image.Image:
     left, top = (round((n - kept) / 2) for n, kept in zip(image.size, size, strict=True))
     return image.crop((left, top, left + size[0], top + size[1]))
+
+
+def _edges(short: int) -> dict[str, int]:
+    return {"shortest_edge": short, "longest_edge": _LONGEST_WHOLE * short}
+
+
+def _keeps_shape(size: int | dict[str, int]) -> bool:
+    return isinstance(size, dict) and size == _edges(size.get("shortest_edge", 0))
 
 
 def _side(size: int | dict[str, int], name: str) -> int:

@@ -18,6 +18,26 @@ DATASETS = {
     "imagenet-1k": ("imagenet-1k", "ImageNet-1k"),
     "imagenet-22k": ("imagenet-22k", "ImageNet-22k"),
     "fashion-mnist": ("fashion_mnist", "Fashion-MNIST"),
+    "ade20k": ("scene_parse_150", "ADE20K"),
+}
+
+# How a model is used that does not classify images.
+_USES = {
+    "image-segmentation": """\
+from natten_zoo.models import {name}
+from natten_zoo.segmentation import segment
+
+result = segment({name}.from_pretrained("{repo_id}"), "photo.jpg")
+result.overlay().save("overlay.png")
+print(result.classes())
+""",
+    "video-classification": """\
+from natten_zoo.models import {name}
+from natten_zoo.video import classify_video
+
+probabilities = classify_video({name}.from_pretrained("{repo_id}"), "clip.mp4")
+print((-probabilities).argsort()[:5])
+""",
 }
 
 
@@ -74,7 +94,8 @@ def _result(record: Record) -> EvalResult:
 
 def _description(model: Model, record: Record | None) -> list[str]:
     intro = (
-        f"A {type(model).__name__}, an image model of neighborhood attention, for "
+        f"A {type(model).__name__}, a model of neighborhood attention for "
+        f"{model.TASK.replace('-', ' ')} with "
         f"[MLX](https://github.com/ml-explore/mlx). Written by [natten-zoo]({SITE}) {__version__}."
     )
     if record is None:
@@ -85,6 +106,7 @@ def _description(model: Model, record: Record | None) -> list[str]:
         "Source of the weights": record.source,
         "Paper": record.paper,
         "Top-1 accuracy": record.top1 and f"{record.top1} % on {record.classes} (as published)",
+        "Mean IoU": record.miou and f"{record.miou} % on {record.classes} (as published)",
         "Parameters": record.params and f"{record.params:,}",
         "Multiply-adds": record.gmacs
         and f"{record.gmacs:.1f} G at {record.input_size} x {record.input_size}",
@@ -97,6 +119,9 @@ def _description(model: Model, record: Record | None) -> list[str]:
 
 def _snippet(model: Model, repo_id: str) -> str:
     name = type(model).__name__
+    if model.TASK in _USES:
+        lines = _USES[model.TASK].format(name=name, repo_id=repo_id)
+        return f"```python\n{lines}```"
     return "\n".join(
         [
             "```python",
@@ -118,7 +143,9 @@ def _preprocessing(record: Record) -> str:
         resize = f"Resize to {record.input_size} x {record.input_size}"
     else:
         short = int(record.input_size / record.crop_pct)
-        resize = f"Resize the short side to {short}, crop the centre {record.input_size}"
+        resize = f"Resize the short side to {short}"
+        if record.crop_mode == "center":
+            resize += f", crop the centre {record.input_size}"
     return (
         f"{resize} ({record.interpolation}), divide by 255, subtract {list(record.mean)}, divide "
         f"by {list(record.std)}."

@@ -33,8 +33,8 @@ class Record:
         input_size: Side of the square image in pixels that the published figures are for.
         frames: Frames of the clip that the published figures are for; None for images.
         crop_pct: The short side is resized to ``floor(input_size / crop_pct)``.
-        crop_mode: ``"center"`` (resize the short side, crop the centre) or ``"squash"``
-            (resize to a square).
+        crop_mode: ``"center"`` (resize the short side, crop the centre), ``"squash"`` (resize to a
+            square) or ``"whole"`` (resize the short side, for segmentation).
         interpolation: Resampling filter of that resize.
         mean: Per channel mean, of values in 0..1.
         std: Per channel standard deviation.

@@ -12,17 +12,19 @@ from mlx.utils import tree_flatten
 from PIL import Image
 
 from natten_zoo import create_model, get_record, list_models
+from natten_zoo.data import Preprocess
 from natten_zoo.data.labels import class_colors, class_names
 from natten_zoo.layers.resize import AdaptiveAveragePool, resize_bilinear
 from natten_zoo.models import DiNATsConfig, NATConfig, UPerNet, UPerNetConfig
 from natten_zoo.models.cost import count_cost
 from natten_zoo.pretrained import read_checkpoint
 from natten_zoo.pretrained.adapt import adapt
+from natten_zoo.pretrained.card import model_card
 from natten_zoo.pretrained.errors import CheckpointError
 from natten_zoo.pretrained.infer import infer
 from natten_zoo.pretrained.reader import Checkpoint
 from natten_zoo.pretrained.strict import load_strict
-from natten_zoo.segmentation import _fit, _starts, segment
+from natten_zoo.segmentation import _starts, segment
 
 DATA = Path(__file__).parents[1] / "data/upernet"
 # Upstream's tables: millions of parameters, GFLOPs of a 2048x512 image (of 2560x640 for the large
@@ -180,6 +182,13 @@ def test_save_and_load(tmp_path):
     assert mx.array_equal(again(x), model(x))
 
 
+def test_model_card():
+    card = str(model_card(create_model("upernet_nat_mini"), "me/mine"))
+    assert "pipeline_tag: image-segmentation" in card and "45.1 % on ade20k" in card
+    assert 'segment(UPerNet.from_pretrained("me/mine"), "photo.jpg")' in card
+    assert "Resize the short side to 512 (bilinear)" in card
+
+
 def test_reset_classifier_and_adapt(caplog):
     model = small()
     model.reset_classifier(0)
@@ -239,9 +248,11 @@ def test_resizing_is_linear_in_every_direction():
 
 
 def test_images_are_resized_as_mmsegmentation_does():
-    assert _fit((480, 640), 512, 1.0) == (512, 683)
-    assert _fit((100, 4000), 512, 1.0) == (51, 2048)
-    assert _fit((3, 2), 512, 0.75) == (576, 384)
+    prepare = Preprocess.from_record(get_record("upernet_nat_mini"))
+    assert prepare.fit((480, 640)) == (512, 683)
+    assert prepare.fit((100, 4000)) == (51, 2048)
+    assert prepare.fit((3, 2), 0.75) == (576, 384)
+    assert prepare(np.zeros((480, 640, 3), np.uint8)).shape == (512, 683, 3)
     assert _starts(512, 512) == [0] and _starts(100, 512) == [0]
     assert _starts(683, 512) == [0, 171] and _starts(1100, 512) == [0, 341, 588]
 

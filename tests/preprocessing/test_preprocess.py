@@ -134,6 +134,7 @@ def test_returns_an_mlx_array():
         Preprocess(crop_mode="squash", crop_pct=1.0),
         Preprocess(size=28, crop_pct=1.0, interpolation="bilinear", mean=(0.3,), std=(0.4,)),
         Preprocess(size=224, crop_pct=0.9),
+        Preprocess(size=512, crop_pct=1.0, crop_mode="whole", interpolation="bilinear"),
     ],
 )
 def test_config_round_trip(preprocess):
