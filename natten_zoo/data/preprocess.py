@@ -42,8 +42,8 @@ class Preprocess:
     Args:
         size: Height and width of the result; with ``whole`` its short side.
         crop_pct: The part of the short side that is kept, in (0, 1].
-        crop_mode: ``center`` (the authors' evaluation), ``squash`` (no crop at all) or ``whole``, for
-            segmentation: the image keeps its shape, its long side at most four times ``size``.
+        crop_mode: ``center`` (the authors' evaluation), ``squash`` (no crop at all) or ``whole``
+            (the image keeps its shape, its long side at most four times ``size``; for masks).
         interpolation: ``bicubic``, ``bilinear``, ``lanczos`` or ``nearest``, antialiased.
         mean: What is subtracted, per channel; three channels give a color image, one a grey.
         std: What the difference is divided by, per channel.
