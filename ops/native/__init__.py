@@ -53,6 +53,11 @@ def why_not(problem: Problem) -> str | None:
     return None
 
 
+def fma_peak() -> float:
+    """float32 operations per second that the pool's threads reach on registers alone."""
+    return _ext.fma_peak()
+
+
 def forward(
     problem: Problem,
     query: mx.array,
