@@ -24,7 +24,7 @@ from natten_zoo.pretrained.errors import CheckpointError
 from natten_zoo.pretrained.infer import infer
 from natten_zoo.pretrained.reader import Checkpoint
 from natten_zoo.pretrained.strict import load_strict
-from natten_zoo.segmentation import _starts, segment
+from natten_zoo.segmentation import _slide, _starts, segment
 
 DATA = Path(__file__).parents[1] / "data/upernet"
 # Upstream's tables: millions of parameters, GFLOPs of a 2048x512 image (of 2560x640 for the large
@@ -316,6 +316,7 @@ def test_sliding_window(model, photo):
     left, right = model(x[:, :, :48]), model(x[:, :, 24:])
     middle = (left[:, :, 24:] + right[:, :, :24]) / 2
     logits = mx.concatenate([left[:, :, :24], middle, right[:, :, 24:]], axis=2)
+    np.testing.assert_allclose(_slide(model, x, 48), logits, atol=1e-6)
     expected = np.array(resize_bilinear(logits, (30, 45)).argmax(-1)[0])
     assert np.array_equal(segment(model, photo, sliding_window=True).mask, expected)
     square = photo.resize((48, 48))
