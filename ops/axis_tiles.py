@@ -79,17 +79,17 @@ def axis_tiles(hood: Neighborhood, axis: int, length: int, side: int, varlen: bo
     d = hood.dilation[axis]
     tokens = np.arange(0, length, hood.stride[axis])
     low, high = _reach(hood, axis, tokens, length, varlen)
-    token, start, last, group = [], [], [], []
+    token: list[np.ndarray] = []
+    bounds: list[np.ndarray] = []  # [3, tiles]: dilation group, first and last rank seen
     for g in range(min(d, length)):
         members = np.flatnonzero(tokens % d == g)
         rest = -len(members) % side
         tiles = np.pad(members, (0, rest), mode="edge" if len(members) else "empty")
         tiles = tiles.reshape(-1, side)
-        start.append(low[tiles].min(axis=1))
-        last.append(high[tiles].max(axis=1))
-        group.append(np.full(len(tiles), g))
+        seen = low[tiles].min(axis=1), high[tiles].max(axis=1)
+        bounds.append(np.stack([np.full(len(tiles), g), *seen]))
         token.append(np.pad(tokens[members], (0, rest), constant_values=-1).reshape(-1, side))
-    start, last, group = (np.concatenate(x) for x in (start, last, group))
+    group, start, last = np.concatenate(bounds, axis=1)
     size = length // d + (group < length % d)
     width = (last - start).max() + 1
     start = np.maximum(np.minimum(start, size - width), 0)  # keep the keys inside the axis

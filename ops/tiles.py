@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -63,7 +64,8 @@ class Tiles:
         done: list[Kinds] = []
         after: list[mx.array] = []
         for groups in blocks(self.groups, group_step):
-            parts, columns = [], {}
+            parts: list[Any] = []
+            columns: dict[int, mx.array] = {}
             for part in blocks(tiles, tile_step):
                 queries, keys, scores = function(Part(groups, part, after, columns))
                 parts.append((queries, keys, [self._bias_sums(part, s) for s in scores]))

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from ..ops import functional, unfused, varlen
 from ..ops.neighborhood import BoolOrBools, IntOrInts, Neighborhood
@@ -161,7 +162,8 @@ class NeighborhoodAttention(nn.Module):
 
     def _inside(self, x: mx.array, lengths: Sizes) -> mx.array:
         """1 on the tokens of each sample, else 0: ``[B, *S, 1]`` in the dtype of ``x``."""
-        ends = mx.array(lengths).reshape(x.shape[0], self.rank)
+        given = lengths if isinstance(lengths, mx.array) else mx.array(np.asarray(lengths))
+        ends = given.reshape(x.shape[0], self.rank)
         inside = mx.ones((1,) * x.ndim, mx.bool_)
         for axis, stride in enumerate(self.neighborhood.stride, start=1):
             token = mx.arange(x.shape[axis]) * stride

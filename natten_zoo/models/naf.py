@@ -218,7 +218,8 @@ class NAF(Model):
         key, value = (resize_nearest(x, size) for x in (key, value))
         dilation = tuple(n // m for n, m in zip(size, cells, strict=True))
         value = value.astype(query.dtype)
-        return na2d(query, key, value, self.config.kernel_size, dilation=dilation).flatten(-2)
+        out = cast(mx.array, na2d(query, key, value, self.config.kernel_size, dilation=dilation))
+        return out.flatten(-2)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Refused unless ``num_classes`` is 0: there is no classifier."""
