@@ -12,6 +12,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import Any
 
 from ._common import table
@@ -75,7 +76,7 @@ def machine() -> dict[str, Any]:
     info: dict[str, Any] = getattr(mx, "device_info", dict)()
     return {
         "natten_zoo": natten_zoo.__version__,
-        "mlx": mx.__version__,
+        "mlx": version("mlx"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "device": info.get("device_name") or info.get("architecture") or str(mx.default_device()),
