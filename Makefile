@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 # MLX's wheel for Linux brings the reference BLAS; Debian's OpenBLAS is several times faster.
 BLAS := $(firstword $(wildcard /usr/lib/*-linux-gnu/openblas-pthread/libopenblas.so.0))
 FAST := $(if $(BLAS),LD_PRELOAD=$(BLAS))
-NATIVE := $(wildcard ops/native/CMakeLists.txt ops/native/*.cpp ops/native/*.h ops/native/core/*)
+NATIVE := $(wildcard ops/native/CMakeLists.txt ops/native/*.cpp ops/native/*.h ops/native/core/* metal/window.h)
 
 .PHONY: demo test lint clean
 
