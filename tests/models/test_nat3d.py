@@ -123,6 +123,17 @@ def test_any_input_size(size):
     np.testing.assert_allclose(model(x)[1:], model(x[1:]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype, tolerance", [(mx.float16, 0.02), (mx.bfloat16, 0.1)])
+def test_half_precision(dtype, tolerance):
+    model = inflate(image_model(DiNAT, ((2,), (1, 3))))
+    x = mx.random.normal((1, 8, 40, 40, 3))
+    full = model(x)
+    model.set_dtype(dtype)
+    half = model(x.astype(dtype))
+    assert half.dtype == dtype
+    assert mx.abs(half - full).max() < tolerance * mx.abs(full).max()
+
+
 def test_what_is_refused():
     model = inflate(image_model())
     for shape in ((1, 1, 16, 16, 3), (1, 16, 16, 3)):

@@ -157,6 +157,17 @@ def test_any_input_size(size):
     assert mx.isfinite(model(x)).all()
 
 
+@pytest.mark.parametrize("dtype, tolerance", [(mx.float16, 0.02), (mx.bfloat16, 0.1)])
+def test_half_precision(tiny, dtype, tolerance):
+    full, data = tiny
+    model = UPerNet(full.config).eval()
+    load_strict(model, dict(tree_flatten(full.parameters())))
+    model.set_dtype(dtype)
+    half = model(mx.array(data["input"].transpose(0, 2, 3, 1)).astype(dtype))
+    assert half.dtype == dtype
+    assert error(half.astype(mx.float32), data["logits_full"]) < tolerance
+
+
 def test_configuration_survives_json_and_takes_the_bodys_arguments():
     config = small().config
     assert UPerNetConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
