@@ -92,7 +92,7 @@ def test_threadgroups_keep_apples_limits(metal):  # noqa: F811
         for family in FAMILIES:
             for case in random_cases(family, seed=3, count=1):
                 gradients(case)
-    assert len(launches) > 30
+    assert len(launches) >= 3 * len(FAMILIES)
     for launch in launches:
         assert np.prod(launch.threadgroup) <= 256
         assert launch.threadgroup_bytes <= 32768
