@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 from PIL import Image
 
 from natten_zoo import create_model
+from natten_zoo.data.fashion_mnist import FOLDER
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -51,9 +54,25 @@ def test_code(desk, code):
     run(desk, "-c", code)
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "convert" not in c])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_command(desk, command):
+    if "convert" in command:
+        write_with_torch(create_model("nat_mini"), desk[0] / "nat_mini.pth")
+    if "fashion-mnist" in command:
+        if not FOLDER.exists():
+            pytest.skip("needs Fashion-MNIST: apt install dataset-fashion-mnist")
+        command += " --limit 200"  # all 10,000 images take minutes
     assert run(desk, "-m", *shlex.split(command.replace("natten-zoo", "natten_zoo")))
+
+
+def write_with_torch(model, path):
+    """A checkpoint as upstream publishes them."""
+    torch = pytest.importorskip("torch")
+    weights = {
+        name: torch.from_numpy(np.array(x.transpose(0, 3, 1, 2) if x.ndim == 4 else x))
+        for name, x in tree_flatten(model.parameters())
+    }
+    torch.save(weights, path)
 
 
 def test_the_readme_has_its_parts():
