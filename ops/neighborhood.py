@@ -178,8 +178,6 @@ def _windows(hood: Neighborhood, axis: int, length: int) -> tuple[np.ndarray, np
 
 def per_axis(op: str, name: str, value: IntOrInts, rank: int) -> tuple[int, ...]:
     """One positive integer per axis from an integer or a sequence of ``rank`` integers."""
-    if type(value) is int and value > 0:  # nearly every call: the checks below cost microseconds
-        return (value,) * rank
     values = [value] * rank if isinstance(value, numbers.Integral) else _sequence(op, name, value)
     for v in values:
         if isinstance(v, (bool, np.bool_)) or not isinstance(v, numbers.Integral):
@@ -195,8 +193,6 @@ def per_axis(op: str, name: str, value: IntOrInts, rank: int) -> tuple[int, ...]
 
 def flags_per_axis(op: str, name: str, value: BoolOrBools, rank: int) -> tuple[bool, ...]:
     """One bool per axis from a bool or a sequence of ``rank`` bools."""
-    if type(value) is bool:
-        return (value,) * rank
     flat = isinstance(value, (bool, np.bool_))
     values = [value] * rank if flat else _sequence(op, name, value)
     if any(not isinstance(v, (bool, np.bool_)) for v in values):
