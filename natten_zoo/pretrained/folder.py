@@ -1,4 +1,4 @@
-"""Writing a model folder so that it is there whole or not at all."""
+"""Writing a folder so that it is there whole or not at all."""
 
 from __future__ import annotations
 
@@ -31,18 +31,24 @@ def check_target(target: Path, overwrite: bool) -> None:
 
 
 def write_folder(target: Path, fill: Callable[[Path], None], overwrite: bool = False) -> None:
-    """Let `fill` write a folder beside `target`, then rename it.
-
-    A process that is killed leaves at most a hidden `.<name>.partial`, which the next one takes
-    away, and, between the two renames of an overwrite, the old folder as `.<name>.old`.
+    """Let `fill` write a folder at `target`, unless something is there that must not be lost.
 
     Raises:
         FileExistsError: As `check_target` does.
     """
     check_target(target, overwrite)
+    replace_folder(target, fill)
+
+
+def replace_folder(target: Path, fill: Callable[[Path], None], keep: Path | None = None) -> None:
+    """Let `fill` write a folder beside `target`, then rename it; what was there moves to `keep`.
+
+    A process that is killed leaves at most a hidden `.<name>.partial`, which the next one takes
+    away, and, between the two renames, the old folder as `keep` or else as `.<name>.old`.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
-    old = target.with_name(f".{target.name}.old")
+    old = keep or target.with_name(f".{target.name}.old")
     _remove(partial)
     partial.mkdir()
     try:
@@ -56,7 +62,8 @@ def write_folder(target: Path, fill: Callable[[Path], None], overwrite: bool = F
         _sync(target.parent)
     finally:
         _remove(partial)
-    _remove(old)
+    if old != keep:
+        _remove(old)
 
 
 def _remove(folder: Path) -> None:

@@ -8,8 +8,6 @@ is written beside it and put in place by renaming; `OUT/previous` is the one bef
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,8 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
+from ..pretrained.errors import CheckpointError
+from ..pretrained.folder import replace_folder
 from .step import TrainState
 
 STATE_FILE = "training.safetensors"
@@ -28,43 +28,18 @@ class RunError(ValueError):
 
 
 def write_folder(target: Path, fill: Callable[[Path], None], keep: Path | None = None) -> None:
-    """Let `fill` write a folder and put it at `target` by renaming, whatever happens.
-
-    The folder that was there moves to `keep`, or goes. Between the two renames there is no
-    `target`, but `keep` holds the one before.
+    """Let `fill` write a folder and put it at `target`; the one that was there moves to `keep`.
 
     Raises:
         RunError: The disk is full or the folder not writable; `target` is as it was.
     """
-    fresh = target.with_name(f".{target.name}.new")
-    old = keep or target.with_name(f".{target.name}.old")
     try:
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        fill(fresh)
-        _sync(fresh)
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            target.rename(old)
-        fresh.rename(target)
-    except (OSError, RuntimeError) as error:
-        shutil.rmtree(fresh, ignore_errors=True)
+        replace_folder(target, fill, keep)
+    except (OSError, RuntimeError, CheckpointError) as error:
         raise RunError(
             f"[checkpoint] {target} could not be written: {error}. "
             "The checkpoint before it is intact."
         ) from error
-    if keep is None:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    """Have the disk hold every file of a folder before the rename that publishes it."""
-    for path in [*folder.iterdir(), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def save_state(folder: Path, state: TrainState, position: Position, random: mx.array) -> None:
