@@ -1,4 +1,4 @@
-"""What a run says of itself: a progress bar, `metrics.jsonl`, a curve as PNG, trackers."""
+"""What a run says of itself: a progress bar, `metrics.jsonl`, a curve as PNG."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import mlx.core as mx
 from tqdm import tqdm
 
 from .config import Recipe
+from .trackers import make_tracker
 
 
 class MetricsFile:
@@ -56,7 +57,7 @@ class Progress:
             dynamic_ncols=True,
         )
         self.file = MetricsFile(out / "metrics.jsonl", done) if rank == 0 else None
-        self.tracker = make_tracker(recipe, out) if rank == 0 else None
+        self.tracker = make_tracker(recipe, out, done) if rank == 0 else None
         self.waited, self.steps, self.since = 0.0, 0, time.perf_counter()
 
     def step(self, waited: float) -> None:
@@ -89,7 +90,7 @@ class Progress:
         if self.file is not None:
             self.file.write(values)
         if self.tracker is not None:
-            self.tracker(values)
+            self.tracker.write(values)
 
     def say(self, text: str) -> None:
         """Print a line above the bar, once for all processes."""
@@ -97,31 +98,10 @@ class Progress:
             tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
-        """End the bar."""
+        """End the bar, and the tracker's run."""
         self.bar.close()
-
-
-def make_tracker(recipe: Recipe, out: Path) -> Any:
-    """A function that sends one line of metrics to the tracker of the recipe, or None."""
-    if recipe.report_to == "none":
-        return None
-    try:
-        if recipe.report_to == "wandb":
-            import wandb
-
-            run = wandb.init(dir=out, config=vars(recipe), name=out.name, resume="allow")
-            return lambda values: run.log(values, step=values["step"])
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise ImportError(
-            f"[report_to] {recipe.report_to} needs `pip install {error.name}`."
-        ) from error
-    writer = SummaryWriter(str(out / "tensorboard"))
-    return lambda values: [
-        writer.add_scalar(name, value, values["step"])
-        for name, value in values.items()
-        if name != "step"
-    ]
+        if self.tracker is not None:
+            self.tracker.close()
 
 
 def draw_curve(out: Path) -> Path | None:
