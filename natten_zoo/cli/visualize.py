@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
 
     from ..data import read_image
     from ..viz import view_layers
-    from ..viz.figures import inside_figure, save_figure
+    from ..viz.figures import save_figure
+    from ..viz.inside import inside_figure
 
     model, preprocess = open_classifier(args.model, args.variant)
     size = preprocess.size

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .attention import LayerView, by_level, reach, rollout
+from .attention import LayerView
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 INK, FAINT, RIGHT, WRONG, QUERY = "#22262b", "#8a9099", "#1a7f4b", "#c8372d", "#1769aa"
 WARM = "#d1495b"
-_TITLE: dict[str, Any] = {"fontsize": 9.5, "color": INK, "pad": 6}
+TITLE: dict[str, Any] = {"fontsize": 9.5, "color": INK, "pad": 6}
 _DEMO_CAPTION = (
     "Left: what the model says and how sure it is; green is right. "
     "Right: two layers, the window of the blue query and its attention weights in percent."
@@ -97,13 +97,13 @@ def draw_weights(axes: Axes, image: np.ndarray, view: LayerView, query: tuple[in
     _grid(axes, image, view.size)
     for y, x in np.array(np.meshgrid(rows, columns)).reshape(2, -1).T:
         share = weights[y, x] / weights.max()
-        _tile(axes, (y, x), height, width, fc=WARM, lw=0, alpha=0.1 + 0.8 * float(share))
-        _tile(axes, (y, x), height, width, fill=False, ec=WARM, lw=0.8)
+        draw_tile(axes, (y, x), height, width, fc=WARM, lw=0, alpha=0.1 + 0.8 * float(share))
+        draw_tile(axes, (y, x), height, width, fill=False, ec=WARM, lw=0.8)
         if max(view.size) <= 16:
             center = (x + 0.5) * width - 0.5, (y + 0.5) * height - 0.5
             style = _CENTERED | {"color": "white" if share > 0.5 else INK, "fontsize": 8.5}
             axes.text(*center, f"{100 * weights[y, x]:.0f}", **style)
-    _tile(axes, query, height, width, fill=False, ec=QUERY, lw=2.6, zorder=3)
+    draw_tile(axes, query, height, width, fill=False, ec=QUERY, lw=2.6, zorder=3)
 
 
 def draw_window(
@@ -123,8 +123,8 @@ def draw_window(
         first, count = neighborhood.window(axis, position, size[axis])
         keys.append(first + neighborhood.dilation[axis] * np.arange(count))
     for token in itertools.product(*keys):
-        _tile(axes, token, 1, 1, fc=WARM, ec="white", lw=0.8, alpha=0.7)
-    _tile(axes, query, 1, 1, fill=False, ec=QUERY, lw=2.6, zorder=3)
+        draw_tile(axes, token, 1, 1, fc=WARM, ec="white", lw=0.8, alpha=0.7)
+    draw_tile(axes, query, 1, 1, fill=False, ec=QUERY, lw=2.6, zorder=3)
 
 
 def _grid(axes: Axes, image: np.ndarray, size: Sequence[int]) -> None:
@@ -134,7 +134,8 @@ def _grid(axes: Axes, image: np.ndarray, size: Sequence[int]) -> None:
     axes.vlines(xs, -0.5, bottom, colors=FAINT, lw=0.4, alpha=0.35)
 
 
-def _tile(axes: Axes, token: Sequence[int], height: float, width: float, **style: Any) -> None:
+def draw_tile(axes: Axes, token: Sequence[int], height: float, width: float, **style: Any) -> None:
+    """Draws a token of ``height`` by ``width`` pixels."""
     from matplotlib.patches import Rectangle
 
     corner = token[1] * width - 0.5, token[0] * height - 0.5
@@ -172,16 +173,16 @@ def demo_figure(
     halves: Any = figure.subfigures(1, 2, width_ratios=(1.75, 1))
     left, right = halves
     draw_samples(left, samples)
-    panels = right.subplots(2, 1, gridspec_kw=_margins(0.02, 0.98, 0.02, 0.845, hspace=0.16))
+    panels = right.subplots(2, 1, gridspec_kw=margins(0.02, 0.98, 0.02, 0.845, hspace=0.16))
     for axes, view in zip(panels, views, strict=True):
         draw_weights(axes, image, view, view.token(point))
-        axes.set_title(describe(view), **_TITLE)
+        axes.set_title(describe(view), **TITLE)
     return figure
 
 
 def draw_samples(figure: SubFigure, samples: Sequence[Sample], columns: int = 5) -> None:
     """A sheet of images, each with what the model says below, green if right and red if not."""
-    spaces = _margins(0.04, 0.96, 0.07, 0.87, hspace=0.42, wspace=0.25)
+    spaces = margins(0.04, 0.96, 0.07, 0.87, hspace=0.42, wspace=0.25)
     grid = figure.subplots(-(-len(samples) // columns), columns, gridspec_kw=spaces)
     for axes in grid.flat[len(samples) :]:
         axes.set_visible(False)
@@ -202,67 +203,9 @@ def describe(view: LayerView) -> str:
     return f"{view.name}\n{window} of {size} tokens{dilated}"
 
 
-def _margins(left: float, right: float, bottom: float, top: float, **spaces: float) -> Any:
+def margins(left: float, right: float, bottom: float, top: float, **spaces: float) -> Any:
+    """Keyword arguments of a grid of axes."""
     return {"left": left, "right": right, "bottom": bottom, "top": top, **spaces}
-
-
-def inside_figure(
-    title: str, image: np.ndarray, views: Sequence[LayerView], point: tuple[float, float]
-) -> Figure:
-    """Where a model looks from one point: a row per level, from the finest map to the coarsest.
-
-    Each row shows the level's first layer and its most dilated one, how many layers the query
-    needs to see each token, and the attention rollout from the level's end to the image.
-
-    Args:
-        title: One line above all.
-        image: What the model saw when ``views`` were taken.
-        views: All layers of the model.
-        point: The query as fractions of height and width.
-    """
-    levels = by_level(views)
-    figure = new_figure(13.0, 0.7 + 3.6 * len(levels))
-    height = figure.get_figheight()
-    figure.text(0.02, 1 - 0.35 / height, title, fontsize=14, color=INK, weight="bold", va="center")
-    spaces = _margins(0.02, 0.98, 0.1 / height, 1 - 1.05 / height, hspace=0.17, wspace=0.06)
-    rows = figure.subplots(len(levels), 4, squeeze=False, gridspec_kw=spaces)
-    passed: list[LayerView] = []
-    for panels, level in zip(rows, levels, strict=True):
-        query = level[-1].token(point)
-        passed += level
-        for axes, view in zip(panels, (level[0], most_dilated(level)), strict=False):
-            draw_weights(axes, image, view, query)
-            axes.set_title(describe(view), **_TITLE)
-        needed = reach(level, query)
-        draw_map(panels[2], image, np.where(needed < 0, np.nan, needed), query, "viridis_r")
-        panels[2].set_title(
-            f"reach\nseen after 0 to {needed.max()} layers, light to dark", **_TITLE
-        )
-        gathered = np.sqrt(rollout(passed, query))  # so that small shares show
-        draw_map(panels[3], image, gathered, query, "magma", level[-1].size)
-        panels[3].set_title(f"rollout\nthrough {len(passed)} layers", **_TITLE)
-    return figure
-
-
-def most_dilated(level: Sequence[LayerView]) -> LayerView:
-    """The layer of a level that looks farthest, the last of several."""
-    return max(reversed(level), key=lambda view: view.layer.neighborhood.dilation)
-
-
-def draw_map(
-    axes: Axes,
-    image: np.ndarray,
-    values: np.ndarray,
-    query: tuple[int, ...],
-    colors: str,
-    size: tuple[int, ...] | None = None,
-) -> None:
-    """Draws a value per token over an image; the query is a token of a map of ``size``."""
-    show_image(axes, image, faded=True)
-    bottom, right = (side - 0.5 for side in image.shape[:2])
-    axes.imshow(values, cmap=colors, alpha=0.75, extent=(-0.5, right, bottom, -0.5))
-    height, width = (side / n for side, n in zip(image.shape, size or values.shape, strict=False))
-    _tile(axes, query, height, width, fill=False, ec=QUERY, lw=2.6, zorder=3)
 
 
 def confusion_figure(result: Evaluation) -> Figure:

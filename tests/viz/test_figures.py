@@ -18,11 +18,10 @@ from natten_zoo.viz.figures import (
     describe,
     draw_weights,
     draw_window,
-    inside_figure,
-    most_dilated,
     new_figure,
     save_figure,
 )
+from natten_zoo.viz.inside import inside_figure, layer_figure, layers_figure, most_dilated
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +66,20 @@ def test_titles(views):
     assert len(titles) == 8
     assert titles[2] == "reach\nseen after 0 to 3 layers, light to dark"
     assert titles[7] == "rollout\nthrough 4 layers"
+
+
+def test_one_layer_and_all_layers(views):
+    image = np.zeros((32, 32), np.uint8)
+    panels = layer_figure(image, views, 3, (0.5, 0.9)).axes
+    assert [axes.get_title().split("\n")[1] for axes in panels] == [
+        "3×3 of 4×4 tokens", "seen after 0 to 1 layers, light to dark", "through 4 layers",
+    ]  # fmt: skip
+    assert "0 to 2 layers" in layer_figure(image, views, 1, (0, 0)).axes[1].get_title()
+    panels = layers_figure(image, views, (0.5, 0.9), columns=3).axes
+    assert [axes.get_title() for axes in panels] == ["1", "2", "3", "4", "", ""]
+    drawn = panels[1].images[1].get_array()  # what lies outside the window stays bare
+    assert np.count_nonzero(~np.isnan(drawn.filled(np.nan))) == 9
+    np.testing.assert_allclose(np.nansum(drawn.filled(np.nan)), 1, rtol=1e-5)
 
 
 def test_demo_figure(views, image, tmp_path):
