@@ -19,6 +19,7 @@ PAGES = (
     "dinat3d",
     "allin1",
     "naf",
+    "na_unetr",
 )
 
 

@@ -68,6 +68,9 @@ def describe(model: Model, size: int | None) -> dict[str, Any]:
     shape: tuple[int, ...] = (size, size)
     if model.TASK == "video-classification":
         shape = ((record and record.frames) or 32, *shape)
+    is_volume = model.TASK == "volume-segmentation"
+    if is_volume:
+        shape = (size, size, size)
     image = mx.zeros((1, *shape, config.in_chans))
     cost = count_cost(model, image)
     return facts | {
@@ -75,6 +78,7 @@ def describe(model: Model, size: int | None) -> dict[str, Any]:
         "multiply_adds": cost.macs,
         "size": size,
         "input": " x ".join(map(str, shape)),
+        "unit": "voxels" if is_volume else "pixels",
         "levels": levels(view_layers(model, image)),
     }
 
@@ -86,7 +90,7 @@ def page(facts: dict[str, Any]) -> str:
         "name": record.get("name"),
         "architecture": facts["architecture"],
         "parameters": f"{facts['parameters']:,}",
-        "multiply-adds": "{multiply_adds:,} for {input} pixels".format_map(facts)
+        "multiply-adds": "{multiply_adds:,} for {input} {unit}".format_map(facts)
         if "size" in facts
         else None,
         "classes": facts["config"].get("num_classes"),
@@ -115,6 +119,8 @@ def page(facts: dict[str, Any]) -> str:
 
 def preprocessing(record: dict[str, Any]) -> str:
     """The preprocessing in words."""
+    if record["crop_mode"] == "volume":
+        return volume_preprocessing(record)
     size, filter_name = record["input_size"], record["interpolation"]
     steps = f"resize to {size} x {size}, {filter_name}"
     if record["crop_mode"] != "squash":
@@ -123,6 +129,14 @@ def preprocessing(record: dict[str, Any]) -> str:
     if record["crop_mode"] == "center":
         steps += f"; center crop {size} x {size}"
     return f"{steps}; mean {list(record['mean'])}, std {list(record['std'])}"
+
+
+def volume_preprocessing(record: dict[str, Any]) -> str:
+    """The preprocessing of a volume in words."""
+    spacing, intensity, side = record["spacing"], record["intensity"], record["input_size"]
+    steps = f"resample to {list(spacing)} mm; " if spacing else ""
+    steps += f"clip to {list(intensity)}, scale to 0..1" if intensity else "scale to mean 0, std 1"
+    return f"{steps}; windows of {side} x {side} x {side}"
 
 
 def levels(views: list[LayerView]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from .allin1 import AllInOne, AllInOneConfig
 from .base import Config, Model
 from .dinat_s import DiNAT_s, DiNATsConfig
 from .isotropic import IsotropicConfig, IsotropicNAT
+from .na_unetr import NAUNETR, NAUNETRConfig
 from .naf import NAF, NAFConfig
 from .nat import NAT, DiNAT, NATConfig
 from .nat3d import NAT3D, DiNAT3D, NAT3DConfig, inflate
@@ -12,7 +13,7 @@ from .upernet import UPerNet, UPerNetConfig
 # What a configuration file or a page of configs/ may name as its architecture.
 ARCHITECTURES: dict[str, type[Model]] = {
     cls.__name__: cls
-    for cls in (NAT, DiNAT, DiNAT_s, IsotropicNAT, UPerNet, NAT3D, DiNAT3D, AllInOne, NAF)
+    for cls in (NAT, DiNAT, DiNAT_s, IsotropicNAT, UPerNet, NAT3D, DiNAT3D, AllInOne, NAF, NAUNETR)
 }
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "NAF",
     "NAT",
     "NAT3D",
+    "NAUNETR",
     "AllInOne",
     "AllInOneConfig",
     "Config",
@@ -33,6 +35,7 @@ __all__ = [
     "NAFConfig",
     "NAT3DConfig",
     "NATConfig",
+    "NAUNETRConfig",
     "UPerNet",
     "UPerNetConfig",
     "inflate",

@@ -38,7 +38,17 @@ from natten_zoo.video import classify_video
 probabilities = classify_video({name}.from_pretrained("{repo_id}"), "clip.mp4")
 print((-probabilities).argsort()[:5])
 """,
+    "volume-segmentation": """\
+from natten_zoo.models import {name}
+from natten_zoo.volumes import segment_volume
+
+result = segment_volume({name}.from_pretrained("{repo_id}"), "scan.nii.gz")
+result.save("mask.nii.gz")
+print(result.classes())
+""",
 }
+# The Hub has no name of its own for what these do.
+_TAGS = {"volume-segmentation": "image-segmentation"}
 
 
 def model_card(model: Model, repo_id: str) -> ModelCard:
@@ -73,7 +83,7 @@ def _metadata(model: Model, record: Record | None, repo_id: str) -> ModelCardDat
     return ModelCardData(
         library_name="mlx",
         tags=["mlx", "natten_zoo", "neighborhood-attention", type(model).__name__.lower()],
-        pipeline_tag=model.TASK,
+        pipeline_tag=_TAGS.get(model.TASK, model.TASK),
         **facts,
     )
 
@@ -139,6 +149,11 @@ def _snippet(model: Model, repo_id: str) -> str:
 
 
 def _preprocessing(record: Record) -> str:
+    if record.crop_mode == "volume":
+        resample = f"Resample to {list(record.spacing)} mm. " if record.spacing else ""
+        if record.intensity:
+            return f"{resample}Clip to {list(record.intensity)} and scale to 0..1."
+        return f"{resample}Subtract each volume's mean and divide by its standard deviation."
     if record.crop_mode == "squash":
         resize = f"Resize to {record.input_size} x {record.input_size}"
     else:

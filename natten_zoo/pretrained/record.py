@@ -30,11 +30,16 @@ class Record:
         license: Licence of the weights.
         source: Project that published them.
         paper: Where the model is described.
-        input_size: Side of the square image in pixels that the published figures are for.
+        input_size: Side of the square image in pixels (of the cube of voxels) that the published
+            figures are for.
         frames: Frames of the clip that the published figures are for; None for images.
+        spacing: Millimeters per voxel and axis that volumes are resampled to. Default: their own.
+        intensity: The values of volumes, Hounsfield units for a CT, that become 0 and 1; others are
+            clipped. Default: each volume is scaled to mean 0 and variance 1.
         crop_pct: The short side is resized to ``floor(input_size / crop_pct)``.
         crop_mode: ``"center"`` (resize the short side, crop the centre), ``"squash"`` (resize to a
-            square) or ``"whole"`` (resize the short side, for segmentation).
+            square), ``"whole"`` (resize the short side, for segmentation) or ``"volume"`` (cubes
+            that slide over a volume).
         interpolation: Resampling filter of that resize.
         mean: Per channel mean, of values in 0..1.
         std: Per channel standard deviation.
@@ -62,6 +67,8 @@ class Record:
     paper: str | None = None
     input_size: int = 224
     frames: int | None = None
+    spacing: tuple[float, ...] | None = None
+    intensity: tuple[float, float] | None = None
     crop_pct: float = 0.875
     crop_mode: str = "center"
     interpolation: str = "bicubic"

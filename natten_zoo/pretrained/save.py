@@ -124,7 +124,7 @@ def _write(folder: Path, model: Model, provenance: Mapping[str, Any] | None) -> 
         config["record"] = {
             key: value for key, value in facts.items() if key not in NOT_SAVED and value is not None
         }
-        if record.input_size:  # else the input is no image
+        if record.input_size and record.crop_mode != "volume":  # else the input is no image
             _write_json(folder / PREPROCESSOR, _preprocessor(record))
     if settings := quantization(model):
         config[KEY] = config[f"{KEY}_config"] = settings
