@@ -16,6 +16,7 @@ from .data.labels import Color, class_colors, output_names
 from .data.reading import ImageSource
 from .layers.resize import resize_bilinear, sample_linear, source_positions
 from .models.upernet import UPerNet
+from .sliding import Place, blended_rows
 
 # The scales of the published multi-scale figures, which also average mirror images.
 MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -67,10 +68,10 @@ class Segmentation:
         tints = np.array(self.colors, np.float32)[self.mask]
         image = self.image if self.image.ndim == 3 else self.image[..., None]
         tinted = Image.fromarray((image + opacity * (tints - image)).round().astype(np.uint8))
-        legend = _legend(self.classes(), tinted.height)
-        page = Image.new("RGB", (tinted.width + legend.width, tinted.height), "white")
+        key = legend(self.classes(), tinted.height)
+        page = Image.new("RGB", (tinted.width + key.width, tinted.height), "white")
         page.paste(tinted, (0, 0))
-        page.paste(legend, (tinted.width, 0))
+        page.paste(key, (tinted.width, 0))
         return page
 
 
@@ -141,23 +142,13 @@ def _look(model: UPerNet, x: mx.array, window: int | None) -> _View:
 
 def _slide(model: UPerNet, x: mx.array, window: int) -> mx.array:
     """Mean logits ``[1, H, W, classes]`` of squares that overlap by a third."""
-    height, width = x.shape[1:3]
-    total = np.zeros((height, width, model.config.num_classes), np.float32)
-    count = np.zeros((height, width, 1), np.float32)
-    for top in _starts(height, window):
-        for left in _starts(width, window):
-            place = slice(top, top + window), slice(left, left + window)
-            logits = model(x[:, place[0], place[1]])[0]
-            total[place] += np.array(logits.astype(mx.float32))
-            count[place] += 1
-    return mx.array(total / count)[None]
+    step = max(1, window * 2 // 3)
 
+    def predict(place: Place) -> mx.array:
+        return model(x[(slice(None), *place)])[0]
 
-def _starts(size: int, window: int) -> list[int]:
-    """Where windows begin; the last is moved back to end with the image."""
-    stride = max(1, window * 2 // 3)
-    steps = max(0, -(-(size - window) // stride))
-    return [max(0, min(step * stride, size - window)) for step in range(steps + 1)]
+    rows = blended_rows(predict, x.shape[1:3], (window, window), (step, step))
+    return mx.array(np.stack(list(rows)))[None]
 
 
 def _classify(views: Sequence[_View], size: tuple[int, int]) -> np.ndarray:
@@ -184,7 +175,7 @@ def _band(view: _View, size: tuple[int, int], start: int, stop: int) -> mx.array
     return resize_bilinear(resize_bilinear(x, (x.shape[1], width)), (x.shape[1], size[1]))
 
 
-def _legend(classes: Sequence[dict[str, Any]], height: int) -> Image.Image:
+def legend(classes: Sequence[dict[str, Any]], height: int) -> Image.Image:
     """Colors, names and shares, the largest first, as many as fit."""
     text = min(max(height // 32, 9), 28)
     line, margin = round(text * 1.6), text // 2

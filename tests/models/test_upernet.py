@@ -24,7 +24,8 @@ from natten_zoo.pretrained.errors import CheckpointError
 from natten_zoo.pretrained.infer import infer
 from natten_zoo.pretrained.reader import Checkpoint
 from natten_zoo.pretrained.strict import load_strict
-from natten_zoo.segmentation import _slide, _starts, segment
+from natten_zoo.segmentation import _slide, segment
+from natten_zoo.sliding import window_starts
 
 DATA = Path(__file__).parents[1] / "data/upernet"
 # Upstream's tables: millions of parameters, GFLOPs of a 2048x512 image (of 2560x640 for the large
@@ -264,8 +265,9 @@ def test_images_are_resized_as_mmsegmentation_does():
     assert prepare.fit((100, 4000)) == (51, 2048)
     assert prepare.fit((3, 2), 0.75) == (576, 384)
     assert prepare(np.zeros((480, 640, 3), np.uint8)).shape == (512, 683, 3)
-    assert _starts(512, 512) == [0] and _starts(100, 512) == [0]
-    assert _starts(683, 512) == [0, 171] and _starts(1100, 512) == [0, 341, 588]
+    assert window_starts(512, 512, 341) == [0] and window_starts(100, 512, 341) == [0]
+    assert window_starts(683, 512, 341) == [0, 171]
+    assert window_starts(1100, 512, 341) == [0, 341, 588]
 
 
 @pytest.fixture(scope="module")
