@@ -1,8 +1,17 @@
-"""List the models: size, cost, accuracy, licence and where the weights come from.
+"""List the models: task, size, cost, accuracy, licence and where the weights come from.
 
-PATTERN selects by name with * and ?, for example 'dinat*' or '*_384*'. Figures are those that the
-authors published for the data set in the next column: top-1 accuracy of classifiers, mean
-intersection over union (mIoU, one scale) of segmentation models.
+PATTERN selects by name with * and ?, for example 'dinat*' or '*_384*'. Columns:
+
+  params     parameters
+  GMACs      billions of multiply-adds for one input of the usual size (a minute of music)
+  published  the authors' figure: top-1 accuracy of classifiers, on ImageNet-1k where not said
+             otherwise by the name; mean intersection over union of segmentation models, ADE20K at
+             one scale. Reproduced here: only those of models in the package
+  parity     the weights with which this project's tests compare the model with a reference, the
+             authors' code where there is any: trained or generated ones
+  weights    who serves them
+
+--json tells all that is known, such as input size, preprocessing, addresses and papers.
 """
 
 from __future__ import annotations
@@ -18,7 +27,17 @@ from ._common import table
 if TYPE_CHECKING:
     from ..pretrained.record import Record
 
-_HEADER = ["name", "params", "GMACs", "input", "published", "classes", "licence", "weights"]
+_HEADER = ["name", "task", "params", "GMACs", "published", "parity", "licence", "weights"]
+# Short enough for eight columns in a terminal.
+_TASKS = {
+    "image-classification": "image",
+    "image-segmentation": "segment",
+    "image-feature-extraction": "features",
+    "video-classification": "video",
+    "volume-segmentation": "volume",
+    "audio-classification": "audio",
+}
+_HUB = "huggingface.co"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -36,22 +55,30 @@ def run(args: argparse.Namespace) -> int:
         get_record(args.pattern)  # raises, naming the nearest
     records = [get_record(name) for name in names]
     if args.json:
-        print(json.dumps([dataclasses.asdict(record) for record in records], indent=2))
+        facts = [{**dataclasses.asdict(record), "task": task(record)} for record in records]
+        print(json.dumps(facts, indent=2))
     else:
-        print(table(_HEADER, [_row(record) for record in records], "<>>>><<<"))
+        print(table(_HEADER, [_row(record) for record in records], "<<>>><<<"))
     return 0
+
+
+def task(record: Record) -> str:
+    """What a model is for, as the Hub calls it."""
+    from ..pretrained.registry import model_class
+
+    return model_class(record.architecture).TASK
 
 
 def _row(record: Record) -> list[str]:
     return [
         record.name,
+        _TASKS[task(record)],
         f"{record.params / 1e6:.2f} M" if record.params else "",
         f"{record.gmacs:.2f}" if record.gmacs else "",
-        str(record.input_size or ""),
         _published(record),
-        record.classes if isinstance(record.classes, str) else f"{record.num_classes} of its own",
+        record.parity or "",
         record.license,
-        "in the package" if record.file else record.hub or _host(record.url),
+        _place(record),
     ]
 
 
@@ -61,5 +88,8 @@ def _published(record: Record) -> str:
     return f"{record.top1:.1f} % top-1" if record.top1 else ""
 
 
-def _host(url: str | None) -> str:
-    return urlparse(url).netloc if url else "none published"
+def _place(record: Record) -> str:
+    if record.file:
+        return "package"
+    host = _HUB if record.hub else urlparse(record.url or "").netloc
+    return {_HUB: "Hugging Face", "": "none"}.get(host, host)

@@ -30,6 +30,8 @@ class Record:
         license: Licence of the weights.
         source: Project that published them.
         paper: Where the model is described.
+        parity: The weights, ``"trained"`` or ``"generated"``, with which this project's tests
+            compare the model with a reference; None where there is none.
         input_size: Side of the square image in pixels (of the cube of voxels) that the published
             figures are for.
         frames: Frames of the clip that the published figures are for; None for images.
@@ -50,7 +52,7 @@ class Record:
         miou: Published mean intersection over union in percent, at one scale.
         miou_multi_scale: The same, averaged over six scales and their mirror images.
         params: Number of parameters, classifier included.
-        gmacs: Billions of multiply-adds for one image of ``input_size``.
+        gmacs: Billions of multiply-adds for one input, of ``input_size`` where that is not 0.
         note: Anything a user of these weights should know.
     """
 
@@ -65,6 +67,7 @@ class Record:
     license: str = "MIT"
     source: str | None = None
     paper: str | None = None
+    parity: str | None = None
     input_size: int = 224
     frames: int | None = None
     spacing: tuple[float, ...] | None = None

@@ -145,12 +145,19 @@ def test_list(capsys):
     status, out, _ = run(capsys, "list", "nat_[mt]*")
     header, *rows = out.splitlines()
     assert status == 0
-    assert header.split()[:5] == ["name", "params", "GMACs", "input", "published"]
+    assert header.split() == [
+        "name", "task", "params", "GMACs", "published", "parity", "licence", "weights",
+    ]  # fmt: skip
     assert rows[0].split() == [
-        *("nat_mini", "19.98", "M", "2.71", "224", "81.8", "%", "top-1"),
-        *("imagenet-1k", "MIT", "shi-labs/nat-mini-in1k-224"),
+        *("nat_mini", "image", "19.98", "M", "2.71", "81.8", "%", "top-1"),
+        *("generated", "MIT", "Hugging", "Face"),
     ]
     assert [row.split()[0] for row in rows] == ["nat_mini", "nat_tiny"]
+
+
+def test_list_fits_a_terminal(capsys):
+    _, out, _ = run(capsys, "list")
+    assert max(map(len, out.splitlines())) <= 100
 
 
 def test_list_json(capsys):
@@ -158,6 +165,12 @@ def test_list_json(capsys):
     records = {record["name"]: record for record in json.loads(out)}
     assert len(records) >= 26
     assert records["dinat_large_384"]["input_size"] == 384
+    assert records["upernet_nat_mini"]["task"] == "image-segmentation"
+    assert records["harmonix-fold0"]["parity"] == "trained"
+    published = [record for record in records.values() if record["hub"] or record["url"]]
+    assert len(published) > 40 and all(
+        r["params"] and r["gmacs"] and r["parity"] for r in published
+    )
 
 
 def test_info(capsys):

@@ -57,8 +57,10 @@ def test_parameters_are_upstreams():
     assert {k: v.shape for k, v in tree_flatten(model.parameters())} == {
         k: v.shape for k, v in model.sanitize(zeros).items()
     }
-    inputs = mx.zeros((1, 32, 32, 3)), mx.zeros((1, 9, 9, 8))
-    assert count_cost(model, *inputs).params == record.params == 662_528
+    cost = count_cost(model, mx.zeros((1, 448, 448, 3)), mx.zeros((1, 32, 32, 384)))
+    assert cost.params == record.params == 662_528
+    attention = 448 * 448 * 9 * 9 * (256 + 384)  # of no layer that is counted
+    assert cost.macs + attention == round(record.gmacs * 1e9)
     assert infer(Checkpoint(Path("x.pth"), zeros, "torch"), None).name == "naf"
 
 
