@@ -86,6 +86,11 @@ class Trainer:
         latest = find_latest(self.out)
         if latest:
             position = load_state(latest, self.state)
+            if position["images"] != self.source.size:
+                raise RunError(
+                    f"[train] {self.out} began with {position['images']} images to train on and "
+                    f"now there are {self.source.size}; give the run another 'out'."
+                )
             self.step, self.seconds = position["step"], position["seconds"]
             self.best, self.accuracy = position["best"], position["accuracy"]
         if self.step >= self.total:
@@ -198,6 +203,7 @@ class Trainer:
             "best": self.best,
             "accuracy": self.accuracy,
             "seconds": self.seconds,
+            "images": self.source.size,
         }
 
         def fill(folder: Path) -> None:

@@ -46,8 +46,9 @@ class LoRALinear(nn.Module):
 
     def fuse(self) -> nn.Linear:
         """The plain linear layer that computes the same."""
-        output_dims, input_dims = self.linear.weight.shape
-        fused = nn.Linear(input_dims, output_dims, bias="bias" in self.linear)
+        # nn.Linear(...) would draw weights: a run that saves and one that resumes would part.
+        fused = nn.Linear.__new__(nn.Linear)
+        nn.Module.__init__(fused)
         update = self.scale * (self.lora_a @ self.lora_b).T
         fused.weight = self.linear.weight + update.astype(self.linear.weight.dtype)
         if "bias" in self.linear:

@@ -15,6 +15,9 @@ from tqdm import tqdm
 from .config import Recipe
 from .trackers import make_tracker
 
+STARVED = 0.1  # share of the time, over so many updates
+ENOUGH = 10
+
 
 class MetricsFile:
     """One JSON object a line. A resumed run drops the lines after its checkpoint."""
@@ -59,6 +62,7 @@ class Progress:
         self.file = MetricsFile(out / "metrics.jsonl", done) if rank == 0 else None
         self.tracker = make_tracker(recipe, out, done) if rank == 0 else None
         self.waited, self.steps, self.since = 0.0, 0, time.perf_counter()
+        self.lines, self.warned = 0, False
 
     def step(self, waited: float) -> None:
         """Count one update, for which the data took `waited` seconds to arrive."""
@@ -83,7 +87,18 @@ class Progress:
             f"wait {values['data_wait']:.0%} {values['memory_gb']:.1f} GB",
             refresh=False,
         )
+        self._watch_loader(values["data_wait"])
         self.waited, self.steps, self.since = 0.0, 0, time.perf_counter()
+
+    def _watch_loader(self, wait: float) -> None:
+        """Say once that the device waits for data; the first line has the loader's start in it."""
+        self.lines += 1
+        if wait > STARVED and self.steps >= ENOUGH and self.lines > 1 and not self.warned:
+            self.warned = True
+            self.say(
+                f"the step waits for data {wait:.0%} of the time: more --workers or smaller image "
+                "files help (scripts/benchmark_loader.py measures the loader)"
+            )
 
     def write(self, values: dict[str, Any]) -> None:
         """Write a line of metrics to the file and the tracker."""

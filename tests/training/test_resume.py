@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
+import resource
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -10,6 +13,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
+from natten_zoo.cli import main
 from natten_zoo.training import run
 from natten_zoo.training.progress import read_metrics
 from tests.training.runs import spawn
@@ -67,6 +71,66 @@ def test_ctrl_c_saves_and_the_run_goes_on(recipe, number):
     stopped = read_metrics(Path(wanted.out, "metrics.jsonl"))[-1]["step"]
     result = run(recipe(epochs=60, max_minutes=1e-9))
     assert result["outcome"].startswith("stopped after") and result["step"] == stopped + 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": "lion", "schedule": "step", "accumulate": 2},
+        {"optimizer": "sgd", "dtype": "bfloat16", "layer_decay": 0.7},
+        {"tune": "lora", "lora_rank": 2, "grad_checkpoint": True},
+        {"clip_norm": 0.0, "freeze": ["patch_embed"]},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_every_kind_of_run_resumes_exactly(recipe, tmp_path, options):
+    whole = recipe(out=str(tmp_path / "whole"), **RANDOM, **options)
+    run(whole)
+    parts = recipe(out=str(tmp_path / "parts"), **RANDOM, **options)
+    for _ in range(3):  # one update each
+        run(dataclasses.replace(parts, max_minutes=1e-9))
+    assert run(parts)["outcome"] == "finished"
+    assert_identical(Path(whole.out), Path(parts.out))
+
+
+def test_a_full_disk_stops_the_run_and_loses_nothing(recipe, tmp_path):
+    whole, full = (recipe(out=str(tmp_path / n), epochs=4, save_every=1) for n in ("a", "b"))
+    run(whole)
+    run(dataclasses.replace(full, max_minutes=1e-9))
+    last = Path(full.out, "last")
+    before = {path.name: path.read_bytes() for path in last.iterdir()}
+    # A limit on the size of files stands for the full disk: the same writes fail.
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, limit[1]))
+    try:
+        with pytest.raises(ValueError, match=r"last could not be written: .*before it is intact"):
+            run(full)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert {path.name: path.read_bytes() for path in last.iterdir()} == before
+    assert run(full)["outcome"] == "finished"
+    assert_identical(Path(whole.out), Path(full.out))
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(recipe, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe(out="").to_yaml())
+    command = ["finetune", "-c", str(path), "--out", str(tmp_path / "file" / "run")]
+    assert main(command) == 2
+    assert "Not a directory" in capsys.readouterr().err
+
+
+def test_other_images_are_not_resumed_on(recipe, flowers, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(flowers, data)
+    wanted = recipe(data=str(data))
+    run(dataclasses.replace(wanted, max_minutes=1e-9))
+    shutil.copy(data / "red" / "0.png", data / "red" / "more.png")
+    with pytest.raises(ValueError, match="began with 24 images to train on and now there are 25"):
+        run(wanted)
 
 
 def test_a_finished_run_says_so_and_another_recipe_is_refused(recipe):

@@ -19,7 +19,7 @@ from natten_zoo.data.arrays import ArraySource
 from natten_zoo.data.labelled import open_labelled
 from natten_zoo.data.reading import ImageError
 from natten_zoo.pretrained.load import load_pretrained
-from natten_zoo.training import run
+from natten_zoo.training import Recipe, run
 from natten_zoo.training.progress import read_metrics
 from tests.training.runs import write_images
 
@@ -86,6 +86,56 @@ def test_folders_archives_and_lists_are_the_same_data(flowers, tmp_path):
     ]
 
 
+def test_a_list_with_a_split_of_its_own(flowers, tmp_path):
+    path = flowers.parent / "split.csv"
+
+    def write(*rows: str, header: str = "file,label,split") -> Path:
+        path.write_text("\n".join([header, *rows]))
+        return path
+
+    rows = [f"flowers/{name}/{i}.png,{name},train" for name in ("red", "blue") for i in range(3)]
+    images = open_labelled(write(*rows, "flowers/red/9.png,red,val"), 0.5, 0, tmp_path)
+    assert images.classes == ("blue", "red") and images.train.labels == [1, 1, 1, 0, 0, 0]
+    assert [f.name for f in images.val.files] == ["9.png"] and images.val.labels == [1]
+    with pytest.raises(ValueError, match="validation has classes that training has not: pink"):
+        open_labelled(write(*rows, "flowers/red/9.png,pink,val"), 0.5, 0, tmp_path)
+    with pytest.raises(ValueError, match="line 8 must have a file, a label and"):
+        open_labelled(write(*rows, "flowers/red/9.png,red,test"), 0.5, 0, tmp_path)
+    with pytest.raises(ValueError, match="with the columns 'file' and 'label', but the first line"):
+        open_labelled(write(*rows, header="path,class"), 0.5, 0, tmp_path)
+
+
+def test_an_archive_with_a_split_of_its_own(flowers, tmp_path):
+    with tarfile.open(tmp_path / "flowers.tar", "w") as tar:
+        tar.add(flowers, "train")
+        tar.add(flowers / "red", "val/red")
+    images = open_labelled(tmp_path / "flowers.tar", 0.5, 0, tmp_path / "unpacked")
+    assert len(images.train.files) == 30 and set(images.val.labels) == {2}
+
+
+def test_an_archive_cannot_write_elsewhere(flowers, tmp_path):
+    with tarfile.open(tmp_path / "evil.tar", "w") as tar:
+        tar.add(flowers / "red" / "0.png", "../../outside.png")
+    with pytest.raises(tarfile.OutsideDestinationError):
+        open_labelled(tmp_path / "evil.tar", 0.5, 0, tmp_path / "a" / "unpacked")
+    assert not (tmp_path / "outside.png").exists()
+
+
+def test_without_validation_there_is_no_best(recipe):
+    result = run(recipe(val_fraction=0.0))
+    assert result["outcome"] == "finished" and result["val_accuracy"] == 0
+    assert not Path(recipe().out, "best").exists()
+    assert load_pretrained(None, Path(recipe().out, "last")).config.num_classes == 3
+
+
+def test_batches_that_processes_cannot_share():
+    from natten_zoo.training.loop import check_batches
+
+    with pytest.raises(ValueError, match=r"a multiple of processes x accumulate, 2 x 2, .* got 6"):
+        check_batches(Recipe(batch_size=6, accumulate=2), 100, 2)
+    check_batches(Recipe(batch_size=8, accumulate=2), 100, 2)
+
+
 def test_a_split_of_its_own(flowers, tmp_path):
     shutil.copytree(flowers, tmp_path / "d" / "train")
     shutil.copytree(flowers / "red", tmp_path / "d" / "val" / "red")
@@ -136,6 +186,7 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_state(recipe)
     ) as error:
         run(recipe(lr=1e25, **options))
     assert "last good state" in str(error.value)
+    assert int(str(error.value).split("update ")[1].split(",")[0]) >= 1
     last = Path(recipe().out) / "last"
     if last.exists():
         weights = mx.load(str(last / "model.safetensors")).values()

@@ -83,6 +83,48 @@ def test_gradient_checkpointing_changes_nothing():
     assert_same(plain, twice, atol=2e-4)
 
 
+def test_gradient_checkpointing_needs_less_memory():
+    def peak(**options) -> int:
+        recipe = Recipe(compile="no", **PLAIN, **options)
+        model = create_model("nat_pico_fashion", embed_dim=16, depths=(6,), num_heads=(2,),
+                             kernel_size=3, in_chans=3, num_classes=3)  # fmt: skip
+        model.train()
+        if recipe.grad_checkpoint:
+            assert checkpoint_layers(model) == 6
+        state = TrainState(model, recipe, make_schedule(recipe, 10))
+        step = make_step(state, recipe, Augment(recipe, 3, 16, [0.5] * 3, [0.25] * 3))
+        mx.eval(state.captured()[:3])
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        mx.eval(step(*batch()), state.captured()[:3])
+        return mx.get_peak_memory() - before
+
+    assert peak(grad_checkpoint=True) < 0.6 * peak()
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "step"])
+@pytest.mark.parametrize(("optimizer", "lr"), [("adamw", 1e-2), ("sgd", 1e-1), ("lion", 1e-2)])
+def test_every_optimizer_learns_a_batch_by_heart(optimizer, lr, schedule):
+    options = {**PLAIN, "optimizer": optimizer, "lr": lr, "schedule": schedule, "epochs": 3}
+    _, step = setup(**options)
+    losses = [float(step(*batch())["loss"]) for _ in range(30)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_what_is_frozen_stays_as_it_is_in_bfloat16_too():
+    state, _ = setup(**PLAIN, dtype="bfloat16")
+    state.model.levels[0].freeze()
+    recipe = Recipe(**PLAIN, dtype="bfloat16", compile="no")
+    frozen = TrainState(state.model, recipe, make_schedule(recipe, 10))
+    before = {n: np.array(v) for n, v in tree_flatten(state.model.parameters())}
+    step = make_step(frozen, recipe, Augment(recipe, 3, 16, [0.5] * 3, [0.25] * 3))
+    for _ in range(2):
+        step(*batch())
+    after = {n: np.array(v) for n, v in tree_flatten(state.model.parameters())}
+    same = {n for n in before if np.array_equal(before[n], after[n])}
+    assert same >= {n for n in before if n.startswith("levels.0.")} and "head.weight" not in same
+
+
 def test_bfloat16_learns_with_float32_masters():
     state, losses = train(**PLAIN, lr=1e-3, dtype="bfloat16")
     _, exact = train(**PLAIN, lr=1e-3)
