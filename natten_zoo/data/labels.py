@@ -9,7 +9,7 @@ from colorsys import hsv_to_rgb
 from functools import lru_cache
 from pathlib import Path
 
-from . import fashion_mnist
+from . import fashion_mnist, moving_fashion
 
 IMAGENET_FILE = Path(__file__).with_name("imagenet_classes.txt")
 ADE20K_FILE = Path(__file__).with_name("ade20k_classes.txt")
@@ -35,6 +35,8 @@ def class_names(label_set: str | Sequence[str] | None) -> tuple[str, ...] | None
         return ade20k_classes()[1]
     if label_set == "fashion-mnist":
         return fashion_mnist.CLASSES
+    if label_set == "moving-fashion-mnist":
+        return moving_fashion.CLASSES
     if label_set is None or isinstance(label_set, str):
         return None
     return tuple(label_set)

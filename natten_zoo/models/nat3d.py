@@ -21,9 +21,6 @@ from ..layers.transformer_layer import EPS
 from .base import Config, Model, check_levels, classifier
 from .nat import NAT, Level
 
-# Frames that a token is made of.
-TUBELET = 2
-
 
 @dataclass(frozen=True)
 class NAT3DConfig(Config):
@@ -35,6 +32,8 @@ class NAT3DConfig(Config):
         num_heads: Attention heads per level.
         mlp_ratio: Width of the feed-forward part relative to the channels.
         kernel_size: Window size in time, height and width.
+        tubelet_size: Frames that a token is made of. With 1, and windows of 1 in time, the model
+            is the mean over frames of what a NAT says of each.
         dilations: Dilation in height and width of each layer of each level; in time it is 1.
             Default: 1 throughout.
         tokenizer_strides: Strides in height and width of the two tokenizer convolutions.
@@ -53,6 +52,7 @@ class NAT3DConfig(Config):
     num_heads: tuple[int, ...]
     mlp_ratio: float = 3.0
     kernel_size: tuple[int, int, int] = (3, 7, 7)
+    tubelet_size: int = 2
     dilations: tuple[tuple[int, ...], ...] | None = None
     tokenizer_strides: tuple[int, int] = (2, 2)
     in_chans: int = 3
@@ -72,17 +72,26 @@ class NAT3DConfig(Config):
                 "[NAT3DConfig] 'kernel_size' must be three numbers, for time, height and width, "
                 f"but got {self.kernel_size}."
             )
+        if self.tubelet_size < 1:
+            raise ValueError(
+                f"[NAT3DConfig] 'tubelet_size' must be positive but got {self.tubelet_size}."
+            )
 
 
 class ConvTokenizer3D(nn.Module):
     """Two convolutions and a norm: ``[B, T, H, W, C] -> [B, T/2, H/4, W/4, D]``."""
 
-    def __init__(self, in_chans: int, embed_dim: int, strides: tuple[int, int] = (2, 2)) -> None:
+    def __init__(
+        self,
+        in_chans: int,
+        embed_dim: int,
+        strides: tuple[int, int] = (2, 2),
+        tubelet_size: int = 2,
+    ) -> None:
         super().__init__()
         first, second = strides
-        time = TUBELET, TUBELET
         self.proj = [
-            _conv(in_chans, embed_dim // 2, *time, stride=first),
+            _conv(in_chans, embed_dim // 2, tubelet_size, tubelet_size, stride=first),
             _conv(embed_dim // 2, embed_dim, stride=second),
         ]
         self.norm = nn.LayerNorm(embed_dim, eps=EPS)
@@ -156,7 +165,7 @@ class NAT3D(Model):
     def __init__(self, config: NAT3DConfig) -> None:
         super().__init__(config)
         self.patch_embed = ConvTokenizer3D(
-            config.in_chans, config.embed_dim, config.tokenizer_strides
+            config.in_chans, config.embed_dim, config.tokenizer_strides, config.tubelet_size
         )
         self.pos_drop = nn.Dropout(config.drop_rate)
         schedule = drop_path_schedule(config.drop_path_rate, config.depths)
@@ -175,10 +184,10 @@ class NAT3D(Model):
 
     def features(self, x: mx.array) -> list[mx.array]:
         """The map of each level before its downsampler, ``[B, T/2, H/s, W/s, channels]``."""
-        if x.ndim != 5 or x.shape[1] < TUBELET:
+        if x.ndim != 5 or x.shape[1] < self.config.tubelet_size:
             raise ValueError(
                 f"[{type(self).__name__}] the input must be [batch, frames, height, width, "
-                f"channels] with {TUBELET} frames or more but got {list(x.shape)}."
+                f"channels] with {self.config.tubelet_size} frames or more but got {list(x.shape)}."
             )
         maps = []
         x = self.pos_drop(self.patch_embed(x))
@@ -236,7 +245,7 @@ def inflate(model: NAT, kernel_size: int = 3, num_classes: int | None = None) ->
     )
     # A bias table is added and not summed over time, so only convolutions are divided.
     first = inflated.patch_embed.proj[0]
-    first.weight = first.weight / TUBELET
+    first.weight = first.weight / inflated.config.tubelet_size
     if num_classes is not None:
         inflated.reset_classifier(num_classes)
     if model.record is not None:

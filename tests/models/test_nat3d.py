@@ -64,6 +64,7 @@ def test_figures(name, monkeypatch):
 
 def test_variants():
     kernels = {n: tuple(get_record(n).model["kernel_size"]) for n in list_models("nat3d*")}
+    assert kernels.pop("nat3d_pico") == (3, 3, 3)
     assert set(kernels) == {*STATED, *(f"{name}_7x7x7" for name in STATED)}
     assert all(kernels[n] == ((7, 7, 7) if "7x7x7" in n else (3, 7, 7)) for n in kernels)
     assert list_models("*nat3d*", pretrained=True) == []
@@ -87,6 +88,27 @@ def test_inflated_on_a_constant_clip_is_the_image_model(cls, dilations, kernel_s
     assert mx.abs(video(still) - expected).max() < 1e-5 * mx.abs(expected).max()
     moving = still.at[:, 4:].add(mx.random.normal((2, 6, 41, 52, 3)))
     assert mx.abs(video(moving) - expected).max() > 1e-2 * mx.abs(expected).max()
+
+
+def test_one_frame_tubelets_and_windows_are_an_image_model_averaged_over_frames():
+    model = image_model(DiNAT, ((2,), (1, 3)))
+    inflated = inflate(model, kernel_size=1)
+    numbers = {**inflated.config.to_dict(), "tubelet_size": 1}
+    video = DiNAT3D(NAT3DConfig.from_dict(numbers)).eval()
+    video.update(inflated.parameters())
+    first = video.patch_embed.proj[0]
+    first.weight = model.patch_embed.proj[0].weight[:, None]
+    x = mx.random.normal((2, 5, 21, 32, 3))
+    expected = model(x.flatten(0, 1)).reshape(2, 5, -1).mean(axis=1)
+    np.testing.assert_allclose(video(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_small_one():
+    model, record = create_model("nat3d_pico").eval(), get_record("nat3d_pico")
+    clip = mx.zeros((1, record.frames, record.input_size, record.input_size, 1))
+    assert [m.shape[1:] for m in model.features(clip)] == [(4, 8, 8, 64), (4, 4, 4, 128)]
+    found = count_cost(model, clip)
+    assert (found.params, found.macs) == (record.params, round(record.gmacs * 1e9))
 
 
 def test_inflate_keeps_or_replaces_the_classifier():
@@ -141,6 +163,8 @@ def test_what_is_refused():
             model(mx.zeros(shape))
     with pytest.raises(ValueError, match="'kernel_size' must be three numbers"):
         NAT3DConfig(8, (1,), (1,), kernel_size=3)
+    with pytest.raises(ValueError, match="'tubelet_size' must be positive but got 0"):
+        NAT3DConfig(8, (1,), (1,), tubelet_size=0)
     with pytest.raises(ValueError, match="'dilations' must list one dilation per layer"):
         NAT3DConfig(8, (2,), (1,), dilations=((1,),))
 
