@@ -250,9 +250,7 @@ def inflate(model: NAT, kernel_size: int = 3, num_classes: int | None = None) ->
         inflated.reset_classifier(num_classes)
     if model.record is not None:
         origin = model.record.for_classes(inflated.config.num_classes)
-        unknown = dict.fromkeys(("hub", "url", "mirror", "file", "top1", "params", "gmacs"))
-        note = f"inflated from {origin.name}"
-        inflated.record = dataclasses.replace(origin, note=note, **unknown)  # type: ignore[arg-type]
+        inflated.record = origin.of_other_weights(note=f"inflated from {origin.name}")
     inflated.train(model.training)
     return inflated
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from ..layers.resize import AdaptiveAveragePool, resize_bilinear
 from ..layers.transformer_layer import EPS
@@ -21,6 +22,8 @@ from .base import Config, Model
 from .dinat_s import DiNAT_s, DiNATsConfig
 from .nat import NAT, DiNAT, NATConfig
 
+# What a classifier has and a body has not.
+_DROPPED = ("norm.", "head.")
 BODIES: dict[str, type[Model]] = {cls.__name__: cls for cls in (NAT, DiNAT, DiNAT_s)}
 
 
@@ -257,6 +260,65 @@ class UPerNet(Model):
         self.config = dataclasses.replace(self.config, num_classes=num_classes)
         self.decode_head.conv_seg = pixel_classifier(self.config.channels, num_classes)
         self.auxiliary_head.conv_seg = pixel_classifier(self.config.aux_channels, num_classes)
+
+    @classmethod
+    def from_classifier(
+        cls,
+        classifier: Model,
+        num_classes: int = 150,
+        *,
+        dilations: Sequence[Sequence[int]] | None = None,
+        input_size: int = 512,
+        **head: Any,
+    ) -> UPerNet:
+        """Start a model from an image classifier, to be trained, as the published ones were.
+
+        The body is the classifier's; the norms of its maps and both heads are fresh.
+
+        Args:
+            classifier: A NAT, DiNAT or DiNAT_s with its weights.
+            num_classes: Outputs per pixel.
+            dilations: Dilation of each layer of each level of the body, which are in no weight.
+                Default: the classifier's. Larger images want larger ones, such as
+                ``get_record("upernet_dinat_tiny").model["backbone"]["dilations"]``.
+            input_size: Short side of the images that the model is for.
+            head: Other arguments of :class:`UPerNetConfig`, such as ``channels``.
+
+        Raises:
+            TypeError: ``classifier`` is none of these.
+
+        Example:
+            >>> from natten_zoo import create_model
+            >>> model = UPerNet.from_classifier(create_model("nat_mini"), num_classes=21)
+            >>> model.record.input_size, model.record.note
+            (512, 'its body is that of nat_mini')
+        """
+        if not isinstance(classifier, tuple(BODIES.values())):
+            raise TypeError(
+                f"[UPerNet.from_classifier] 'classifier' must be a {', '.join(BODIES)} but got "
+                f"{type(classifier).__name__}."
+            )
+        changes = {} if dilations is None else {"dilations": dilations}
+        body = dataclasses.replace(classifier.config, **changes)
+        model = cls(UPerNetConfig(body, num_classes=num_classes, **head))
+        weights: Any = tree_flatten(model.parameters())
+        own: Any = tree_flatten(classifier.parameters())
+        taken = {f"backbone.{name}": value for name, value in own if not name.startswith(_DROPPED)}
+        model.load_weights(list({**dict(weights), **taken}.items()))
+        if classifier.record is not None:
+            model.record = classifier.record.of_other_weights(
+                architecture=cls.__name__,
+                model=model.config.to_dict(),
+                num_classes=num_classes,
+                classes="",
+                input_size=input_size,
+                crop_pct=1.0,
+                crop_mode="whole",
+                interpolation="bilinear",
+                note=f"its body is that of {classifier.record.name}",
+            )
+        model.train(classifier.training)
+        return model
 
     @staticmethod
     def sanitize(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:

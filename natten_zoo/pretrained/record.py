@@ -10,6 +10,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # What belongs to a classifier of one size.
 FIGURES = ("top1", "miou", "miou_multi_scale", "params", "gmacs")
+# What belongs to the weights.
+WEIGHTS = ("hub", "url", "mirror", "file", "sha256", "parity")
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,11 @@ class Record:
             return self
         figures: dict[str, Any] = dict.fromkeys(FIGURES)
         return replace(self, num_classes=num_classes, classes="", **figures)
+
+    def of_other_weights(self, **changes: Any) -> Record:
+        """The record of a model made of this one: nothing that was published is true of it."""
+        unknown: dict[str, Any] = dict.fromkeys((*WEIGHTS, *FIGURES))
+        return replace(self, **{**unknown, **changes})
 
     @property
     def has_weights(self) -> bool:

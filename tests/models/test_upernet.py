@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
@@ -15,7 +17,15 @@ from natten_zoo import create_model, get_record, list_models
 from natten_zoo.data import Preprocess
 from natten_zoo.data.labels import class_colors, class_names
 from natten_zoo.layers.resize import AdaptiveAveragePool, resize_bilinear
-from natten_zoo.models import DiNATsConfig, NATConfig, UPerNet, UPerNetConfig
+from natten_zoo.models import (
+    NAT,
+    DiNAT,
+    DiNAT_s,
+    DiNATsConfig,
+    NATConfig,
+    UPerNet,
+    UPerNetConfig,
+)
 from natten_zoo.models.cost import count_cost
 from natten_zoo.pretrained import read_checkpoint
 from natten_zoo.pretrained.adapt import adapt
@@ -23,6 +33,7 @@ from natten_zoo.pretrained.card import model_card
 from natten_zoo.pretrained.errors import CheckpointError
 from natten_zoo.pretrained.infer import infer
 from natten_zoo.pretrained.reader import Checkpoint
+from natten_zoo.pretrained.record import Record
 from natten_zoo.pretrained.strict import load_strict
 from natten_zoo.segmentation import _slide, segment
 from natten_zoo.sliding import window_starts
@@ -213,6 +224,65 @@ def test_reset_classifier_and_adapt(caplog):
     assert caplog.text.count("classifier of 5 classes replaced by a fresh one of 3") == 2
     grey = small(in_chans=1)
     load_strict(grey, adapt(weights, grey, {"in_chans"}))
+
+
+@pytest.mark.parametrize("cls, config", [
+    (NAT, NATConfig(8, (1, 2), (1, 2), kernel_size=3, layer_scale=0.5, num_classes=7)),
+    (DiNAT, NATConfig(8, (1, 2), (1, 2), kernel_size=3, dilations=((2,), (1, 3)))),
+    (DiNAT_s, DiNATsConfig(8, (1, 2), (1, 2), kernel_size=3)),
+])  # fmt: skip
+def test_a_classifier_becomes_the_body(cls, config):
+    classifier = cls(config).eval()
+    model = UPerNet.from_classifier(classifier, num_classes=4, channels=8, aux_channels=4)
+    assert not model.training and model.record is None
+    x = mx.random.normal((2, 45, 61, 3))
+    for ours, theirs in zip(model.features(x), classifier.features(x), strict=True):
+        np.testing.assert_allclose(ours, mx.fast.layer_norm(theirs, None, None, 1e-5), atol=1e-5)
+    assert model(x).shape == (2, 45, 61, 4) and model.config.channels == 8
+    dilated = UPerNet.from_classifier(classifier, dilations=((3,), (1, 2)), channels=8)
+    assert dilated.config.backbone.dilations == ((3,), (1, 2))
+    assert not np.allclose(dilated.features(x)[0], model.features(x)[0], atol=1e-4)
+
+
+def test_a_segmenter_of_a_classifier_learns_and_is_saved(tmp_path):
+    classifier = NAT(NATConfig(8, (1, 1), (1, 2), kernel_size=3, drop_path_rate=0.0))
+    facts = {"crop_pct": 1.0, "top1": 80.0, "url": "https://x/y.pth", "mean": (0.5,) * 3}
+    classifier.record = Record("pet", "NAT", classifier.config.to_dict(), **facts)
+    model = UPerNet.from_classifier(
+        classifier, 3, input_size=64, channels=8, aux_channels=8, head_drop_rate=0.0
+    )
+    record = model.record
+    assert (record.note, record.top1, record.mean) == ("its body is that of pet", None, (0.5,) * 3)
+    assert not record.has_weights and Preprocess.from_record(record).fit((128, 256)) == (64, 128)
+    model.train()
+    x = mx.random.normal((4, 32, 32, 3))
+    labels = (x[:, ::4, ::4, :2] > 0).sum(axis=-1)
+    optimizer = optim.AdamW(5e-3)
+
+    def loss(model, x):
+        logits, auxiliary = model.decode_both(x)
+        auxiliary = resize_bilinear(auxiliary, logits.shape[1:3])
+        losses = [nn.losses.cross_entropy(y, labels).mean() for y in (logits, auxiliary)]
+        return losses[0] + 0.4 * losses[1]
+
+    step, losses = nn.value_and_grad(model, loss), []
+    for _ in range(20):
+        value, gradients = step(model, x)
+        optimizer.update(model, gradients)
+        losses.append(value.item())
+    assert losses[-1] < 0.7 * losses[0]
+    model.eval()
+    again = UPerNet.from_pretrained(model.save_pretrained(tmp_path / "model"))
+    assert mx.array_equal(again(x), model(x)) and again.record.note == record.note
+    assert segment(again, np.zeros((20, 30, 3), np.uint8)).mask.shape == (20, 30)
+
+
+def test_what_is_no_body():
+    with pytest.raises(TypeError, match="must be a NAT, DiNAT, DiNAT_s but got UPerNet"):
+        UPerNet.from_classifier(small())
+    classifier = create_model("nat_mini")
+    with pytest.raises(ValueError, match="'dilations' must list one dilation per layer"):
+        UPerNet.from_classifier(classifier, dilations=((1,),))
 
 
 def test_training_reaches_every_parameter():
