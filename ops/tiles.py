@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from .tiling import MASKED, Tiling, blocks, combine, homes, index, tiling
 
 # Scores that are held at once: on a CPU they should stay in its cache.
 CPU_SCORES, GPU_SCORES = 1 << 18, 1 << 24
+# A CPU stream of MLX is one thread: parts take turns on this many, if they are worth a thread.
+LANES, LEAST_SCORES = min(4, os.cpu_count() or 1), 3 << 13
 
 # Arrays per query, arrays per key, gradients of scores.
 Kinds = tuple[list[mx.array], list[mx.array], list[mx.array]]
@@ -56,30 +59,39 @@ class Tiles:
         ``[B, *out, H, D]``, arrays per key ``[g, t, tk, D]`` that come back summed over the tiles
         as ``[B, *spatial, Hkv, D]``, and gradients of the scores that come back as those of rpb.
         """
-        tiles = self.tiling.tiles
-        most = CPU_SCORES if mx.default_device() == mx.cpu else GPU_SCORES
-        per_tile = self.tiling.keys * self.rows
-        tile_step = min(tiles, max(1, most // per_tile))
-        group_step = max(1, most // (per_tile * tiles))
+        group_step, tile_step, lanes = self._steps()
         done: list[Kinds] = []
-        after: list[mx.array] = []
+        after: list[list[mx.array]] = [[] for _ in lanes]  # by lane
+        turn = itertools.cycle(range(len(lanes)))
         for groups in blocks(self.groups, group_step):
             parts: list[Any] = []
             columns: dict[int, mx.array] = {}
-            for part in blocks(tiles, tile_step):
-                queries, keys, scores = function(Part(groups, part, after, columns))
-                parts.append((queries, keys, [self._bias_sums(part, s) for s in scores]))
-                after = [x for kind in parts[-1] for x in kind]
+            for part in blocks(self.tiling.tiles, tile_step):
+                lane = next(turn)
+                with mx.stream(lanes[lane]):
+                    queries, keys, scores = function(Part(groups, part, after[lane], columns))
+                    parts.append((queries, keys, [self._bias_sums(part, s) for s in scores]))
+                after[lane] = [x for kind in parts[-1] for x in kind]
             parts.append(([], [mx.zeros((x.shape[0], 1, *x.shape[2:])) for x in keys], []))
             queries, keys, bias = (_join(kind, 1) for kind in zip(*parts, strict=True))
             done.append((queries, [self._fold(x) for x in keys], bias))
-            after = [x for kind in done[-1] for x in kind]
+            after[lane] = [x for kind in done[-1] for x in kind]
         queries, keys, bias = (_join(kind, 0) for kind in zip(*done, strict=True))
         return (
             [self._queries_back(x) for x in queries],
             [self._keys_back(x) for x in keys],
             [self._bias_back(x, tile_step) for x in bias],
         )
+
+    def _steps(self) -> tuple[int, int, list[Any]]:
+        """Groups and tiles of a part, and the streams that parts take turns on."""
+        tiles, per_tile = self.tiling.tiles, self.tiling.keys * self.rows
+        lanes, most = [mx.default_stream(mx.default_device())], GPU_SCORES
+        if mx.default_device() == mx.cpu:
+            total = min(CPU_SCORES, self.groups * tiles * per_tile)
+            lanes += more_streams()[: max(0, total // LEAST_SCORES - 1)]
+            most = total // len(lanes)
+        return max(1, most // (per_tile * tiles)), min(tiles, max(1, most // per_tile)), lanes
 
     # Queries
 
@@ -242,6 +254,12 @@ class Tiles:
                 whole = mx.take(whole, index(sample), axis=0)
             parts.append(mx.take(whole, index(place[part.tiles]), axis=1))
         return mx.tile(combine(parts, sizes, 2, mx), (1, 1, 1, self.problem.group))
+
+
+@functools.cache
+def more_streams() -> list[Any]:
+    """CPU streams beside the default one; every thread that uses them has its own."""
+    return [mx.new_thread_local_stream(mx.cpu) for _ in range(LANES - 1)]
 
 
 def flat(x: mx.array) -> mx.array:

@@ -1,5 +1,6 @@
 """``na1d``, ``na2d``, ``na3d`` and their varlen kin on every tier, against float64."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import mlx.core as mx
@@ -8,6 +9,7 @@ import pytest
 
 from natten_zoo import ops
 from natten_zoo.ops import backend
+from natten_zoo.ops import tiles as tiles_module
 from tests.ops.cases import (
     CASES,
     RANKED,
@@ -211,3 +213,15 @@ def test_the_pure_tier_keeps_its_memory_small():
 
 def test_ranked_covers_all_ranks():
     assert all(len(functions) == 4 for functions in RANKED.values())
+
+
+@pytest.mark.parametrize("name", ["1-D", "2-D", "3-D", "GQA", "varlen", "dilation leaves a rest"])
+def test_parts_on_several_streams(name, monkeypatch):
+    streams = [mx.new_thread_local_stream(mx.cpu) for _ in range(2)]
+    monkeypatch.setattr(tiles_module, "more_streams", lambda: streams)
+    monkeypatch.setattr(tiles_module, "LEAST_SCORES", 1)
+    with mx.stream(mx.cpu):
+        worst = attention_error(CASES[name], "pure")
+        assert max(worst.values()) < TOLERANCE, worst
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(attention_error, CASES[name], "pure").result() == worst
