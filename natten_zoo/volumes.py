@@ -139,7 +139,7 @@ def segment_volume(
     x = prepare(volume, record)
     # Rows go along the longest axis, so that the fewest logits are held.
     axis = int(np.argmax(x.shape[:3]))
-    rows = _rows(model, np.moveaxis(x, axis, 0), axis, sides, overlap, each)
+    rows = logit_rows(model, x, axis, sides, overlap, each)
     size = np.moveaxis(np.empty(volume.size, bool), axis, 0).shape
     mask = np.empty(size, np.uint8 if model.config.num_classes <= 256 else np.uint16)
     positions = source_positions(x.shape[axis], size[0])
@@ -170,15 +170,16 @@ def scale_intensity(voxels: np.ndarray, record: Record | None) -> np.ndarray:
     return ((voxels - mean) / np.maximum(std, 1e-6)).astype(np.float32)
 
 
-def _rows(
+def logit_rows(
     model: NAUNETR,
     x: np.ndarray,
     axis: int,
     window: Sequence[int],
-    overlap: float,
-    each: Callable[[int, int], object] | None,
+    overlap: float = 0.5,
+    each: Callable[[int, int], object] | None = None,
 ) -> Iterator[np.ndarray]:
-    """Blended logits, row by row of the first axis, which is axis ``axis`` of the model's input."""
+    """Blended logits of prepared voxels ``[X, Y, Z, channels]``, row by row of an axis."""
+    x = np.moveaxis(x, axis, 0)
 
     def predict(place: Place) -> mx.array:
         cut = mx.array(x[place]).moveaxis(0, axis)

@@ -39,7 +39,21 @@ def run(recipe: Recipe) -> dict[str, Any]:
         RunError: The run failed; the message says what is safe on disk.
     """
     check_out(recipe)
+    trainer = make_trainer(recipe)
+    if trainer.rank == 0:
+        fresh = Path(recipe.out, ".recipe.new")
+        fresh.write_text(recipe.to_yaml(), encoding="utf-8")
+        fresh.replace(fresh.with_name("recipe.yaml"))
+    return trainer.fit()
+
+
+def make_trainer(recipe: Recipe) -> Trainer:
+    """All that a recipe names, ready to train: its data is checked, its model built."""
     record = model_record(recipe)
+    if record.crop_mode == "volume":
+        from .volumes import volume_trainer
+
+        return volume_trainer(recipe, record)
     preprocess = Preprocess.from_record(record)
     source = open_source(recipe, preprocess)
     classes = source.classes
@@ -49,12 +63,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
     augment = Augment(
         recipe, len(classes), preprocess.size, list(preprocess.mean), list(preprocess.std)
     )
-    trainer = Trainer(recipe, model, source, augment, save_model)
-    if trainer.rank == 0:
-        fresh = Path(recipe.out, ".recipe.new")
-        fresh.write_text(recipe.to_yaml(), encoding="utf-8")
-        fresh.replace(fresh.with_name("recipe.yaml"))
-    return trainer.fit()
+    return Trainer(recipe, model, source, augment, save_model)
 
 
 def say(text: str) -> None:

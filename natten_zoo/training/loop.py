@@ -27,7 +27,7 @@ from .checkpoint import (
 from .config import Recipe
 from .optim import make_schedule
 from .progress import Progress, draw_curve
-from .step import Batch, TrainState, make_evaluate, make_step
+from .step import Batch, TrainState, make_evaluate, make_step, soft_cross_entropy
 
 SaveModel = Callable[[Any, Path, dict[str, Any]], None]
 
@@ -59,6 +59,10 @@ class Trainer:
         save_model: Writes a folder that `from_pretrained` loads; called on rank 0 only.
     """
 
+    # What `evaluate` measures, the larger the better, and what is minimized.
+    METRIC = "accuracy"
+    criterion = staticmethod(soft_cross_entropy)
+
     def __init__(
         self,
         recipe: Recipe,
@@ -76,7 +80,7 @@ class Trainer:
         self.total = recipe.epochs * self.steps_per_epoch
         self.state = TrainState(model, recipe, make_schedule(recipe, self.steps_per_epoch))
         mx.random.seed(recipe.seed + self.rank)
-        self.train_step = make_step(self.state, recipe, augment)
+        self.train_step = make_step(self.state, recipe, augment, self.criterion)
         self.evaluate_batch = make_evaluate(model, augment)
         self.step, self.best, self.accuracy, self.seconds = 0, 0.0, 0.0, 0.0
         self.stop_reason = ""
@@ -160,14 +164,14 @@ class Trainer:
             {
                 "step": self.step,
                 "epoch": epoch,
-                "val_accuracy": round(self.accuracy, 6),
+                f"val_{self.METRIC}": round(self.accuracy, 6),
                 "val_loss": round(loss, 6),
                 "seconds": round(self.seconds, 1),
             }
         )
         progress.say(
-            f"epoch {epoch + 1}/{self.recipe.epochs}: validation accuracy {self.accuracy:.2%}, "
-            f"loss {loss:.4f}"
+            f"epoch {epoch + 1}/{self.recipe.epochs}: validation {self.METRIC} "
+            f"{self.accuracy:.2%}, loss {loss:.4f}"
         )
         if self.accuracy > self.best:
             self.best = self.accuracy
@@ -218,7 +222,7 @@ class Trainer:
             "step": self.step,
             "steps": self.total,
             "seconds": round(self.seconds, 1),
-            "val_accuracy": round(self.accuracy, 6),
+            f"val_{self.METRIC}": round(self.accuracy, 6),
             "recipe": asdict(self.recipe),
         }
         with self.averaged():
@@ -242,8 +246,8 @@ class Trainer:
             "outcome": outcome,
             "step": self.step,
             "steps": self.total,
-            "val_accuracy": self.accuracy,
-            "best_val_accuracy": self.best,
+            f"val_{self.METRIC}": self.accuracy,
+            f"best_val_{self.METRIC}": self.best,
             "seconds": round(self.seconds, 1),
         }
 

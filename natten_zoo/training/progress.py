@@ -130,7 +130,10 @@ def draw_curve(out: Path) -> Path | None:
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    for axes, names in ((left, ("loss", "val_loss")), (right, ("accuracy", "val_accuracy"))):
+    for axes, names in (
+        (left, ("loss", "val_loss")),
+        (right, ("accuracy", "val_accuracy", "val_dice")),
+    ):
         for name in names:
             points = [(line["step"], line[name]) for line in lines if name in line]
             if points:

@@ -15,6 +15,7 @@ from .optim import Packing, Schedule, Updater, average, clip
 
 Batch = tuple[mx.array, mx.array, mx.array]
 Metrics = dict[str, mx.array]
+Criterion = Callable[[mx.array, mx.array], mx.array]
 
 
 def soft_cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
@@ -57,7 +58,9 @@ class TrainState:
         return [self.model.state, self.weights, self.updater.state, mx.random.state]
 
 
-def make_step(state: TrainState, recipe: Recipe, augment: Augment) -> Callable[..., Metrics]:
+def make_step(
+    state: TrainState, recipe: Recipe, augment: Augment, criterion: Criterion = soft_cross_entropy
+) -> Callable[..., Metrics]:
     """Build ``step(images, labels, aspect) -> metrics``, which advances `state` by one update.
 
     Images are uint8 `[B, S, S, C]`, labels int `[B]` and aspect float `[B]`, where B is this
@@ -73,7 +76,7 @@ def make_step(state: TrainState, recipe: Recipe, augment: Augment) -> Callable[.
         model.update(cast(masters, dtype))  # gradients arrive in float32
         logits = model(images.astype(dtype))  # (B, classes)
         right = logits.argmax(-1) == targets.argmax(-1)  # (B,)
-        return soft_cross_entropy(logits, targets), right.mean()
+        return criterion(logits, targets), right.mean()
 
     gradient = mx.value_and_grad(loss_fn)
 

@@ -219,7 +219,7 @@ def test_what_is_refused():
 
 def test_save_load_and_train(tmp_path):
     model = small(dilations=((2,), (1, 2)), kernel_size=(3, 5, 3))
-    model.record = get_record("na_unetr_tiny")
+    model.record = get_record("na_unetr_pico")
     folder = model.save_pretrained(tmp_path / "model")
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     again = NAUNETR.from_pretrained(folder)

@@ -1,0 +1,265 @@
+"""Training on volumes: random cubes, cross-entropy plus Dice, and the Dice of what was held out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from ..data.labels import output_names, read_labels
+from ..data.nuclei import is_nuclei, read_nuclei
+from ..data.volumes import SUFFIXES, read_volume
+from ..layers.resize import source_positions
+from ..pretrained.record import Record
+from ..volumes import logit_rows, prepare, scale_intensity
+from .config import Recipe
+from .loop import Trainer
+from .step import Batch, soft_cross_entropy
+
+# An epoch sees as many voxels as there are, so often: volumes are few, validation is long.
+ROUNDS = 16
+# What a recipe may ask of images only.
+OFF = {
+    "crop": "none",
+    "jitter": 0,
+    "rand_augment": 0,
+    "erase": 0,
+    "mixup": 0,
+    "cutmix": 0,
+    "smoothing": 0,
+}
+
+
+class Labelled(NamedTuple):
+    """A volume, prepared, ``[X, Y, Z, channels]``, and the class of each voxel, ``[X, Y, Z]``."""
+
+    voxels: np.ndarray
+    labels: np.ndarray
+
+
+class VolumeSource:
+    """Random cubes of volumes to train on, and volumes to validate on.
+
+    Args:
+        train: The volumes to train on.
+        val: The volumes to validate on.
+        classes: Name of every class.
+        side: Of the cubes; volumes that are smaller are mirrored at their ends.
+        flip: Whether to mirror cubes along each axis half of the time.
+    """
+
+    def __init__(
+        self,
+        train: Sequence[Labelled],
+        val: Sequence[Labelled],
+        classes: tuple[str, ...],
+        side: int,
+        flip: bool,
+    ) -> None:
+        self.train, self.val, self.classes = train, val, classes
+        self.side, self.flip = side, flip
+        self.size = ROUNDS * sum(-(-volume.labels.size // side**3) for volume in train)
+        self.val_size = sum(volume.labels.size for volume in val)
+
+    def train_batches(self, rows: Iterable[np.ndarray]) -> Iterator[Batch]:
+        """A batch of cubes ``[B, S, S, S, C]`` and their labels for each array of row numbers.
+
+        Where they lie comes from MLX's random state, which checkpoints hold.
+        """
+        sizes = np.array([volume.labels.size for volume in self.train], np.float64)
+        for chosen in rows:
+            random = np.random.default_rng(int(mx.random.randint(0, 2**31 - 1)))
+            picked = random.choice(len(sizes), len(chosen), p=sizes / sizes.sum())
+            cubes = [self._cube(self.train[index], random) for index in picked]
+            voxels, labels = (mx.array(np.stack(parts)) for parts in zip(*cubes, strict=True))
+            yield voxels, labels, mx.ones((len(chosen),))
+
+    def _cube(self, volume: Labelled, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        missing = [(0, max(0, self.side - n)) for n in volume.labels.shape]
+        voxels = np.pad(volume.voxels, [*missing, (0, 0)], mode="symmetric")
+        labels = np.pad(volume.labels, missing, mode="symmetric")
+        starts = [random.integers(n - self.side + 1) for n in labels.shape]
+        steps = [-1 if self.flip and random.random() < 0.5 else 1 for _ in starts]
+        place = tuple(slice(start, start + self.side) for start in starts)
+        turn = tuple(slice(None, None, step) for step in steps)
+        return voxels[place][turn], labels[place][turn]
+
+    def val_batches(self, batch_size: int, rank: int, world: int) -> Iterator[Any]:
+        """Nothing: volumes are validated whole, by :meth:`VolumeTrainer.evaluate`."""
+        return iter(())
+
+
+class VolumeTargets:
+    """What :class:`Augment` is for images: labels become distributions, voxels stay as they are."""
+
+    def __init__(self, recipe: Recipe, classes: int) -> None:
+        if wrong := [name for name, value in OFF.items() if getattr(recipe, name) != value]:
+            wanted = ", ".join(f"{name} {OFF[name]}" for name in wrong)
+            raise ValueError(f"[train] a model of volumes needs {wanted}.")
+        self.recipe, self.classes = recipe, classes
+
+    def __call__(
+        self, voxels: mx.array, labels: mx.array, aspect: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        """Labels ``[B, S, S, S]`` as ``[B, S, S, S, classes]``."""
+        return voxels, (labels[..., None] == mx.arange(self.classes)).astype(mx.float32)
+
+
+def dice_and_cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
+    r"""Cross-entropy plus one minus the soft Dice, the mean over samples and classes.
+
+    .. math:: \mathrm{Dice}_c = \frac{2 \sum_i p_{ic} t_{ic}}{\sum_i p_{ic} + \sum_i t_{ic}}
+
+    Source: Milletari et al., V-Net, https://arxiv.org/abs/1606.04797 (there with squares).
+
+    Args:
+        logits: ``[B, D, H, W, classes]``.
+        targets: Distributions of the same shape.
+    """
+    p, axes = mx.softmax(logits.astype(mx.float32), axis=-1), (1, 2, 3)
+    common, both = (p * targets).sum(axis=axes), (p + targets).sum(axis=axes)  # [B, classes]
+    dice = (2 * common + 1e-5) / (both + 1e-5)
+    return soft_cross_entropy(logits, targets) + 1 - dice.mean()
+
+
+class VolumeTrainer(Trainer):
+    """A run whose validation looks at whole volumes, by sliding windows."""
+
+    METRIC = "dice"
+    criterion = staticmethod(dice_and_cross_entropy)
+    source: VolumeSource
+    model: Any
+
+    def evaluate(self) -> tuple[float, float]:
+        """Mean Dice of the classes but the first, and cross-entropy, of the held-out volumes."""
+        count = len(self.source.classes)
+        common, both, loss = np.zeros(count), np.zeros(count), 0.0
+        self.model.eval()
+        with self.averaged():
+            for voxels, labels in self.source.val:
+                rows = logit_rows(self.model, voxels, 0, (self.source.side,) * 3)
+                for logits, truth in zip(rows, labels, strict=True):
+                    found = logits.argmax(axis=-1)
+                    common += np.bincount(truth[found == truth], minlength=count)
+                    both += np.bincount(found.ravel(), minlength=count)
+                    both += np.bincount(truth.ravel(), minlength=count)
+                    right = np.take_along_axis(logits, truth[..., None], axis=-1)[..., 0]
+                    loss += float((np.logaddexp.reduce(logits, axis=-1) - right).sum())
+        self.model.train()
+        scores = dice_scores(common, both)[1:]
+        return float(np.nanmean(scores)), loss / self.source.val_size
+
+
+def dice_scores(common: np.ndarray, both: np.ndarray) -> np.ndarray:
+    """The Dice of each class, NaN of those that neither of two masks has."""
+    return np.divide(2 * common, both, out=np.full(len(both), np.nan), where=both > 0)
+
+
+def open_volumes(recipe: Recipe, record: Record) -> VolumeSource:
+    """The volumes that a recipe names.
+
+    Its ``data`` is a folder with ``images/NAME.nii.gz`` and ``labels/NAME.nii.gz``, whose voxels
+    are class indices, and, if classes have names, ``classes.txt``, one a line; or the nuclei that
+    the package stardist ships (:mod:`natten_zoo.data.nuclei`). Of several volumes the last are held
+    out, of a single one the end of its longest axis.
+
+    Raises:
+        ValueError: There are none, or labels do not fit their volume.
+    """
+    folder = Path(recipe.data)
+    if is_nuclei(folder):
+        voxels, instances = read_nuclei(folder)
+        volumes = [Labelled(scale_intensity(voxels, record), (instances > 0).astype(np.int32))]
+        classes: tuple[str, ...] = ("background", "nucleus")
+    else:
+        volumes = [read_labelled(*files, record) for files in volume_files(folder)]
+        classes = _classes(folder / "classes.txt", 1 + max(int(v.labels.max()) for v in volumes))
+    train, val = split(volumes, recipe.val_fraction)
+    return VolumeSource(train, val, classes, record.input_size, recipe.flip)
+
+
+def _classes(file: Path, count: int) -> tuple[str, ...]:
+    if not file.exists():
+        return output_names(None, max(2, count))
+    names = read_labels(file)
+    if len(names) < count:
+        raise ValueError(f"[train] {file} must name {count} classes but names {len(names)}.")
+    return names
+
+
+def volume_files(folder: Path) -> list[tuple[Path, Path]]:
+    """The images of a folder and their labels, in the order of their names.
+
+    Raises:
+        ValueError: There are no images, or one has no labels.
+    """
+    images = sorted(path for path in (folder / "images").glob("*") if path.name.endswith(SUFFIXES))
+    if not images:
+        raise ValueError(
+            f"[train] {folder} must have volumes images/NAME.nii.gz and labels/NAME.nii.gz, or be "
+            "stardist's wheel, but has none."
+        )
+    pairs = [(path, folder / "labels" / path.name) for path in images]
+    if missing := [labels.name for _, labels in pairs if not labels.is_file()]:
+        raise ValueError(f"[train] {folder / 'labels'} lacks {', '.join(missing)}.")
+    return pairs
+
+
+def read_labelled(image_file: Path, label_file: Path, record: Record) -> Labelled:
+    """An image as the model wants it, and its labels on the same grid.
+
+    Raises:
+        ValueError: They do not lie in the same place, or the labels are no class indices.
+    """
+    image, labels = read_volume(image_file), read_volume(label_file)
+    same = image.size == labels.size and np.allclose(
+        image.image.affine, labels.image.affine, atol=1e-3
+    )
+    if not same or labels.voxels.shape[-1] != 1:
+        raise ValueError(f"[train] {label_file} must lie on the grid of {image_file}.")
+    values = labels.voxels[..., 0]
+    if (values < 0).any() or (values != np.floor(values)).any():
+        raise ValueError(f"[train] {label_file} must hold class indices, from 0 for background.")
+    voxels = prepare(image, record)
+    for axis, size in enumerate(voxels.shape[:3]):
+        if values.shape[axis] != size:
+            nearest = source_positions(values.shape[axis], size).round().astype(int)
+            values = np.take(values, nearest.clip(max=values.shape[axis] - 1), axis=axis)
+    return Labelled(voxels, values.astype(np.int32))
+
+
+def split(volumes: Sequence[Labelled], fraction: float) -> tuple[list[Labelled], list[Labelled]]:
+    """Volumes to train on and to validate on; a single one is cut across its longest axis."""
+    if len(volumes) > 1:
+        kept = len(volumes) - max(1, round(fraction * len(volumes)))
+        return [*volumes[:kept]], [*volumes[kept:]]
+    axis = int(np.argmax(volumes[0].labels.shape))
+    size = volumes[0].labels.shape[axis]
+    kept = size - max(1, round(fraction * size))
+    first, last = (
+        Labelled(*(np.take(part, range(*ends), axis=axis) for part in volumes[0]))
+        for ends in ((0, kept), (kept, size))
+    )
+    return [first], [last]
+
+
+def volume_trainer(recipe: Recipe, record: Record) -> VolumeTrainer:
+    """What :func:`~.launch.make_trainer` makes for a model of volumes."""
+    from .launch import make_model, save_model, say
+
+    source = open_volumes(recipe, record)
+    say(f"{source.size:,} cubes an epoch, {source.val_size:,} voxels to validate on")
+    mx.random.seed(recipe.seed)
+    # What a note says of weights that are a start only will no longer be true.
+    model = make_model(recipe, dataclasses.replace(record, note=None), source.classes)
+    if model.config.in_chans != source.train[0].voxels.shape[-1]:
+        raise ValueError(
+            f"[train] volumes must have {model.config.in_chans} channels, as {recipe.model!r} "
+            f"expects, but have {source.train[0].voxels.shape[-1]}."
+        )
+    targets: Any = VolumeTargets(recipe, len(source.classes))
+    return VolumeTrainer(recipe, model, source, targets, save_model)

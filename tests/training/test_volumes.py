@@ -1,0 +1,193 @@
+"""Training on volumes: random cubes, the loss, the data's own checks, and Dice that rises."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from natten_zoo.data.nuclei import FILES, FOLDER, is_nuclei, read_nuclei
+from natten_zoo.models import NAUNETR
+from natten_zoo.pretrained.record import Record
+from natten_zoo.training import Recipe, run, volumes
+from natten_zoo.training.launch import make_trainer
+from natten_zoo.training.volumes import (
+    Labelled,
+    VolumeSource,
+    dice_and_cross_entropy,
+    dice_scores,
+    open_volumes,
+    split,
+)
+
+nibabel = pytest.importorskip("nibabel")
+
+DATA = Path(__file__).parents[1] / "data/volumes"
+RECORD = Record("tiny", "NAUNETR", {}, input_size=16, crop_mode="volume")
+OWN = {
+    "data": str(DATA),
+    "model_args": {"depths": [1, 1], "num_heads": [1, 2], "kernel_size": 3},
+    "image_size": 16,
+    "batch_size": 8,
+}
+
+
+def recipe(**changes):
+    return Recipe.load("na_unetr_nuclei", {**OWN, **changes})
+
+
+def counting(*size):
+    """A volume whose voxels tell where they are, with labels that go with them."""
+    voxels = np.arange(np.prod(size), dtype=np.float32).reshape(*size, 1)
+    return Labelled(voxels, (voxels[..., 0] % 7).astype(np.int32))
+
+
+def test_nuclei(tmp_path):
+    image, mask = read_nuclei(DATA)
+    assert image.shape == (31, 61, 57, 1) and (image.min(), image.max()) == (104, 375)
+    assert mask.shape == (31, 61, 57) and len(np.unique(mask)) == 52
+    with zipfile.ZipFile(tmp_path / "stardist.whl", "w") as wheel:
+        for name in FILES:
+            wheel.write(DATA / name, f"{FOLDER}/{name}")
+    assert is_nuclei(tmp_path / "stardist.whl") and not is_nuclei(tmp_path)
+    assert np.array_equal(read_nuclei(tmp_path / "stardist.whl")[0], image)
+    with zipfile.ZipFile(tmp_path / "other.whl", "w") as wheel:
+        wheel.writestr("a", "b")
+    with pytest.raises(ValueError, match=r"other.whl has no volume of stardist's"):
+        read_nuclei(tmp_path / "other.whl")
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_cubes_are_parts_of_volumes(flip):
+    source = VolumeSource([counting(20, 18, 30), counting(9, 40, 17)], [], ("a",) * 7, 16, flip)
+    assert source.size == 16 * (3 + 2)
+    mx.random.seed(0)
+    steps = set()
+    for voxels, labels, _ in source.train_batches([np.arange(6)] * 10):
+        assert voxels.shape == (6, 16, 16, 16, 1) and labels.shape == (6, 16, 16, 16)
+        assert np.array_equal(labels, np.array(voxels)[..., 0].astype(int) % 7)
+        for cube in np.array(voxels)[..., 0]:
+            steps.add(float(np.sign(cube[0, 0, 1] - cube[0, 0, 0])))
+            assert abs(cube[0, 0, 1] - cube[0, 0, 0]) == 1
+    assert steps == ({-1.0, 1.0} if flip else {1.0})
+    mx.random.seed(0)
+    first = next(source.train_batches([np.arange(6)]))[0]
+    mx.random.seed(0)
+    assert mx.array_equal(next(source.train_batches([np.arange(6)]))[0], first)
+
+
+def test_split():
+    [train], [val] = split([counting(10, 31, 20)], 0.34)
+    assert train.labels.shape == (10, 20, 20) and val.labels.shape == (10, 11, 20)
+    joined = np.concatenate([train.voxels, val.voxels], axis=1)
+    assert np.array_equal(joined, counting(10, 31, 20).voxels)
+    several = [counting(4, 4, n) for n in range(4, 9)]
+    train, val = split(several, 0.34)
+    assert train == several[:3] and val == several[3:]
+
+
+def test_loss_is_cross_entropy_and_dice():
+    random = np.random.RandomState(0)
+    logits = random.standard_normal((2, 3, 4, 5, 3))
+    labels = random.randint(0, 3, (2, 3, 4, 5))
+    targets = np.eye(3)[labels]
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    entropy = -np.log((p * targets).sum(-1)).mean()
+    dice = [
+        2 * (p[b, ..., c] * targets[b, ..., c]).sum() / (p[b, ..., c] + targets[b, ..., c]).sum()
+        for b in range(2)
+        for c in range(3)
+    ]
+    arrays = mx.array(logits), mx.array(targets)
+    assert dice_and_cross_entropy(*arrays).item() == pytest.approx(
+        entropy + 1 - np.mean(dice), rel=1e-5
+    )
+    sure = mx.array(np.where(targets > 0, 50.0, -50.0))
+    assert dice_and_cross_entropy(sure, arrays[1]).item() < 1e-4
+    assert dice_scores(np.array([3.0, 0, 0]), np.array([8.0, 5, 0])).tolist()[:2] == [0.75, 0]
+
+
+def test_validation_is_the_dice_of_the_held_out_volume(tmp_path):
+    trainer = make_trainer(recipe(out=str(tmp_path)))
+    model, volume = trainer.model.eval(), trainer.source.val[0]
+    # 31 x 21 x 57 voxels; the model itself sees at most one window of it here.
+    corner = tuple(slice(n) for n in (16, 16, 16))
+    trainer.source.val = [Labelled(*(part[corner] for part in volume))]
+    trainer.source.val_size = 16**3
+    dice, loss = trainer.evaluate()
+    truth = volume.labels[corner]
+    logits = model(mx.array(volume.voxels[corner])[None])[0]
+    found = np.array(logits.argmax(-1))
+    both = (found == 1).sum() + (truth == 1).sum()
+    assert dice == pytest.approx(2 * ((found == 1) & (truth == 1)).sum() / both)
+    p = np.take_along_axis(np.array(mx.softmax(logits, axis=-1)), truth[..., None], -1)
+    assert loss == pytest.approx(-np.log(p).mean(), rel=1e-4)
+
+
+def test_a_short_run_learns_nuclei_and_resumes(tmp_path, monkeypatch):
+    """36 updates; on the held-out third everything called a nucleus would have a Dice of 0.52."""
+    monkeypatch.setattr(volumes, "ROUNDS", 8)
+    settings = {"out": str(tmp_path / "run"), "epochs": 1, "lr": 5e-3, "warmup_epochs": 0}
+    result = run(recipe(**settings, batch_size=4))
+    assert result["outcome"] == "finished" and result["steps"] == 36
+    assert result["val_dice"] > 0.6
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
+    assert lines[-1]["val_dice"] == pytest.approx(result["val_dice"], abs=1e-6)
+    assert run(recipe(**settings, batch_size=4))["outcome"] == "finished before"
+    model = NAUNETR.from_pretrained(tmp_path / "run/best")
+    assert model.record.classes == ("background", "nucleus") and model.record.input_size == 16
+    assert json.loads((tmp_path / "run/best/config.json").read_text())["training"]["val_dice"] > 0.6
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three CTs with labels, in NIfTI."""
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+    random = np.random.RandomState(0)
+    for index in range(3):
+        voxels = random.standard_normal((17, 18, 19 + index)).astype(np.float32)
+        save(tmp_path / f"images/{index}.nii.gz", voxels)
+        save(tmp_path / f"labels/{index}.nii.gz", (voxels > 0).astype(np.uint8))
+    return tmp_path
+
+
+def save(path, voxels, affine=None):
+    affine = np.diag([-1.0, 1.0, 2.0, 1.0]) if affine is None else affine
+    nibabel.save(nibabel.Nifti1Image(voxels, affine), path)
+
+
+def test_a_folder_of_nifti_files(folder):
+    source = open_volumes(recipe(data=str(folder)), RECORD)
+    assert [v.labels.shape for v in source.train] == [(17, 18, 19), (17, 18, 20)]
+    assert len(source.val) == 1 and source.classes == ("class 0", "class 1")
+    voxels, labels = source.train[0]
+    assert np.array_equal(labels, voxels[..., 0] > -voxels.mean()) or labels.mean() > 0.4
+    (folder / "classes.txt").write_text("air\nbone\nskin\n")
+    coarse = Record("ct", "NAUNETR", {}, input_size=16, crop_mode="volume", spacing=(2.0, 2.0, 2.0))
+    source = open_volumes(recipe(data=str(folder)), coarse)
+    assert source.classes == ("air", "bone", "skin")
+    assert source.train[0].labels.shape == source.train[0].voxels.shape[:3] == (8, 9, 19)
+
+
+def test_what_is_refused(folder, tmp_path):
+    def refused(match, **changes):
+        with pytest.raises(ValueError, match=match):
+            make_trainer(recipe(data=str(folder), out=str(tmp_path), **changes))
+
+    refused("a model of volumes needs crop none, smoothing 0", crop="shift", smoothing=0.1)
+    refused("volumes must have 2 channels", model_args={**OWN["model_args"], "in_chans": 2})
+    (folder / "classes.txt").write_text("air\n")
+    refused(r"classes.txt must name 2 classes but names 1")
+    (folder / "classes.txt").unlink()
+    labels = folder / "labels/1.nii.gz"
+    save(labels, np.zeros((17, 18, 20), np.uint8), np.eye(4))
+    refused(r"labels/1.nii.gz must lie on the grid of .*images/1.nii.gz")
+    save(labels, np.full((17, 18, 20), 0.5, np.float32))
+    refused("labels/1.nii.gz must hold class indices")
+    labels.unlink()
+    refused("labels lacks 1.nii.gz")
+    with pytest.raises(ValueError, match="or be stardist's wheel, but has none"):
+        make_trainer(recipe(data=str(folder / "labels"), out=str(tmp_path)))
