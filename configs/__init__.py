@@ -15,6 +15,7 @@ PAGES = (
     "isotropic",
     "fashion",
     "upernet",
+    "nat1d",
     "nat3d",
     "dinat3d",
     "allin1",

@@ -11,8 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from .data import Preprocess
-from .data.image_files import read_batches
+from .data.image_files import Prepares, read_batches
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def evaluate(
     model: nn.Module,
     sources: Sequence[Path | np.ndarray],
     labels: Sequence[int] | np.ndarray,
-    preprocess: Preprocess,
+    preprocess: Prepares,
     names: Sequence[str],
     *,
     batch_size: int = 32,
@@ -93,7 +92,7 @@ def evaluate(
     """Classifies labelled images.
 
     Args:
-        model: Images to logits, in evaluation mode.
+        model: Images (or sequences) to logits, in evaluation mode.
         sources: Image files or arrays.
         labels: The output of ``model`` that is right for each.
         preprocess: How images are prepared.

@@ -1,11 +1,13 @@
 """Measure a classifier on labelled images: top-1, top-5, every class, what is mistaken for what.
 
 DATA is a folder DATA/CLASS/*, or `fashion-mnist` for the installed data set's 10,000 test images
-(Debian: apt install dataset-fashion-mnist). Folders named like the model's classes (for ImageNet
+(Debian: apt install dataset-fashion-mnist), or `mnist1d` for that data set's 1,000 test sequences,
+which are generated. Folders named like the model's classes (for ImageNet
 also by synset, n01440764) are matched by name; others count as outputs in sorted order, which is
 right for ImageNet's validation images sorted into synset folders.
 
   natten-zoo evaluate fashion-mnist
+  natten-zoo evaluate mnist1d --model nat1d_mnist1d
   natten-zoo evaluate imagenet/val --model dinat_mini --json > dinat_mini.json
 
 Exit status: 0 all images were evaluated, 1 some could not be read, 2 nothing was evaluated.
@@ -25,12 +27,14 @@ import numpy as np
 from ._common import add_model_argument, open_classifier, output_names, positive, progress, table
 
 if TYPE_CHECKING:
+    from ..data.preprocess import SequencePreprocess
     from ..evaluation import Evaluation
+    from ..models import Model
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
-    parser.add_argument("data", metavar="DATA", help="a folder, or `fashion-mnist`")
+    parser.add_argument("data", metavar="DATA", help="a folder, `fashion-mnist` or `mnist1d`")
     add_model_argument(parser)
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     parser.add_argument(
@@ -52,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
         from ..viz.figures import new_figure
 
         new_figure(1, 1)  # so that a missing matplotlib shows before the work, not after it
-    model, preprocess = open_classifier(args.model, args.variant)
+    opened = open_sequence_classifier if args.data == "mnist1d" else open_classifier
+    model, preprocess = opened(args.model, args.variant)
     names = output_names(model)
     sources, labels = open_data(args.data, names, args.limit)
     with progress(len(sources), args.batch_size) as bar:
@@ -81,6 +86,24 @@ def run(args: argparse.Namespace) -> int:
     return 1 if result.failures else 0
 
 
+def open_sequence_classifier(
+    name: str, variant: str | None = None
+) -> tuple[Model, SequencePreprocess]:
+    """Loads a model of sequences, and how they are prepared.
+
+    Raises:
+        ValueError: If the model takes something else.
+    """
+    from ..data.preprocess import SequencePreprocess
+    from ..models import NAT1D
+    from ..pretrained.load import load_pretrained
+
+    model = load_pretrained(NAT1D, name, model=variant)
+    if model.record is None:
+        return model, SequencePreprocess()
+    return model, SequencePreprocess.from_record(model.record)
+
+
 def open_data(
     data: str, names: Sequence[str], limit: int | None = None
 ) -> tuple[Sequence[Path | np.ndarray], Sequence[int] | np.ndarray]:
@@ -102,7 +125,11 @@ def _open(
     from ..data.fashion_mnist import CLASSES, fashion_mnist
     from ..data.image_folder import ImageFolder
     from ..data.labels import imagenet_classes
+    from ..data.mnist1d import mnist1d
 
+    if data == "mnist1d":
+        sequences, labels = mnist1d("test")
+        return list(sequences), labels
     if data == "fashion-mnist":
         images, labels = fashion_mnist("test")
         if len(names) != len(CLASSES):

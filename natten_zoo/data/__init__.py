@@ -1,6 +1,6 @@
-"""From files to arrays: reading and preprocessing images."""
+"""From files to arrays: reading and preprocessing images and sequences."""
 
-from .preprocess import Preprocess
+from .preprocess import Preprocess, SequencePreprocess
 from .reading import ImageError, read_image
 
-__all__ = ["ImageError", "Preprocess", "read_image"]
+__all__ = ["ImageError", "Preprocess", "SequencePreprocess", "read_image"]

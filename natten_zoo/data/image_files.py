@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
 
-from .preprocess import Preprocess
 from .reading import ImageError
 
 SUFFIXES = frozenset(
@@ -36,6 +36,13 @@ class Batch:
     indices: list[int]
     images: mx.array
     failures: dict[int, str] = field(default_factory=dict)
+
+
+class Prepares(Protocol):
+    """What makes a model's input of a source, such as :class:`natten_zoo.data.Preprocess`."""
+
+    def to_numpy(self, source: Any, /) -> np.ndarray:
+        """The input without its batch axis, in float32."""
 
 
 def find_images(patterns: Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -69,7 +76,7 @@ def images_in(folder: Path) -> list[Path]:
 
 def read_batches(
     sources: Sequence[Path | np.ndarray],
-    preprocess: Preprocess,
+    preprocess: Prepares,
     batch_size: int,
     workers: int = 4,
 ) -> Iterator[Batch]:

@@ -201,6 +201,37 @@ class Preprocess:
         )
 
 
+@dataclass(frozen=True)
+class SequencePreprocess:
+    """Standardises one sequence: ``(x - mean) / std`` per channel.
+
+    Args:
+        mean: What is subtracted, per channel.
+        std: What the difference is divided by, per channel.
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def __call__(self, sequence: np.ndarray) -> mx.array:
+        """Transforms a sequence ``[length, channels]``, or ``[length]`` of one channel.
+
+        Returns:
+            ``[length, channels]`` in float32.
+        """
+        return mx.array(self.to_numpy(sequence))
+
+    def to_numpy(self, sequence: np.ndarray) -> np.ndarray:
+        """The same as a NumPy array."""
+        values = np.asarray(sequence, np.float32).reshape(len(sequence), len(self.mean))
+        return (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+
+    @classmethod
+    def from_record(cls, record: Record) -> SequencePreprocess:
+        """The preprocessing that a checkpoint was published with."""
+        return cls(tuple(record.mean), tuple(record.std))
+
+
 def _center(image: Image.Image, size: Sequence[int]) -> Image.Image:
     left, top = (round((n - kept) / 2) for n, kept in zip(image.size, size, strict=True))
     return image.crop((left, top, left + size[0], top + size[1]))

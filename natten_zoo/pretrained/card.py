@@ -38,6 +38,15 @@ from natten_zoo.video import classify_video
 probabilities = classify_video({name}.from_pretrained("{repo_id}"), "clip.mp4")
 print((-probabilities).argsort()[:5])
 """,
+    "sequence-classification": """\
+import numpy as np
+from natten_zoo.data import SequencePreprocess
+from natten_zoo.models import {name}
+
+model = {name}.from_pretrained("{repo_id}")
+prepare = SequencePreprocess.from_record(model.record)
+logits = model(prepare(np.sin(np.arange(40)))[None])
+""",
     "volume-segmentation": """\
 from natten_zoo.models import {name}
 from natten_zoo.volumes import segment_volume
@@ -48,7 +57,10 @@ print(result.classes())
 """,
 }
 # The Hub has no name of its own for what these do.
-_TAGS = {"volume-segmentation": "image-segmentation"}
+_TAGS = {
+    "sequence-classification": "audio-classification",
+    "volume-segmentation": "image-segmentation",
+}
 
 
 def model_card(model: Model, repo_id: str) -> ModelCard:
@@ -154,6 +166,8 @@ def _preprocessing(record: Record) -> str:
         if record.intensity:
             return f"{resample}Clip to {list(record.intensity)} and scale to 0..1."
         return f"{resample}Subtract each volume's mean and divide by its standard deviation."
+    if not record.input_size:
+        return f"Subtract {list(record.mean)}, divide by {list(record.std)}."
     if record.crop_mode == "squash":
         resize = f"Resize to {record.input_size} x {record.input_size}"
     else:

@@ -12,6 +12,7 @@ from .color import jitter_color, rand_augment
 from .config import Recipe
 
 BETA_TABLE = 4096
+IMAGES_ONLY = ("jitter", "rand_augment", "erase", "cutmix")
 
 
 def uniform(batch: int, low: float = 0.0, high: float = 1.0) -> mx.array:
@@ -147,7 +148,23 @@ class Augment:
     def __call__(
         self, images: mx.array, labels: mx.array, aspect: mx.array
     ) -> tuple[mx.array, mx.array]:
-        """Augment uint8 `[B, S, S, C]`, labels `[B]`, aspect `[B]` to `[B, size, size, C]`."""
+        """Augment uint8 `[B, S, S, C]`, labels `[B]`, aspect `[B]` to `[B, size, size, C]`.
+
+        Clips `[B, T, S, S, C]` become `[B, T, size, size, C]`, all frames of one changed alike.
+        """
+        if images.ndim < 5:
+            images, targets = self._augment(images, labels, aspect)
+            return self.normalize(images), targets
+        if self.recipe.jitter or self.recipe.rand_augment:
+            raise ValueError("[Augment] 'jitter' and 'rand_augment' must be 0 for clips.")
+        # Frames are channels meanwhile: what is drawn for an image is then drawn for a clip.
+        clips, targets = self._augment(images.moveaxis(1, -2).flatten(-2), labels, aspect)
+        clips = mx.unflatten(clips, -1, (-1, images.shape[-1])).moveaxis(-2, 1)
+        return self.normalize(clips), targets
+
+    def _augment(
+        self, images: mx.array, labels: mx.array, aspect: mx.array
+    ) -> tuple[mx.array, mx.array]:
         recipe = self.recipe
         images = self._geometry(images.astype(mx.float32) / 255, aspect)
         if recipe.rand_augment:
@@ -156,10 +173,16 @@ class Augment:
             images = jitter_color(images, recipe.jitter)
         if recipe.erase:
             images = erase(images, recipe.erase)
-        targets = (labels[:, None] == mx.arange(self.classes)).astype(mx.float32)  # [B, classes]
-        targets = targets * (1 - recipe.smoothing) + recipe.smoothing / self.classes
-        images, targets = self.mix(images, targets)
-        return self.normalize(images), targets
+        return self.mix(images, self.targets(labels))
+
+    def targets(self, labels: mx.array) -> mx.array:
+        """Labels `[B]` as smoothed distributions `[B, classes]`."""
+        one_hot = (labels[:, None] == mx.arange(self.classes)).astype(mx.float32)
+        return one_hot * (1 - self.recipe.smoothing) + self.recipe.smoothing / self.classes
+
+    def prepare(self, images: mx.array) -> mx.array:
+        """Network input from uint8 images, as at inference."""
+        return self.normalize(images.astype(mx.float32) / 255)
 
     def normalize(self, images: mx.array) -> mx.array:
         """Subtract the mean and divide by the standard deviation of each channel."""
@@ -175,3 +198,25 @@ class Augment:
         else:
             boxes = shift_boxes(batch, side, 0)
         return resample(images, boxes, self.size, mirror)
+
+
+class SequenceAugment(Augment):
+    """The same for sequences, float `[B, L, C]`: label smoothing and mixup, nothing of images."""
+
+    def __init__(self, recipe: Recipe, classes: int, mean: list[float], std: list[float]) -> None:
+        off = {"crop": "none", "flip": False} | dict.fromkeys(IMAGES_ONLY, 0)
+        if wrong := [name for name, value in off.items() if getattr(recipe, name) != value]:
+            wanted = ", ".join(f"{name} {off[name]}" for name in wrong)
+            raise ValueError(f"[train] a model of sequences needs {wanted}.")
+        super().__init__(recipe, classes, 0, mean, std)
+
+    def __call__(
+        self, sequences: mx.array, labels: mx.array, aspect: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        """Augment `[B, L, C]` and labels `[B]`; there is no aspect ratio to look at."""
+        sequences, targets = self.mix(sequences, self.targets(labels))
+        return self.normalize(sequences), targets
+
+    def prepare(self, sequences: mx.array) -> mx.array:
+        """Network input from raw sequences, as at inference."""
+        return self.normalize(sequences)

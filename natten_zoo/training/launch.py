@@ -12,12 +12,13 @@ from typing import Any
 import mlx.core as mx
 
 from ..data import Preprocess
-from ..data.arrays import fashion_mnist_source, is_idx_folder
+from ..data.arrays import fashion_mnist_source, is_idx_folder, mnist1d_source
 from ..data.labels import class_names
+from ..data.moving_fashion import MovingFashionSource
 from ..models.base import Model
 from ..pretrained.record import Record
 from ..pretrained.registry import build_model, get_record, records
-from .augment import Augment
+from .augment import Augment, SequenceAugment
 from .checkpoint import RunError, find_latest
 from .config import Recipe
 from .loop import Source, Trainer
@@ -25,7 +26,8 @@ from .lora import add_lora, fused
 from .memory import checkpoint_layers
 from .optim import choose_trainable
 
-PUBLISHED = ("hub", "url", "mirror", "file", "sha256", "top1", "params", "gmacs")
+# Data of sequences: how many new samples are generated to train on; 0 is the standard training set.
+SEQUENCES = {"mnist1d": 0, "mnist1d_fresh": 200_000}
 
 
 def run(recipe: Recipe) -> dict[str, Any]:
@@ -54,16 +56,12 @@ def make_trainer(recipe: Recipe) -> Trainer:
         from .volumes import volume_trainer
 
         return volume_trainer(recipe, record)
-    preprocess = Preprocess.from_record(record)
-    source = open_source(recipe, preprocess)
+    source = open_source(recipe, record)
     classes = source.classes
     say(f"{source.size:,} images to train on, {source.val_size:,} to validate on")
     mx.random.seed(recipe.seed)
     model = make_model(recipe, record, classes)
-    augment = Augment(
-        recipe, len(classes), preprocess.size, list(preprocess.mean), list(preprocess.std)
-    )
-    return Trainer(recipe, model, source, augment, save_model)
+    return Trainer(recipe, model, source, make_augment(recipe, record, classes), save_model)
 
 
 def say(text: str) -> None:
@@ -111,8 +109,23 @@ def model_record(recipe: Recipe) -> Record:
     return record
 
 
-def open_source(recipe: Recipe, preprocess: Preprocess) -> Source:
-    """The images that a recipe names."""
+def open_source(recipe: Recipe, record: Record) -> Source:
+    """The images that a recipe names, or the clips or sequences, if its model takes those."""
+    if not record.input_size or recipe.data in SEQUENCES:
+        if record.input_size or recipe.data not in SEQUENCES:
+            raise ValueError(
+                f"[train] a model of sequences learns from {' or '.join(SEQUENCES)}, and no other "
+                f"model does, but got {recipe.model!r} and {recipe.data!r}."
+            )
+        return mnist1d_source(SEQUENCES[recipe.data])
+    preprocess, frames = Preprocess.from_record(record), record.frames
+    if recipe.data == "moving_fashion":
+        if frames is None or recipe.flip:
+            raise ValueError(
+                "[train] moving_fashion needs a model of clips, and 'flip' must be off: mirror "
+                f"images move the other way. Got {recipe.model!r} and flip {recipe.flip}."
+            )
+        return MovingFashionSource(preprocess, frames)
     if recipe.data == "fashion_mnist":
         return fashion_mnist_source(preprocess)
     if not recipe.data:
@@ -125,6 +138,14 @@ def open_source(recipe: Recipe, preprocess: Preprocess) -> Source:
     out = Path(recipe.out)
     images = open_labelled(recipe.data, recipe.val_fraction, recipe.seed, out / "unpacked")
     return StreamSource(images, preprocess, recipe.crop, out / "converted", recipe.workers)
+
+
+def make_augment(recipe: Recipe, record: Record, classes: tuple[str, ...]) -> Augment:
+    """The recipe's augmentation, for the kind of input that the model takes."""
+    mean, std = list(record.mean), list(record.std)
+    if not record.input_size:
+        return SequenceAugment(recipe, len(classes), mean, std)
+    return Augment(recipe, len(classes), record.input_size, mean, std)
 
 
 def make_model(recipe: Recipe, record: Record, classes: tuple[str, ...]) -> Model:
@@ -159,8 +180,7 @@ def fit_head(model: Model, record: Record, classes: tuple[str, ...], aloud: bool
         model.reset_classifier(len(classes))
         record = dataclasses.replace(record, classes=classes)
     # The weights are about to change: what was published of the old ones is no longer true.
-    unknown: dict[str, Any] = dict.fromkeys(PUBLISHED)
-    model.record = dataclasses.replace(record, num_classes=len(classes), **unknown)
+    model.record = record.of_other_weights(num_classes=len(classes))
 
 
 def save_model(model: Model, folder: Path, training: dict[str, Any]) -> None:

@@ -63,8 +63,9 @@ def make_step(
 ) -> Callable[..., Metrics]:
     """Build ``step(images, labels, aspect) -> metrics``, which advances `state` by one update.
 
-    Images are uint8 `[B, S, S, C]`, labels int `[B]` and aspect float `[B]`, where B is this
-    process's share of the global batch. Gradients are averaged over all processes.
+    Images are uint8 `[B, S, S, C]` (clips `[B, T, S, S, C]`), labels int `[B]` and aspect float
+    `[B]`, where B is this process's share of the global batch. Gradients are averaged over all
+    processes.
     """
     model, weights, updater = state.model, state.weights, state.updater
     dtype, parts = getattr(mx, recipe.dtype), recipe.accumulate
@@ -82,7 +83,7 @@ def make_step(
 
     def step(images: mx.array, labels: mx.array, aspect: mx.array) -> Metrics:
         everything, masters = model.parameters(), model.trainable_parameters()
-        images, targets = augment(images, labels, aspect)  # (B, S, S, C), (B, classes)
+        images, targets = augment(images, labels, aspect)  # (B, [T,] S, S, C), (B, classes)
 
         # Micro-batches bound the memory; their mean gradient is that of the whole batch.
         loss = accuracy = mx.array(0.0)
@@ -117,12 +118,12 @@ def fuses(recipe: Recipe) -> bool:
 def make_evaluate(model: nn.Module, augment: Augment) -> Callable[..., tuple[mx.array, mx.array]]:
     """Build ``evaluate(images, labels) -> (correct, loss)``, sums over images with label >= 0.
 
-    Images are uint8 `[B, S, S, C]` at the network's input size. A last batch that is not full is
-    padded with label -1, so that there is one shape and one compilation.
+    Images are uint8 `[B, S, S, C]` (clips `[B, T, S, S, C]`) at the network's input size. A last
+    batch that is not full is padded with label -1, so that there is one shape and one compilation.
     """
 
     def evaluate(images: mx.array, labels: mx.array) -> tuple[mx.array, mx.array]:
-        logits = model(augment.normalize(images.astype(mx.float32) / 255))  # (B, classes)
+        logits = model(augment.prepare(images))  # (B, classes)
         known = labels >= 0
         losses = nn.losses.cross_entropy(logits, mx.maximum(labels, 0))  # (B,)
         correct = (logits.argmax(-1) == labels) & known

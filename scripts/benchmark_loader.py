@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Can the loader keep up? Images per second of the loader, of the training step, and of both.
+
+    scripts/benchmark_loader.py --data flowers/ --model nat_mini
+    scripts/benchmark_loader.py --images 512 --side 224
+
+A recipe and its options are given as to scripts/train.py. Without --data, JPEG files of noise over
+gradients are written to a temporary folder. The loader's figure is what it decodes while nothing
+else runs; a step that is as fast would wait for it.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import mlx.core as mx
+import numpy as np
+from PIL import Image
+
+from natten_zoo.training import Recipe, add_arguments, overrides_from
+from natten_zoo.training.launch import make_trainer
+from natten_zoo.training.loop import Trainer, epoch_rows
+
+
+def main() -> None:
+    """Measures, and prints a table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("-c", "--config", default="finetune", metavar="YAML", help="the recipe")
+    parser.add_argument("--images", type=int, default=256, help="generated files without --data")
+    parser.add_argument("--side", type=int, default=224, help="their height and width")
+    parser.add_argument("--steps", type=int, default=8, help="batches per round")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median counts")
+    add_arguments(parser)
+    args = parser.parse_args()
+    with TemporaryDirectory() as folder:
+        options = {"pretrained": False, "out": f"{folder}/out", **overrides_from(args)}
+        if "data" not in options:
+            options["data"] = str(write_images(Path(folder, "data"), args.images, args.side))
+        measure(make_trainer(Recipe.load(args.config, options)), args.steps, args.rounds)
+
+
+def write_images(folder: Path, count: int, side: int) -> Path:
+    """`count` JPEG files in two classes, about as large as photos of that size."""
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(0, 200, side)[:, None, None] * rng.random((1, 1, 3))
+    for index in range(count):
+        target = folder / f"class {index % 2}"
+        target.mkdir(parents=True, exist_ok=True)
+        pixels = ramp + rng.normal(30, 20, (side, side, 3))
+        image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+        image.save(target / f"{index}.jpg", quality=85)
+    return folder
+
+
+def measure(trainer: Trainer, steps: int, rounds: int) -> None:
+    """Prints rates of the loader, the step and both, and who waits for whom."""
+    recipe = trainer.recipe
+    rows = epoch_rows(recipe, 0, trainer.source.size, trainer.rank, trainer.world)
+    rows = np.resize(rows, (steps, rows.shape[1]))
+    fixed = next(trainer.source.train_batches(rows[:1]))
+    trainer.model.train()
+    step(trainer, fixed)  # compiles what is compiled
+
+    def load() -> None:
+        for batch in trainer.source.train_batches(rows):
+            mx.eval(*batch)
+
+    def compute() -> None:
+        for _ in range(steps):
+            step(trainer, fixed)
+
+    waited: list[float] = []
+
+    def both() -> None:
+        batches, waits = trainer.source.train_batches(rows), 0.0
+        for _ in range(steps):
+            asked = time.perf_counter()
+            batch = next(batches)
+            waits += time.perf_counter() - asked
+            step(trainer, batch)
+        waited.append(waits)
+
+    seconds: dict[Callable[[], None], list[float]] = {load: [], compute: [], both: []}
+    for _ in range(rounds):
+        for work, times in seconds.items():
+            started = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - started)
+    images = steps * recipe.batch_size
+    rates = [images / statistics.median(times) for times in seconds.values()]
+    share = statistics.median(waited) / statistics.median(seconds[both])
+    print(f"batches of {recipe.batch_size}, {recipe.workers} workers, {recipe.model}, images/s:")
+    print("loader {:.1f}  step {:.1f}  both {:.1f}".format(*rates))
+    print(f"the loader gives {rates[0] / rates[1]:.1f} times what the step takes;", end=" ")
+    print(f"the step waited for data {share:.1%} of the time")
+
+
+def step(trainer: Trainer, batch: tuple[mx.array, ...]) -> None:
+    """One update, finished."""
+    mx.eval(trainer.train_step(*batch), *trainer.state.captured()[:3])
+
+
+if __name__ == "__main__":
+    main()
