@@ -30,13 +30,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it runs from a bar
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from keep_memory import keep_memory
 from mlx.utils import tree_flatten
 
 from natten_zoo import create_model, layers, ops
 
 LINUX = sys.platform == "linux"
-# Large blocks are kept instead of returned to the system after each use, for all contestants.
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
 PARTS = {
     "attention": (layers.NeighborhoodAttention, "attend"),
     "linear": (nn.Linear, "__call__"),
@@ -48,8 +47,6 @@ PARTS = {
 
 def main() -> None:
     """Prints a table; with ``--json`` writes it, too."""
-    if LINUX and not MALLOC.keys() <= os.environ.keys():
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MALLOC})
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -212,4 +209,5 @@ def timed_parts() -> Iterator[dict[str, float]]:
 
 
 if __name__ == "__main__":
+    keep_memory()
     main()

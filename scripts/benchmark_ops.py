@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,15 +37,12 @@ from benchmark_contestants import (
     tier,
     torch_contestant,
 )
+from keep_memory import keep_memory
 
 from natten_zoo.ops import backend, native
 
 MLX = version("mlx")
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
-# glibc returns large blocks to the system after each use, and page faults then take as long as the
-# arithmetic: all contestants keep their memory.
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
-
 
 CASES = [
     Case("2-D NAT stage 1", (56, 56), 2),
@@ -85,8 +82,14 @@ def contestants(case: Case, wanted: list[str], batch: int, dtype: str) -> list[C
             try:
                 found.append(make())
             except Exception as error:
-                print(f"  {name}: {error}", file=sys.stderr)
+                complain(f"{name}: {error}")
     return found
+
+
+@cache
+def complain(text: str) -> None:
+    """Says once why somebody does not take part."""
+    print(f"  {text}", file=sys.stderr)
 
 
 def measure(case: Case, wanted: list[str], batch: int, dtype: str, rounds: int) -> list[dict]:
@@ -146,9 +149,8 @@ def plot(rows: list[dict], path: Path) -> None:
     axes.set(xscale="log", xlabel="times as fast as a gather per query, forward and backward")
     axes.set_yticks(range(len(cases)), cases)
     axes.invert_yaxis()
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
 def main() -> None:
@@ -166,6 +168,8 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="draw the speed-ups to this file")
     args = parser.parse_args()
     wanted = args.tiers.split(",")
+    if strangers := set(wanted) - set(everybody):
+        parser.error(f"--tiers: there is no {', '.join(strangers)} among {', '.join(everybody)}")
     print(f"MLX {MLX} on {mx.default_device()}, {platform.platform()}, {args.dtype}")
     print(f"  {'':17}{'forward':>13} {'':6} {'forward+backward':>14} {'':5}  peak memory")
     rows = []
@@ -182,6 +186,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.platform == "linux" and not MALLOC.keys() & os.environ.keys():
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MALLOC})
+    keep_memory()
     main()

@@ -1,6 +1,7 @@
 """The benchmark of the operators runs, and its baseline computes what it is a baseline for."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,3 +49,34 @@ def test_the_script_writes_a_table_and_a_plot(tmp_path):
     assert [r["contestant"] for r in rows] == ["gather", "pure"]
     assert all(r["forward_ms"] > 0 and r["both_ms"] > 0 and r["peak_bytes"] > 0 for r in rows)
     assert (tmp_path / "ops.png").stat().st_size > 5000
+
+
+PEER = """
+import sys
+if sys.platform != "darwin":
+    raise ImportError("macOS only")
+from natten_zoo import ops
+def set_backend(name):
+    assert name in ("pure", "auto")
+def na2d(q, k, v, kernel_size, stride, dilation, is_causal):
+    return ops.na2d(q, k, v, kernel_size, stride, dilation, is_causal)
+"""
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_natten_mlx_takes_part_where_it_is_installed(installed, tmp_path):
+    if installed:
+        (tmp_path / "natten_mlx.py").write_text(PEER)
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--filter", "stage 4", "--tiers", "natten_mlx", "--rounds", "1"],
+        capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert ("natten_mlx  " in done.stdout) == installed
+    assert ("No module named 'natten_mlx'" in done.stderr) != installed
+
+
+def test_an_unknown_contestant_is_refused():
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--tiers", "fast"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "there is no fast among fast_metal" in done.stderr
