@@ -1,6 +1,7 @@
 """NATTEN 0.21: everything heads last and fused; ``stride`` is our ``window_stride``.
 
-Arguments that choose and tune CUDA kernels are accepted and ignored: they change no number.
+Arguments that choose and tune CUDA kernels are accepted and ignored: they change no number. What
+upstream keeps in submodules (``natten.token_permute``, ...) stands beside the rest.
 """
 
 from __future__ import annotations
@@ -44,6 +45,17 @@ from .knobs import (
     use_deterministic_algorithms,
     use_kv_parallelism_in_fused_na,
 )
+from .v021_tools import (
+    cumulative,
+    generate_varlen_parameters,
+    na1d_reference,
+    na2d_reference,
+    na3d_reference,
+    token_permute_operation,
+    token_permute_varlen_operation,
+    token_unpermute_operation,
+    token_unpermute_varlen_operation,
+)
 
 HAS_LIBNATTEN = False
 
@@ -58,6 +70,7 @@ __all__ = [
     "attention",
     "disable_flex_compile",
     "disable_flex_compile_backprop",
+    "generate_varlen_parameters",
     "get_bwd_configs_for_cutlass_blackwell_fmha",
     "get_bwd_configs_for_cutlass_blackwell_fna",
     "get_bwd_configs_for_cutlass_fmha",
@@ -81,9 +94,16 @@ __all__ = [
     "is_memory_usage_unrestricted",
     "merge_attentions",
     "na1d",
+    "na1d_reference",
     "na2d",
+    "na2d_reference",
     "na3d",
+    "na3d_reference",
     "set_memory_usage_preference",
+    "token_permute_operation",
+    "token_permute_varlen_operation",
+    "token_unpermute_operation",
+    "token_unpermute_varlen_operation",
     "use_deterministic_algorithms",
     "use_kv_parallelism_in_fused_na",
 ]
@@ -225,7 +245,7 @@ def _cumulative(lengths: mx.array | None, given: mx.array | None) -> mx.array | 
         return given
     if given is not None:
         raise ValueError("[attention] lengths must be given as such or cumulative but got both.")
-    return mx.concatenate([mx.zeros(1, mx.int32), mx.cumsum(lengths).astype(mx.int32)])
+    return cumulative(lengths)
 
 
 def merge_attentions(

@@ -112,6 +112,49 @@ def test_v021_attention_packed_is_attention_of_each():
         assert close(packed[:, rows], one) and close(lse[:, rows], one_lse)
 
 
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize(
+    "layout, tile, dilation",
+    [((5, 6), (2, 3), (1, 2)), ((7,), (3,), None), ((3, 4, 5), (2, 2, 2), None)],
+)
+def test_v021_tokens_of_a_tile_become_neighbors(layout, tile, dilation, flip):
+    step = dilation or (1,) * len(layout)
+    x = normal(2, *layout, 2, 3)
+    permuted, shape, group = v021.token_permute_operation(x, tile, dilation, flip)
+    assert shape == layout and len(permuted) == 2 * np.prod(step)
+    turn = slice(None, None, -1 if flip else 1)
+    ends = [(d, n // t, t) for d, n, t in zip(step, group, tile, strict=True)]
+    sizes = [[e[part] for e in ends][turn] for part in range(3)]  # slowest first
+    for place in np.ndindex(*layout):
+        digits = [
+            (i % d, i // d // t, i // d % t) for i, d, t in zip(place, step, tile, strict=True)
+        ]
+        indices = [[e[part] for e in digits][turn] for part in range(3)]
+        g, *where = (np.ravel_multi_index(i, n) for i, n in zip(indices, sizes, strict=True))
+        token = where[0] * np.prod(tile) + where[1]
+        assert mx.array_equal(permuted[int(g), int(token)], x[(0, *place)])
+    back = v021.token_unpermute_operation(permuted, layout, tile, dilation, flip)
+    assert mx.array_equal(back, x)
+
+
+def test_v021_tools():
+    q, k = normal(1, 9, 2, 8), normal(1, 9, 1, 8)
+    assert close(v021.na1d_reference(q, q, q, 4, 2), v021.na1d(q, q, q, 4, 2))
+    with pytest.raises(ValueError, match=r"\[na1d_reference\].*same number of heads"):
+        v021.na1d_reference(q, k, k, 3)
+    lengths = mx.array([2, 7], mx.int32)
+    *starts, most_q, most_kv = v021.generate_varlen_parameters(q, q, q, lengths, lengths)
+    assert [x.tolist() for x in starts] == [[0, 2, 9]] * 2 and (most_q, most_kv) == (7, 7)
+    assert v021.generate_varlen_parameters(q, q, q) == (None, None, 0, 0)
+    with pytest.raises(ValueError, match="'seqlens_KV' must be"):
+        v021.generate_varlen_parameters(q, q, q, lengths)
+    with pytest.raises(ValueError, match="1 to 3 axes"):
+        v021.token_permute_operation(q[0], (2, 2))
+    for name in ("token_permute_varlen_operation", "token_unpermute_varlen_operation"):
+        with pytest.raises(NotImplementedError, match="na2d_varlen"):
+            getattr(v021, name)(q, {}, (2,))
+
+
 def test_merge_needs_two():
     x = normal(1, 4, 2, 8)
     with pytest.raises(ValueError, match="at least 2"):

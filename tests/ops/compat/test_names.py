@@ -82,6 +82,12 @@ SIGNATURES = {
         NeighborhoodAttention1D(embed_dim, num_heads, kernel_size, stride=1, dilation=1, is_causal=False, qkv_bias=True, qk_scale=None, proj_drop=0.0)
         NeighborhoodAttention2D(embed_dim, num_heads, kernel_size, stride=1, dilation=1, is_causal=False, qkv_bias=True, qk_scale=None, proj_drop=0.0)
         NeighborhoodAttention3D(embed_dim, num_heads, kernel_size, stride=1, dilation=1, is_causal=False, qkv_bias=True, qk_scale=None, proj_drop=0.0)
+        na1d_reference(query, key, value, kernel_size, stride=1, dilation=1, is_causal=False, scale=None, additional_keys=None, additional_values=None, return_lse=False)
+        na2d_reference(query, key, value, kernel_size, stride=1, dilation=1, is_causal=False, scale=None, additional_keys=None, additional_values=None, return_lse=False)
+        na3d_reference(query, key, value, kernel_size, stride=1, dilation=1, is_causal=False, scale=None, additional_keys=None, additional_values=None, return_lse=False)
+        token_permute_operation(tensor, tile_shape, dilation=None, flip_tiled_dims=True, use_torch=False)
+        token_unpermute_operation(tensor, token_layout_shape, tile_shape, dilation=None, flip_tiled_dims=True, use_torch=False)
+        generate_varlen_parameters(query, key, value, seqlens_Q=None, seqlens_KV=None)
     """,
 }
 SWITCHES = {
