@@ -98,6 +98,12 @@ def _differentiable(
         grads = cast(list[mx.array], gradient(*primals, *outputs, *cotangents))
         return [*grads, mx.zeros_like(primals[-1])] if problem.has_lengths else grads
 
+    @gradient.vjp
+    def second_order(primals: Any, cotangents: Any, outputs: Any) -> Any:
+        raise NotImplementedError(
+            "[neighborhood attention] gradients of gradients are not supported."
+        )
+
     @function.vmap
     def vmap(inputs: Any, axes: Any) -> Any:
         if problem.has_rpb and axes[rpb_at] is not None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import mlx.core as mx
+from collections.abc import Sequence
 
-from .problem import check_floats, check_heads
+import mlx.core as mx
+import numpy as np
+
+from .problem import check_floats, check_heads, checked_scale
 
 
 def merge_attentions(
-    outputs: list[mx.array], lse_tensors: list[mx.array]
+    outputs: Sequence[mx.array], lse_tensors: Sequence[mx.array]
 ) -> tuple[mx.array, mx.array]:
     r"""Attention over the union of disjoint key sets, from the attention over each.
 
@@ -16,7 +19,7 @@ def merge_attentions(
         o = \sum_i e^{l_i - l} o_i, \qquad l = \log \sum_i e^{l_i}
 
     Differentiable in the outputs and the LSEs. A set that a query does not see has an LSE of
-    ``-inf``; where all have, output and gradients are zero.
+    ``-inf``, and its output is ignored; where all have, output and gradients are zero.
 
     Args:
         outputs: At least one array ``[..., heads, head_dim]``.
@@ -26,14 +29,23 @@ def merge_attentions(
         ``(output, lse)``: in the dtype of ``outputs[0]``, and in float32.
 
     Raises:
+        TypeError: If an argument is not a sequence of floating-point arrays.
         ValueError: If numbers or shapes do not fit together.
     """
+    for name, several in (("outputs", outputs), ("lse_tensors", lse_tensors)):
+        if not isinstance(several, (list, tuple)):
+            raise TypeError(
+                f"[merge_attentions] '{name}' must be a list of arrays but got "
+                f"{type(several).__name__}."
+            )
     if not outputs or len(outputs) != len(lse_tensors):
         raise ValueError(
             "[merge_attentions] 'outputs' and 'lse_tensors' must be equally many, at least one, "
             f"but got {len(outputs)} and {len(lse_tensors)}."
         )
     for out, lse in zip(outputs, lse_tensors, strict=True):
+        check_floats("merge_attentions", outputs=out)
+        check_floats("merge_attentions", lse_tensors=lse)
         if out.shape != outputs[0].shape or lse.shape != out.shape[:-1]:
             raise ValueError(
                 "[merge_attentions] 'outputs' must have one shape and each LSE that shape without "
@@ -42,11 +54,13 @@ def merge_attentions(
     if outputs[0].size == 0:
         return outputs[0], lse_tensors[0].astype(mx.float32)
     # Finite stand-ins for -inf: a difference of two infinities is NaN, also in the gradient.
-    stacked = mx.maximum(mx.stack(lse_tensors).astype(mx.float32), -1e30)
+    stacked = mx.maximum(mx.stack(list(lse_tensors)).astype(mx.float32), -1e30)
     lse = mx.logsumexp(stacked, axis=0)
     seen = lse > -1e29
     weights = mx.where(seen, mx.exp(stacked - lse), 0.0)
-    total = (weights[..., None] * mx.stack(outputs).astype(mx.float32)).sum(axis=0)
+    weights = weights[..., None]
+    values = mx.where(weights > 0, mx.stack(list(outputs)).astype(mx.float32), 0.0)
+    total = (weights * values).sum(axis=0)
     return total.astype(outputs[0].dtype), mx.where(seen, lse, -mx.inf)
 
 
@@ -99,11 +113,11 @@ def attention(
         True
     """
     _check_attention(query, key, value)
-    if not isinstance(is_causal, bool):
+    if not isinstance(is_causal, (bool, np.bool_)):
         raise TypeError(f"[attention] 'is_causal' must be a bool but got {is_causal!r}.")
     starts = _check_packed(query, cumulative_seqlen_q, cumulative_seqlen_kv)
-    mask = _mask(query.shape[1], key.shape[1], is_causal, starts)
-    scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
+    mask = _mask(query.shape[1], key.shape[1], bool(is_causal), starts)
+    scale = checked_scale("attention", scale, query.shape[-1])
     out, lse = full_attention(query, key, value, scale, mask)
     return (out, lse) if return_lse else out
 

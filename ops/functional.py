@@ -41,7 +41,9 @@ def na2d(
         o_i = \sum_{j \in N(i)} \mathrm{softmax}_j(s \, q_i \cdot k_j + b_{(j - i) / d}) \, v_j
 
     :class:`Neighborhood` defines :math:`N(i)`. Sums and the softmax are in float32. Differentiable
-    in every array; the gradients are the same bits from run to run.
+    in every array (once, in reverse mode); the gradients are the same bits from run to run. Tiers
+    work on tiles of tokens, in which a key that a query does not see has the weight zero: a NaN or
+    an infinity in one token may so reach queries beside its window.
 
     Args:
         query: ``[batch, height, width, heads, head_dim]``; float32, float16 or bfloat16.
@@ -53,7 +55,7 @@ def na2d(
             what NATTEN >= 0.20 calls stride: that is ``window_stride``.
         dilation: Step between the keys of a window.
         is_causal: Whether a query sees only keys up to itself, for all axes or one per axis.
-        scale: Factor of the logits. Default: ``head_dim ** -0.5``.
+        scale: Factor of the logits, a finite number. Default: ``head_dim ** -0.5``.
         rpb: Relative position bias ``[heads, 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1]``,
             added after scaling at the index ``(key - query) / dilation + kernel_size - 1``.
         additional_keys: ``[batch, tokens, kv_heads, head_dim]``: keys that every query sees, too.

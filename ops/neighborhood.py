@@ -203,6 +203,7 @@ def flags_per_axis(op: str, name: str, value: BoolOrBools, rank: int) -> tuple[b
 
 
 def _sequence(op: str, name: str, value: Any) -> list[Any]:
-    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
+    several = isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim == 1)
+    if isinstance(value, (str, bytes)) or not several:
         raise TypeError(f"[{op}] '{name}' must be one value or one per axis but got {value!r}.")
     return list(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +78,28 @@ def check_floats(op: str, **arrays: Any) -> None:
         raise TypeError(f"[{op}] arrays must have one dtype but got {dtypes}.")
 
 
+def checked_scale(op: str, scale: Any, head_dim: int, name: str = "scale") -> float:
+    """``scale``, by default ``head_dim ** -0.5``.
+
+    Raises:
+        TypeError: If it is not a number. An array would be evaluated, and lose its gradient.
+        ValueError: If it is not finite.
+    """
+    if scale is None:
+        return head_dim**-0.5
+    if isinstance(scale, bool) or not isinstance(scale, numbers.Real):
+        raise TypeError(f"[{op}] '{name}' must be a number but got {scale!r}.")
+    if not math.isfinite(scale):
+        raise ValueError(f"[{op}] '{name}' must be finite but got {scale!r}.")
+    return float(scale)
+
+
+def check_not_empty(op: str, name: str, array: mx.array) -> None:
+    """Raises if any axis but the batch is empty."""
+    if 0 in array.shape[1:]:
+        raise ValueError(f"[{op}] '{name}' must not be empty but for its batch, got {array.shape}.")
+
+
 def check_heads(op: str, heads: int, kv_heads: int) -> None:
     """Raises unless every key/value head serves the same number of query heads."""
     if kv_heads < 1 or heads % kv_heads:
@@ -146,7 +170,7 @@ def attention_problem(
         kv_heads=key.shape[-2],
         head_dim=head_dim,
         value_dim=value.shape[-1],
-        scale=head_dim**-0.5 if scale is None else float(scale),
+        scale=checked_scale(op, scale, head_dim),
         dtype=query.dtype,
         has_rpb=rpb is not None,
         has_lengths=lengths is not None,
@@ -156,7 +180,8 @@ def attention_problem(
 def check_token_arrays(op: str, rank: int, **arrays: mx.array) -> None:
     """Raises unless all arrays are ``[batch, *spatial, heads, head_dim]`` of one batch and size."""
     first, reference = next(iter(arrays.items()))
-    layout = ", ".join(["batch", *("depth", "height", "width")[3 - rank :], "heads", "head_dim"])
+    axes = ("length",) if rank == 1 else ("depth", "height", "width")[3 - rank :]
+    layout = ", ".join(["batch", *axes, "heads", "head_dim"])
     for name, array in arrays.items():
         if array.ndim != rank + 3:
             raise ValueError(
@@ -167,10 +192,7 @@ def check_token_arrays(op: str, rank: int, **arrays: mx.array) -> None:
                 f"[{op}] '{first}' and '{name}' must have the same batch and spatial axes but got "
                 f"{reference.shape} and {array.shape}."
             )
-        if 0 in array.shape[1:]:
-            raise ValueError(
-                f"[{op}] '{name}' must not be empty but for its batch, got {array.shape}."
-            )
+        check_not_empty(op, name, array)
 
 
 def downsample(problem: Problem, query: mx.array) -> mx.array:

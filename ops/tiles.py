@@ -180,7 +180,7 @@ class Tiles:
         p, t = self.problem, self.tiling
         if rpb is None:
             return t.row_mask
-        table = rpb.astype(mx.float32)
+        table = mx.maximum(rpb.astype(mx.float32), MASKED / 10)  # above what is not seen
         for axis, (pattern, _) in enumerate(t.patterns):
             table = mx.take(table, index(np.maximum(pattern, 0).ravel()), axis=axis + 1)
         table = table.reshape(p.heads, *sum((q.shape for q, _ in t.patterns), ()))

@@ -22,7 +22,7 @@ from .axis_tiles import AxisTiles, axis_tiles
 from .neighborhood import Neighborhood
 from .problem import Problem
 
-MASKED = -1e30
+MASKED = -1e38  # finite: a difference of two infinities is NaN
 SIDES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 48, 64)
 
 

@@ -10,7 +10,14 @@ import mlx.core as mx
 
 from . import autograd, backend
 from .neighborhood import BoolOrBools, IntOrInts, Neighborhood
-from .problem import Problem, attention_problem, check_floats, check_heads, downsample
+from .problem import (
+    Problem,
+    attention_problem,
+    check_floats,
+    check_heads,
+    check_not_empty,
+    downsample,
+)
 
 
 def na2d_qk(
@@ -282,6 +289,7 @@ def _qk(
     scale: float | None,
     rpb: mx.array | None,
 ) -> mx.array:
+    check_floats(op, query=query, key=key)
     problem = attention_problem(op, hood, query, key, key, scale, rpb)
     tier = backend.choose(problem, op)
     query = downsample(problem, query)
@@ -299,6 +307,7 @@ def _av_problem(op: str, hood: Neighborhood, attn: mx.array, value: mx.array) ->
     for name, x in (("attn", attn), ("value", value)):
         if x.ndim != hood.rank + 3:
             raise ValueError(f"[{op}] '{name}' must have {hood.rank + 3} axes but got {x.shape}.")
+        check_not_empty(op, name, x)
     batch, *spatial, kv_heads, value_dim = value.shape
     hood.check_size(spatial, op)
     heads = attn.shape[-2]

@@ -99,12 +99,7 @@ def na1d_varlen(
         (2, 12, 2, 16)
     """
     hood = hood_of("na1d_varlen", 1, kernel_size, dilation, stride, window_stride, is_causal)
-    sizes = seq_lens
-    if isinstance(sizes, mx.array | np.ndarray):
-        sizes = sizes[:, None] if sizes.ndim == 1 else sizes
-    else:
-        sizes = np.asarray(sizes).reshape(-1, 1)
-    return _attend("na1d_varlen", hood, query, key, value, sizes, scale, rpb, return_lse)
+    return _attend("na1d_varlen", hood, query, key, value, seq_lens, scale, rpb, return_lse)
 
 
 def na3d_varlen(
@@ -152,20 +147,21 @@ def _attend(
 
 def _lengths(op: str, sizes: Sizes, batch: int, spatial: tuple[int, ...]) -> mx.array:
     """int32 ``[batch, rank]`` within the padded size."""
-    given = sizes if isinstance(sizes, mx.array) else np.asarray(sizes)
     name = "seq_lens" if len(spatial) == 1 else "spatial_sizes"
-    integral = (
-        mx.issubdtype(given.dtype, mx.integer)
-        if isinstance(given, mx.array)
-        else np.issubdtype(given.dtype, np.integer)
-    )
-    if not integral:
+    expected = [batch] if len(spatial) == 1 else [batch, len(spatial)]
+    try:
+        given = sizes if isinstance(sizes, mx.array) else np.asarray(sizes)
+    except ValueError:  # rows of different lengths
+        raise ValueError(f"[{op}] '{name}' must have shape {expected} but got {sizes}.") from None
+    kinds = mx if isinstance(given, mx.array) else np
+    if given.size and not kinds.issubdtype(given.dtype, kinds.integer):
         raise TypeError(f"[{op}] '{name}' must be integers but got {given.dtype}.")
-    if given.shape != (batch, len(spatial)):
-        expected = [batch] if len(spatial) == 1 else [batch, len(spatial)]
+    if list(given.shape) not in (expected, [batch, len(spatial)]):
         raise ValueError(f"[{op}] '{name}' must have shape {expected} but got {list(given.shape)}.")
     if isinstance(given, mx.array):
-        return mx.clip(given.astype(mx.int32), 0, mx.array(spatial, mx.int32))
+        given = given.astype(mx.int32).reshape(batch, len(spatial))
+        return mx.clip(given, 0, mx.array(spatial, mx.int32))
+    given = given.astype(np.int64).reshape(batch, len(spatial))
     if (given < 1).any() or (given > np.array(spatial)).any():
         raise ValueError(
             f"[{op}] '{name}' must lie between 1 and the padded size {spatial} but got "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -10,6 +11,7 @@ import numpy as np
 
 from ..ops import functional, unfused, varlen
 from ..ops.neighborhood import BoolOrBools, IntOrInts, Neighborhood
+from ..ops.problem import checked_scale
 from ..ops.varlen import Sizes
 from .padding import crop, pad_to
 
@@ -91,7 +93,7 @@ class NeighborhoodAttention(nn.Module):
         self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         _check_heads(name, embed_dim, self.num_heads, self.num_kv_heads)
         self.head_dim = embed_dim // num_heads
-        self.scale = self.head_dim**-0.5 if qk_scale is None else qk_scale
+        self.scale = checked_scale(name, qk_scale, self.head_dim, "qk_scale")
         self.pad_small_inputs = pad_small_inputs
         self.neighborhood = Neighborhood.of(
             self.rank,
@@ -210,6 +212,10 @@ class NeighborhoodAttention3D(NeighborhoodAttention):
 
 
 def _check_heads(op: str, embed_dim: int, num_heads: int, num_kv_heads: int) -> None:
+    sizes = {"embed_dim": embed_dim, "num_heads": num_heads, "num_kv_heads": num_kv_heads}
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, numbers.Integral):
+            raise TypeError(f"[{op}] '{name}' must be an integer but got {size!r}.")
     if num_heads < 1 or embed_dim % num_heads:
         raise ValueError(
             f"[{op}] 'num_heads' must divide 'embed_dim' but got {num_heads} and {embed_dim}."

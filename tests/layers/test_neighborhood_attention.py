@@ -143,10 +143,13 @@ def test_small_inputs_are_an_error_unless_padded():
         ({"kernel_size": 0}, "'kernel_size' must be at least 1"),
         ({"kernel_size": (3, 3, 3)}, "'kernel_size' must have 2 entries"),
         ({"stride": 4}, "'stride' must not be larger than 'kernel_size'"),
+        ({"num_heads": True}, "'num_heads' must be an integer"),
+        ({"embed_dim": "16"}, "'embed_dim' must be an integer"),
+        ({"qk_scale": float("inf")}, "'qk_scale' must be finite"),
     ],
 )
 def test_errors_name_the_argument(arguments, message):
-    with pytest.raises(ValueError, match=r"\[NeighborhoodAttention2D\] " + message):
+    with pytest.raises((ValueError, TypeError), match=r"\[NeighborhoodAttention2D\] " + message):
         NeighborhoodAttention2D(**{"embed_dim": 16, "num_heads": 4, "kernel_size": 3, **arguments})
 
 

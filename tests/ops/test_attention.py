@@ -198,6 +198,36 @@ def test_a_gradient_nobody_asked_for_is_not_needed(op, tier):
     assert grad.shape == x.shape and mx.isfinite(grad).all()
 
 
+@EACH_TIER
+def test_gradients_of_gradients_are_refused(tier):
+    x = mx.random.normal((1, 8, 2, 4))
+    slope = mx.grad(lambda q: (ops.na1d(q, x, x, 3) ** 2).sum())
+    with ops.use_backend(tier), pytest.raises(NotImplementedError, match="gradients of gradients"):
+        mx.grad(lambda q: slope(q).sum())(x)
+
+
+@EACH_TIER
+def test_large_logits_and_masks_by_bias(tier):
+    q, k, v = mx.random.normal((3, 1, 20, 2, 8), key=mx.random.key(0))
+    mask = mx.where(mx.arange(9) == 4, 0.0, -mx.inf)  # of five keys only the query itself
+    with ops.use_backend(tier):
+        alone = ops.na1d(q, k, v, 5, rpb=mx.stack([mask, mask]))
+        largest = ops.na1d(1e6 * q, 1e6 * k, v, 5)
+        seen = mx.argmax(ops.na1d_qk(q, k, 5), axis=-1)  # [1, 20, 2]
+    assert mx.allclose(alone, v, atol=1e-6)
+    first = mx.array(ops.Neighborhood.of(1, 5).windows(0, 20)[0])
+    place = (first[:, None] + seen[0])[..., None]
+    assert mx.allclose(largest[0], mx.take_along_axis(v[0], place, axis=0), atol=1e-5)
+
+
+def test_the_pure_tier_never_lets_a_bias_reach_beyond_a_window():
+    x = mx.random.normal((1, 20, 2, 8), key=mx.random.key(0))
+    for bias in (-1e31, -mx.inf):
+        with ops.use_backend("pure"):
+            out = ops.na1d(x, x, x, 3, rpb=mx.full((2, 5), bias))
+        assert mx.allclose(out[0, 5], x[0, 4:7].mean(axis=0), atol=1e-6)
+
+
 def test_the_pure_tier_keeps_its_memory_small():
     """Forward and backward of a large kernel within six times the inputs, where a copy of the keys
     and values per query takes more than three hundred times."""

@@ -89,6 +89,7 @@ def test_an_empty_batch():
         (lambda q, k, v: ops.attention(q[:, :, :3], k, v), ValueError, "multiple"),
         (lambda q, k, v: ops.attention(q, k, v, 1), TypeError, "'is_causal' must be a bool"),
         (lambda q, k, v: ops.attention(q, k, v.astype(mx.float16)), TypeError, "one dtype"),
+        (lambda q, k, v: ops.attention(q, k, v, scale="1"), TypeError, "'scale' must be a number"),
         (
             lambda q, k, v: ops.attention(q, k, v, cumulative_seqlen_q=mx.array([0, 7])),
             ValueError,
@@ -144,7 +145,7 @@ def test_merging_parts_is_attention_to_all(parts, lead):
 def test_merging_what_nobody_sees():
     out, empty = mx.ones((3, 2, 4)), mx.full((3, 2), -mx.inf)
     lse = mx.array([[0.0, 1], [2, 3], [4, 5]])
-    merged, total = ops.merge_attentions([out, 5 * out], [lse, empty])
+    merged, total = ops.merge_attentions([out, mx.nan * out], [lse, empty])
     assert mx.array_equal(merged, out) and mx.allclose(total, lse)
     merged, total = ops.merge_attentions([out, 5 * out], [empty, empty])
     assert not merged.any() and mx.array_equal(total, empty)
@@ -160,3 +161,9 @@ def test_merge_errors():
         ops.merge_attentions([x], [])
     with pytest.raises(ValueError, match="one shape"):
         ops.merge_attentions([x, x], [lse, mx.zeros((3, 3))])
+    with pytest.raises(TypeError, match=r"\[merge_attentions\] 'outputs' must be a list"):
+        ops.merge_attentions(mx.stack([x, x]), [lse, lse])
+    with pytest.raises(TypeError, match=r"\[merge_attentions\] 'lse_tensors' must be an mx.array"):
+        ops.merge_attentions([x], [np.zeros((3, 2))])
+    with pytest.raises(TypeError, match="float32, float16 or bfloat16"):
+        ops.merge_attentions([x.astype(mx.int32)], [lse])

@@ -69,6 +69,7 @@ def test_numpy_integers_are_integers(value):
         ({"kernel_size": True}, TypeError, "'kernel_size' must be an integer"),
         ({"kernel_size": 3.0}, TypeError, "'kernel_size' must be"),
         ({"kernel_size": "33"}, TypeError, "'kernel_size' must be"),
+        ({"kernel_size": np.array(3)}, TypeError, "'kernel_size' must be one value or one per"),
         ({"kernel_size": (3, 3, 3)}, ValueError, "'kernel_size' must have 2 entries"),
         ({"kernel_size": 3, "dilation": -1}, ValueError, "'dilation' must be at least 1"),
         ({"kernel_size": 3, "stride": 4}, ValueError, "'stride' must not be larger"),
@@ -95,6 +96,11 @@ def test_errors(arguments, error, message):
         (lambda x: na2d(x, x, x, 3, rpb=mx.zeros((2, 5, 3))), ValueError, "'rpb' must have shape"),
         (lambda x: na2d(x, x, x, 3, additional_keys=x[:, 0]), ValueError, "given together"),
         (lambda x: na2d(x[0], x[0], x[0], 3), ValueError, "must have 5 axes"),
+        (lambda x: na2d(x, x, x, 3, scale="1"), TypeError, "'scale' must be a number"),
+        (lambda x: na2d(x, x, x, 3, scale=mx.array(1.0)), TypeError, "'scale' must be a number"),
+        (lambda x: na2d(x, x, x, 3, scale=True), TypeError, "'scale' must be a number"),
+        (lambda x: na2d(x, x, x, 3, scale=float("nan")), ValueError, "'scale' must be finite"),
+        (lambda x: na2d(x[:, :0], x[:, :0], x[:, :0], 3), ValueError, "must not be empty"),
     ],
 )
 def test_errors_of_arrays(call, error, message):

@@ -105,6 +105,16 @@ def test_compiled_and_mapped(tier):
         (lambda x: ops.na2d_av(mx.zeros((1, 8, 8, 3, 9)), x, 3), ValueError, "multiple"),
         (lambda x: ops.na2d_av(mx.zeros((1, 8, 9)), x, 3), ValueError, "'attn' must have 5 axes"),
         (lambda x: ops.na2d_qk(x, x, True), TypeError, "integer"),
+        (
+            lambda x: ops.na2d_av(mx.zeros((1, 8, 8, 2, 9)), x[..., :0], 3),
+            ValueError,
+            "not be empty",
+        ),
+        (
+            lambda x: ops.na2d_av(mx.zeros((1, 8, 8, 0, 9)), x[..., :0, :], 3),
+            ValueError,
+            "not be em",
+        ),
     ],
 )
 def test_errors(call, error, message):

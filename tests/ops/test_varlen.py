@@ -70,6 +70,8 @@ def test_samples_smaller_than_a_window_see_all_of_themselves(tier):
         ([9, 0], ValueError, "must lie between 1 and the padded size"),
         ([9, 5, 3], ValueError, r"must have shape \[2\]"),
         (mx.array([9]), ValueError, r"must have shape \[2\]"),
+        ([[9], [5, 3]], ValueError, r"must have shape \[2\]"),
+        (9, ValueError, r"must have shape \[2\] but got \[\]"),
         ([9.0, 5.0], TypeError, "must be integers"),
         (mx.array([9.0, 5.0]), TypeError, "must be integers"),
     ],
