@@ -21,8 +21,9 @@ def test_a_loader_that_starves_the_step_is_said_once(tmp_path, capsys, waited):
             progress.step(waited)
         progress.log(step + 1, 0, METRICS)
     progress.close()
-    said = capsys.readouterr().err.count("the step waits for data")
-    assert said == (1 if waited else 0)
+    text = capsys.readouterr().err
+    assert text.count("the step waits for data") == (1 if waited else 0)
+    assert "loss 1.000 acc 0.500" in text and "img/s" in text and "GB" in text
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["data_wait"] > 0.2 for line in lines] == [bool(waited)] * 3
     assert all(0 < line["images_per_second"] < 4 / 0.005 for line in lines)

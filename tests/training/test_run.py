@@ -21,7 +21,7 @@ from natten_zoo.data.reading import ImageError
 from natten_zoo.pretrained.load import load_pretrained
 from natten_zoo.training import Recipe, run
 from natten_zoo.training.progress import read_metrics
-from tests.training.runs import write_images
+from tests.training.runs import TINY, write_images
 
 
 def test_a_run_learns_and_leaves_models_metrics_curve_and_recipe(recipe, capsys):
@@ -39,6 +39,16 @@ def test_a_run_learns_and_leaves_models_metrics_curve_and_recipe(recipe, capsys)
         assert model.config.num_classes == 3 and model.record.input_size == 16
     assert json.loads((out / "best" / "config.json").read_text())["training"]["val_accuracy"] == 1
     assert "24 images to train on, 6 to validate on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["finetune", "linear_probe", "lora", "from_scratch"])
+def test_every_recipe_of_the_library_trains(recipe, flowers, name):
+    changes = {"model_args": TINY, "image_size": 16, "epochs": 1, "batch_size": 8, "lora_rank": 2}
+    options = {**changes, "data": str(flowers), "out": recipe().out, "compile": "no"}
+    result = run(Recipe.load(name, {**options, "pretrained": False, "log_every": 1}))
+    assert result["outcome"] == "finished" and result["step"] == 3
+    lines = read_metrics(Path(recipe().out, "metrics.jsonl"))
+    assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
 
 
 def test_a_head_that_does_not_fit_is_replaced_aloud(recipe, tmp_path, capsys):
