@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -11,10 +12,12 @@ from PIL import Image
 from natten_zoo.cli import main
 from natten_zoo.data import Preprocess
 from natten_zoo.data.clips import clip_indices, crop_clip
+from natten_zoo.data.fashion_mnist import CLASSES
 from natten_zoo.data.video import VideoError, _image, count_frames, read_frames
 from natten_zoo.models import NAT, inflate
 from natten_zoo.video import classify_video, view_video
 
+FILM = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
@@ -170,3 +173,19 @@ def test_info_counts_for_a_clip(capsys):
     assert main(["info", "dinat3d_mini"]) == 0
     out = capsys.readouterr().out
     assert "for 32 x 224 x 224 pixels" in out and "16 x 56 x 56" in out and "1 8 1" in out
+
+
+@pytest.mark.skipif(not FILM.exists(), reason="needs opencv-doc")
+def test_a_real_film(capsys):
+    assert count_frames(FILM) == 795
+    first, last = (np.asarray(read_frames(FILM, [i])[i], np.float32) for i in (0, 794))
+    assert first.shape == (576, 768, 3) and np.abs(first - last).max() > 100
+    status, out, _ = run(capsys, FILM, "--model", "nat_pico_fashion", "--json", "--top", 10)
+    found = {entry["class"]: entry["probability"] for entry in json.loads(out)["classes"]}
+    assert status == 0 and sum(found.values()) == pytest.approx(1, abs=1e-5)
+    model = inflate(NAT.from_pretrained("nat_pico_fashion"))
+    views = list(view_video(model, FILM))  # 4 clips of 32 frames, 3 squares of each
+    assert [view.shape for view in views] == [(3, 32, 28, 28, 1)] * 4
+    logits = [np.array(model(mx.array(view))) for view in views]
+    expected = mx.softmax(mx.array(np.concatenate(logits)), axis=-1).mean(axis=0)
+    assert np.allclose([found[name] for name in CLASSES], expected, atol=1e-5)
