@@ -36,6 +36,7 @@ _TASKS = {
     "video-classification": "video",
     "volume-segmentation": "volume",
     "audio-classification": "audio",
+    "sequence-classification": "sequence",
 }
 _HUB = "huggingface.co"
 
