@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import pytest
 
 from natten_zoo.training import Recipe, add_arguments, overrides_from
 
-RECIPES = sorted((Path(__file__).resolve().parents[2] / "configs" / "recipes").glob("*.yaml"))
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted((ROOT / "configs" / "recipes").glob("*.yaml"))
 
 
 def test_command_line_wins_over_yaml_wins_over_defaults(tmp_path):
@@ -31,6 +33,18 @@ def test_a_saved_recipe_is_the_same_recipe(tmp_path):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_recipes_of_the_library_load_by_name(path):
     assert Recipe.load(path.stem) == Recipe.load(path)
+
+
+def test_the_guide_names_only_options_and_recipes_that_there_are():
+    text = (ROOT / "docs" / "finetuning.md").read_text()
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    known = {flag for action in parser._actions for flag in action.option_strings}
+    others = {"--hostfile", "--bits"}  # of mlx.launch and of quantize
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) <= known | others
+    table = text.split("## Recipes")[1].split("## What")[0]
+    named = set(re.findall(r"^\| `(\w+)`", table, re.M))
+    assert named <= {path.stem for path in RECIPES} and len(named) >= 5
 
 
 @pytest.mark.parametrize(
