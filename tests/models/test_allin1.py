@@ -1,10 +1,12 @@
-"""All-In-One against upstream's outputs with trained weights; its parts without them.
+"""All-In-One against upstream's outputs, with trained and with generated weights; its parts.
 
 The trained weights are MIT-licensed but not in the repository. NATTEN_ZOO_ALLIN1 names a folder
 with all-in-one-mlx's ``harmonix-fold0_mlx.npz`` and upstream's outputs, ``fold0_T600.npz``.
 """
 
 import gzip
+import importlib
+import importlib.util
 import inspect
 import json
 import math
@@ -70,6 +72,18 @@ def test_parity_with_trained_weights():
     for name in ("beat", "downbeat", "section"):
         assert error(getattr(logits, name), data[f"logits_{name}"]) < 1e-4, name
     assert error(logits.function.swapaxes(1, 2), data["logits_function"]) < 1e-4
+
+
+def test_parity_with_generated_weights(full):
+    with np.load(DATA / "formula.npz") as file:
+        data = dict(file)
+    x = mx.array(np.abs(formula.image(int(data["input_seed"]), (1, 4, 120, 81))))
+    embeddings = mx.unflatten(full.forward_features(x), -1, (4, -1)).swapaxes(1, 2)
+    assert error(embeddings[:, :, ::8], data["embeddings"]) < 1e-4
+    logits = full(x)
+    for name in ("beat", "downbeat", "section"):
+        assert error(getattr(logits, name), data[name]) < 1e-4, name
+    assert error(logits.function.swapaxes(1, 2), data["function"]) < 1e-4
 
 
 def test_parameters_are_upstreams(full):
@@ -321,3 +335,44 @@ def test_code_written_for_natten_mlx_runs_unchanged(natten_mlx):
         assert list(inspect.signature(av).parameters) == [
             "attn", "value", "kernel_size", "dilation",
         ]  # fmt: skip
+
+
+@pytest.fixture
+def all_in_one_mlx(natten_mlx, monkeypatch):
+    """all-in-one-mlx's model as it is published, without what it needs for audio."""
+    spec = importlib.util.find_spec("allin1_mlx")
+    if spec is None:
+        pytest.skip("needs pip install --no-deps all-in-one-mlx")
+    (folder,) = spec.submodule_search_locations
+    stubs = {
+        "allin1_mlx": {"__path__": [folder]},
+        "allin1_mlx.models": {"__path__": [f"{folder}/models"]},
+        "allin1_mlx.config": {"Config": object},
+        "allin1_mlx.typings": {"AllInOneOutput": types.SimpleNamespace},
+    }
+    for name, contents in stubs.items():
+        module = types.ModuleType(name)
+        vars(module).update(contents)
+        monkeypatch.setitem(sys.modules, name, module)
+    yield importlib.import_module("allin1_mlx.models.allinone_mlx")
+    for name in [name for name in sys.modules if name.startswith("allin1_mlx.models.")]:
+        del sys.modules[name]
+
+
+def test_all_in_one_mlx_runs_unchanged(all_in_one_mlx, full):
+    config = types.SimpleNamespace(
+        model="allinone", depth=11, dim_embed=24, dim_input=81, num_heads=2, kernel_size=5,
+        dilation_factor=2, dilation_max=3200, mlp_ratio=4, layer_norm_eps=1e-5, qkv_bias=True,
+        act_conv="elu", act_transformer="gelu", drop_conv=0, drop_hidden=0, drop_attention=0,
+        drop_path=0, drop_last=0, double_attention=True, instrument_attention=True,
+        data=types.SimpleNamespace(num_instruments=4, num_labels=10),
+    )  # fmt: skip
+    model = all_in_one_mlx.AllInOneMLX(config)
+    model.eval()
+    weights = upstream_weights().items()
+    model.load_weights([(k, v.transpose(0, 2, 3, 1) if v.ndim == 4 else v) for k, v in weights])
+    x = mx.array(formula.image(5, (1, 4, 50, 81)))
+    theirs, ours = model(x), full(x)
+    for name in ("beat", "downbeat", "section"):
+        assert error(getattr(ours, name), getattr(theirs, f"logits_{name}")) < 1e-5, name
+    assert error(ours.function.swapaxes(1, 2), theirs.logits_function) < 1e-5
