@@ -77,9 +77,9 @@ class VolumeSegmentation:
         return page
 
     def _slice(self, grey: np.ndarray, axis: int, opacity: float, height: int) -> Image.Image:
-        found = np.argwhere(self.mask)
-        center = found.mean(axis=0) if len(found) else np.array(self.mask.shape) / 2
-        index = int(center[axis])
+        counts = (self.mask > 0).sum(axis=tuple(other for other in range(3) if other != axis))
+        weights = counts if counts.any() else np.ones(len(counts))
+        index = int(np.average(np.arange(len(counts)), weights=weights))
         flat, classes = (np.take(x, index, axis=axis) for x in (grey, self.mask))
         tints = np.array(self.colors, np.float32)[classes]
         share = opacity * (classes > 0)[..., None]
@@ -123,11 +123,7 @@ def segment_volume(
         raise ValueError("[segment_volume] 'model' must have a classifier but has none.")
     if not 0 <= overlap < 1:
         raise ValueError(f"[segment_volume] 'overlap' must be in [0, 1) but got {overlap}.")
-    record = model.record
-    side = window or (record and record.input_size) or WINDOW
-    sides = (side,) * 3 if isinstance(side, int) else tuple(side)
-    if len(sides) != 3 or min(sides) < 1:
-        raise ValueError(f"[segment_volume] 'window' must be positive but got {window}.")
+    record, sides = model.record, _sides(model, window)
     if not isinstance(volume, Volume):
         volume = read_volume(volume, fill=fill)
     channels = volume.voxels.shape[-1]
@@ -149,6 +145,16 @@ def segment_volume(
     labels = None if record is None else record.classes, model.config.num_classes
     mask = np.ascontiguousarray(np.moveaxis(mask, 0, axis))
     return VolumeSegmentation(volume, mask, output_names(*labels), class_colors(*labels))
+
+
+def _sides(model: NAUNETR, window: int | Sequence[int] | None) -> tuple[int, ...]:
+    side = (model.record and model.record.input_size) or WINDOW if window is None else window
+    sides = (side,) * 3 if isinstance(side, int) else tuple(side)
+    if len(sides) != 3 or min(sides) < 1:
+        raise ValueError(
+            f"[segment_volume] 'window' must be a positive number or three but got {window}."
+        )
+    return sides
 
 
 def prepare(volume: Volume, record: Record | None) -> np.ndarray:

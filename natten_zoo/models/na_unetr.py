@@ -31,7 +31,7 @@ logger = logging.getLogger("natten_zoo")
 # Side of the cube of voxels that a token is made of.
 PATCH = 2
 # Which corners of each 2x2x2 cube are merged, in this order. MONAI up to 1.4 took two of them twice
-# and never looked at two others; all published weights were trained like that.
+# and never looked at two others; the weights published until then were trained like that.
 CORNERS = {
     "all": "000 100 010 001 110 101 011 111",
     "published": "000 100 010 001 101 010 001 111",

@@ -179,6 +179,10 @@ def open_volumes(recipe: Recipe, record: Record) -> VolumeSource:
         volumes = [read_labelled(*files, record) for files in volume_files(folder)]
         classes = _classes(folder / "classes.txt", 1 + max(int(v.labels.max()) for v in volumes))
     train, val = split(volumes, recipe.val_fraction)
+    if not any(volume.labels.any() for volume in val):
+        raise ValueError(
+            "[train] what is held out must have voxels of other classes than the first."
+        )
     return VolumeSource(train, val, classes, record.input_size, recipe.flip)
 
 

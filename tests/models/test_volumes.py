@@ -163,8 +163,9 @@ def test_what_is_refused(voxels):
         segment_volume(Threshold(channels=2), volume)
     with pytest.raises(ValueError, match=r"'overlap' must be in \[0, 1\) but got 1.0"):
         segment_volume(Threshold(), volume, overlap=1.0)
-    with pytest.raises(ValueError, match=r"'window' must be positive but got \(8, 0, 8\)"):
-        segment_volume(Threshold(), volume, window=(8, 0, 8))
+    for window in (0, (8, 0, 8), (8, 8)):
+        with pytest.raises(ValueError, match="'window' must be a positive number or three but got"):
+            segment_volume(Threshold(), volume, window=window)
     model = Threshold()
     model.reset_classifier(0)
     assert isinstance(model.head, nn.Identity)

@@ -182,6 +182,10 @@ def test_what_is_refused(folder, tmp_path):
     (folder / "classes.txt").write_text("air\n")
     refused(r"classes.txt must name 2 classes but names 1")
     (folder / "classes.txt").unlink()
+    held_out = (folder / "labels/2.nii.gz").read_bytes()
+    save(folder / "labels/2.nii.gz", np.zeros((17, 18, 21), np.uint8))
+    refused("held out must have voxels of other classes than the first")
+    (folder / "labels/2.nii.gz").write_bytes(held_out)
     labels = folder / "labels/1.nii.gz"
     save(labels, np.zeros((17, 18, 20), np.uint8), np.eye(4))
     refused(r"labels/1.nii.gz must lie on the grid of .*images/1.nii.gz")
