@@ -8,9 +8,12 @@
 #include <exception>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 namespace natten {
 namespace {
+
+constexpr std::chrono::microseconds kLookAround{50};
 
 class Pool {
  public:
@@ -27,23 +30,36 @@ class Pool {
       return;
     }
     open(count, body);
-    work();
+    work(0);
     close();
     if (error_) std::rethrow_exception(error_);
   }
 
  private:
-  explicit Pool(int helpers) : helpers_(helpers) {
-    for (int i = 0; i < helpers; ++i) std::thread([this] { help(); }).detach();
+  // The indices that one thread begins with.
+  struct alignas(64) Share {
+    std::atomic<int> next{0};
+    int end = 0;
+  };
+
+  explicit Pool(int helpers) : helpers_(helpers), shares_(helpers + 1) {
+    for (int i = 1; i <= helpers; ++i) std::thread([this, i] { help(i); }).detach();
   }
 
-  void work() {
+  // A thread's share first, then what is left of the others'. Neighbouring indices write to
+  // neighbouring memory, and a loop like the last one finds it in the caches of the same threads.
+  void work(int thread) {
     try {
-      for (int i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) (*body_)(i);
+      for (int n = 0; n <= helpers_; ++n) {
+        Share& share = shares_[(thread + n) % (helpers_ + 1)];
+        for (int i; (i = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) {
+          (*body_)(i);
+        }
+      }
     } catch (...) {
       std::lock_guard lock(mutex_);
       error_ = std::current_exception();
-      next_.store(count_, std::memory_order_relaxed);
+      for (Share& share : shares_) share.next.store(share.end, std::memory_order_relaxed);
     }
   }
 
@@ -51,9 +67,11 @@ class Pool {
     {
       std::lock_guard lock(mutex_);
       body_ = &body;
-      count_ = count;
       error_ = nullptr;
-      next_.store(0, std::memory_order_relaxed);
+      for (int64_t i = 0, n = helpers_ + 1; i < n; ++i) {
+        shares_[i].next.store(count * i / n, std::memory_order_relaxed);
+        shares_[i].end = count * (i + 1) / n;
+      }
       open_ = true;
       ticket_.fetch_add(1, std::memory_order_release);
     }
@@ -69,7 +87,7 @@ class Pool {
     while (active_.load(std::memory_order_acquire) > 0) std::this_thread::yield();
   }
 
-  void help() {
+  void help(int thread) {
     for (unsigned seen = 0;;) {
       wait_for_ticket(seen);
       {
@@ -78,15 +96,16 @@ class Pool {
         if (!open_) continue;
         active_.fetch_add(1, std::memory_order_relaxed);
       }
-      work();
+      work(thread);
       active_.fetch_sub(1, std::memory_order_release);
     }
   }
 
-  // Calls of a model follow each other closely, so a helper looks around before it sleeps.
+  // Calls of a model follow each other closely, so a helper looks around before it sleeps. It
+  // yields, because the thread that asks for the next call may be waiting for this very processor.
   void wait_for_ticket(unsigned seen) {
     using Clock = std::chrono::steady_clock;
-    for (auto end = Clock::now() + std::chrono::microseconds(50); Clock::now() < end;) {
+    for (auto end = Clock::now() + kLookAround; Clock::now() < end; std::this_thread::yield()) {
       if (ticket_.load(std::memory_order_acquire) != seen) return;
     }
     std::unique_lock lock(mutex_);
@@ -97,10 +116,10 @@ class Pool {
   std::mutex loop_, mutex_;
   std::condition_variable wake_;
   std::atomic<unsigned> ticket_{0};
-  std::atomic<int> next_{0}, active_{0};
+  std::atomic<int> active_{0};
   bool open_ = false;
   const std::function<void(int)>* body_ = nullptr;
-  int count_ = 0;
+  std::vector<Share> shares_;
   std::exception_ptr error_;
 };
 

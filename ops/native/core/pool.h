@@ -8,9 +8,9 @@ namespace natten {
 // Threads that run a loop, the caller included: NATTEN_ZOO_THREADS, else one per processor.
 int thread_count();
 
-// Calls body(i) once for every i < count, in any order, on any of the threads; returns when all
-// are done. A loop that starts while another one runs (streams have threads of their own) runs on
-// its caller alone.
+// Calls body(i) once for every i < count, in any order; returns when all are done. Each thread
+// begins with a range of its own, the same one in equal loops. A loop that starts while another one
+// runs (streams have threads of their own) runs on its caller alone.
 void parallel_for(int count, const std::function<void(int)>& body);
 
 }  // namespace natten
