@@ -31,7 +31,7 @@ class Part:
 
     groups: slice
     tiles: slice
-    after: list[mx.array]  # what to compute before, so that one part is held at a time
+    after: mx.array  # a zero, computed after the part before: one part is held at a time
     columns: dict[int, mx.array]  # of arrays per key, shared by the parts of the same groups
 
 
@@ -61,7 +61,7 @@ class Tiles:
         """
         group_step, tile_step, lanes = self._steps()
         done: list[Kinds] = []
-        after: list[list[mx.array]] = [[] for _ in lanes]  # by lane
+        after = [mx.array(0) for _ in lanes]
         turn = itertools.cycle(range(len(lanes)))
         for groups in blocks(self.groups, group_step):
             parts: list[Any] = []
@@ -71,11 +71,11 @@ class Tiles:
                 with mx.stream(lanes[lane]):
                     queries, keys, scores = function(Part(groups, part, after[lane], columns))
                     parts.append((queries, keys, [self._bias_sums(part, s) for s in scores]))
-                after[lane] = [x for kind in parts[-1] for x in kind]
+                    after[lane] = zero_after(parts[-1])
             parts.append(([], [mx.zeros((x.shape[0], 1, *x.shape[2:])) for x in keys], []))
             queries, keys, bias = (_join(kind, 1) for kind in zip(*parts, strict=True))
             done.append((queries, [self._fold(x) for x in keys], bias))
-            after[lane] = [x for kind in done[-1] for x in kind]
+            after[lane] = zero_after(done[-1])
         queries, keys, bias = (_join(kind, 0) for kind in zip(*done, strict=True))
         return (
             [self._queries_back(x) for x in queries],
@@ -100,7 +100,7 @@ class Tiles:
         p = self.problem
         heads = mx.arange(part.groups.start * p.group, part.groups.stop * p.group)
         start = self._starts(heads, p.heads, math.prod(p.out)).reshape(-1, 1, p.group, 1)
-        place = self._ordered(part, self.tiling.query[part.tiles])[:, None, :]  # [t, 1, tq]
+        place = (part.after + self.tiling.query[part.tiles])[:, None, :]  # [t, 1, tq]
         return mx.take(x, (start + place * p.heads).flatten(2), axis=0)
 
     def _queries_back(self, x: mx.array) -> mx.array:
@@ -123,7 +123,7 @@ class Tiles:
             tiles = columns.reshape(groups, self.tiling.tiles, self.tiling.keys, -1)
             return tiles[:, part.tiles]
         start = mx.arange(groups) * (columns.shape[0] // groups)
-        place = start[:, None, None] + self._ordered(part, self.tiling.runs[part.tiles])
+        place = start[:, None, None] + part.after + self.tiling.runs[part.tiles]
         return mx.take(columns, place, axis=0).reshape(*place.shape[:2], self.tiling.keys, -1)
 
     def _columns(self, part: Part, x: mx.array) -> mx.array:
@@ -131,7 +131,7 @@ class Tiles:
         p = self.problem
         groups = mx.arange(part.groups.start, part.groups.stop)
         start = self._starts(groups, p.kv_heads, math.prod(p.spatial))[:, None, None]
-        place = start + self._ordered(part, self.tiling.columns) * p.kv_heads
+        place = start + (part.after + self.tiling.columns) * p.kv_heads
         return mx.take(x, place, axis=0).reshape(-1, self.tiling.run * x.shape[-1])
 
     def _fold(self, x: mx.array) -> mx.array:
@@ -156,9 +156,6 @@ class Tiles:
     def _starts(index: mx.array, heads: int, tokens: int) -> mx.array:
         """Where heads, counted through all samples, begin in a flat ``[B, tokens, H, D]``."""
         return index // heads * (tokens * heads) + index % heads
-
-    def _ordered(self, part: Part, table: mx.array) -> mx.array:
-        return mx.depends([table], part.after)[0] if part.after else table
 
     # Bias and mask
 
@@ -260,6 +257,15 @@ class Tiles:
 def more_streams() -> list[Any]:
     """CPU streams beside the default one; every thread that uses them has its own."""
     return [mx.new_thread_local_stream(mx.cpu) for _ in range(LANES - 1)]
+
+
+def zero_after(kinds: Kinds) -> mx.array:
+    """An integer zero that is known only when some arrays are.
+
+    It orders computations as ``mx.depends`` does, which ``mx.vmap`` does not know.
+    """
+    firsts = [x[(0,) * x.ndim] for kind in kinds for x in kind]
+    return sum(((x < 0) & (x > 0) for x in firsts), start=mx.array(0))
 
 
 def flat(x: mx.array) -> mx.array:

@@ -153,6 +153,13 @@ def test_vmap_is_a_loop(tier, has_rpb):
                 assert mx.allclose(x, y[i], atol=1e-4)
 
 
+@pytest.mark.parametrize("has_rpb", [False, True])
+def test_vmap_where_the_pure_tier_works_in_parts(has_rpb, monkeypatch):
+    monkeypatch.setattr(tiles_module, "CPU_SCORES", 500)
+    monkeypatch.setattr(tiles_module, "GPU_SCORES", 500)
+    test_vmap_is_a_loop("pure", has_rpb)
+
+
 @EACH_TIER
 def test_an_empty_batch(tier):
     case = replace(CASES["2-D"], batch=0)
