@@ -20,6 +20,8 @@ from .sliding import Place, blended_rows, gaussian
 
 # Side of the windows of a model whose record does not tell.
 WINDOW = 96
+# Pixels between the slices of a picture.
+GAP = 4
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,13 @@ class VolumeSegmentation:
         low, high = np.percentile(voxels, (1, 99))
         grey = ((voxels - low) / max(float(high - low), 1e-6)).clip(0, 1) * 255
         slices = [self._slice(grey, axis, opacity, height) for axis in range(3)]
-        key = legend(self.classes(), height)
-        page = Image.new("RGB", (sum(i.width for i in (*slices, key)), height), "black")
+        tinted = [entry for entry in self.classes() if entry["index"]]
+        parts = [*slices, legend(tinted, height)] if tinted else slices
+        page = Image.new("RGB", (sum(p.width + GAP for p in parts) - GAP, height), "white")
         left = 0
-        for image in (*slices, key):
-            page.paste(image, (left, height - image.height))
-            left += image.width
+        for part in parts:
+            page.paste(part, (left, 0))
+            left += part.width + GAP
         return page
 
     def _slice(self, grey: np.ndarray, axis: int, opacity: float, height: int) -> Image.Image:

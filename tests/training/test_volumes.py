@@ -126,6 +126,20 @@ def test_validation_is_the_dice_of_the_held_out_volume(tmp_path):
     assert loss == pytest.approx(-np.log(p).mean(), rel=1e-4)
 
 
+def test_what_needs_no_model():
+    """The Dice of calling everything a nucleus, and of the threshold that is best in training."""
+
+    def dice(found, truth):
+        return dice_scores(np.array([(found & truth).sum()]), np.array([found.sum() + truth.sum()]))
+
+    source = open_volumes(recipe(), RECORD)
+    train, val = source.train[0].voxels[..., 0], source.val[0].voxels[..., 0]
+    truth, held_out = source.train[0].labels > 0, source.val[0].labels > 0
+    best = max(np.arange(-1, 2, 0.05), key=lambda level: dice(train > level, truth))
+    assert dice(np.ones_like(held_out), held_out) == pytest.approx(0.519, abs=1e-3)
+    assert dice(val > best, held_out) == pytest.approx(0.81, abs=0.01)
+
+
 def test_a_short_run_learns_nuclei_and_resumes(tmp_path, monkeypatch):
     """36 updates; on the held-out third everything called a nucleus would have a Dice of 0.52."""
     monkeypatch.setattr(volumes, "ROUNDS", 8)
@@ -195,3 +209,16 @@ def test_what_is_refused(folder, tmp_path):
     refused("labels lacks 1.nii.gz")
     with pytest.raises(ValueError, match="or be stardist's wheel, but has none"):
         make_trainer(recipe(data=str(folder / "labels"), out=str(tmp_path)))
+
+
+def test_a_stopped_run_goes_on_with_the_same_cubes(tmp_path, monkeypatch):
+    monkeypatch.setattr(volumes, "ROUNDS", 1)
+    settings = {"epochs": 1, "batch_size": 4, "val_fraction": 0.1}
+    whole = run(recipe(**settings, out=str(tmp_path / "whole")))
+    stopped = run(recipe(**settings, out=str(tmp_path / "parts"), max_minutes=1e-6))
+    assert stopped["step"] == 1 < whole["step"] == 6
+    assert run(recipe(**settings, out=str(tmp_path / "parts")))["outcome"] == "finished"
+    found, expected = (
+        mx.load(str(tmp_path / name / "last/model.safetensors")) for name in ("parts", "whole")
+    )
+    assert all(mx.array_equal(found[name], value) for name, value in expected.items())
