@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import numbers
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import mlx.core as mx
@@ -12,6 +13,8 @@ import mlx.core as mx
 from .neighborhood import Neighborhood
 
 DTYPES = (mx.float32, mx.float16, mx.bfloat16)
+VALID_KEPT = 1024
+_valid: dict[tuple[Any, ...], Problem] = {}
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,13 @@ class Problem:
     dtype: mx.Dtype
     has_rpb: bool = False
     has_lengths: bool = False
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(getattr(self, field.name) for field in fields(self)))
 
     @property
     def rank(self) -> int:
@@ -143,6 +153,30 @@ def attention_problem(
         TypeError: If an argument is not an array, or of an unsupported or another dtype.
         ValueError: If shapes do not fit together, or a window does not fit into the input.
     """
+    arrays = (query, key, value, rpb, lengths)
+    usual = all(x is None or isinstance(x, mx.array) for x in arrays)
+    if not usual or type(scale) not in (float, int, type(None)):
+        return _validate(op, hood, query, key, value, scale, rpb, lengths)
+    # To validate takes as long as a small kernel, and a model repeats its calls.
+    looks = (hood, scale, *(None if x is None else (x.shape, x.dtype) for x in arrays))
+    if looks not in _valid:
+        problem = _validate(op, hood, query, key, value, scale, rpb, lengths)
+        if len(_valid) >= VALID_KEPT:
+            _valid.clear()
+        _valid[looks] = problem
+    return _valid[looks]
+
+
+def _validate(
+    op: str,
+    hood: Neighborhood,
+    query: mx.array,
+    key: mx.array,
+    value: mx.array,
+    scale: float | None,
+    rpb: mx.array | None,
+    lengths: mx.array | None,
+) -> Problem:
     check_floats(op, query=query, key=key, value=value)
     check_token_arrays(op, hood.rank, query=query, key=key, value=value)
     if query.shape[-1] != key.shape[-1]:

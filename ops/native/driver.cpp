@@ -11,6 +11,7 @@
 
 #include "attention.h"
 #include "convert.h"
+#include "pool.h"
 #include "window.h"
 
 using namespace natten;
@@ -188,6 +189,7 @@ struct Run {
   }
 
   void check() {
+    expect_work();
     forward();
     backward();
     half_types();

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "core/attention.h"
+#include "core/pool.h"
 #include "mlx/allocator.h"
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/ops.h"
@@ -100,6 +101,7 @@ class NeighborhoodOp : public mx::Primitive {
       : mx::Primitive(stream), op_(op), call_(call), rpb_(rpb), lengths_(lengths) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    expect_work();  // MLX, too, has a thread to wake up before it comes to this operation
     const Signature& one = signature(op_);
     auto& encoder = mx::cpu::get_command_encoder(stream());
     Arrays arrays;

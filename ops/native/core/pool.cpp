@@ -23,6 +23,15 @@ class Pool {
     return pool;
   }
 
+  // Helpers that sleep begin to look around.
+  void expect() {
+    {
+      std::lock_guard lock(mutex_);
+      expected_.fetch_add(1, std::memory_order_relaxed);
+    }
+    wake_.notify_all();
+  }
+
   void run(int count, const std::function<void(int)>& body) {
     std::unique_lock one_loop(loop_, std::try_to_lock);
     if (!one_loop || helpers_ == 0 || count < 2) {
@@ -105,17 +114,23 @@ class Pool {
   // yields, because the thread that asks for the next call may be waiting for this very processor.
   void wait_for_ticket(unsigned seen) {
     using Clock = std::chrono::steady_clock;
-    for (auto end = Clock::now() + kLookAround; Clock::now() < end; std::this_thread::yield()) {
-      if (ticket_.load(std::memory_order_acquire) != seen) return;
+    for (;;) {
+      const unsigned expected = expected_.load(std::memory_order_relaxed);
+      for (auto end = Clock::now() + kLookAround; Clock::now() < end; std::this_thread::yield()) {
+        if (ticket_.load(std::memory_order_acquire) != seen) return;
+      }
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [&] {
+        return ticket_.load(std::memory_order_relaxed) != seen ||
+               expected_.load(std::memory_order_relaxed) != expected;
+      });
     }
-    std::unique_lock lock(mutex_);
-    wake_.wait(lock, [&] { return ticket_.load(std::memory_order_relaxed) != seen; });
   }
 
   const int helpers_;
   std::mutex loop_, mutex_;
   std::condition_variable wake_;
-  std::atomic<unsigned> ticket_{0};
+  std::atomic<unsigned> ticket_{0}, expected_{0};
   std::atomic<int> active_{0};
   bool open_ = false;
   const std::function<void(int)>* body_ = nullptr;
@@ -136,6 +151,8 @@ int thread_count() {
   static const int count = wanted_threads();
   return count;
 }
+
+void expect_work() { Pool::shared().expect(); }
 
 void parallel_for(int count, const std::function<void(int)>& body) {
   Pool::shared().run(count, body);
