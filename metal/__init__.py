@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from importlib import resources
 
-HEADERS = ("window.h", "tile.h", "slab.h")
+HEADERS = ("arithmetic.h", "window.h", "tile.h", "slab.h", "walk.h", "rows.h")
 
 
 @cache
@@ -24,12 +24,14 @@ def body(kernel: str) -> str:
 
 
 @cache
-def header(dialect: str, rows: int) -> str:
+def header(dialect: str, rows: int, resident: int = 1) -> str:
     """All that precedes a body.
 
     Args:
         dialect: ``"metal"`` or ``"cuda"``.
         rows: Height of a fragment, in eights: queries that a simdgroup computes at once.
+        resident: Threadgroups that a core is to hold at once; only CUDA's compiler can be told.
     """
+    defined = {"NA_ROWS": rows} | ({"NA_RESIDENT": resident} if dialect == "cuda" else {})
     parts = (source(name) for name in (f"dialect_{dialect}.h", *HEADERS))
-    return "\n".join([f"#define NA_ROWS {rows}", *parts])
+    return "\n".join([*(f"#define {k} {v}" for k, v in defined.items()), *parts])

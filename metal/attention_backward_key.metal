@@ -5,22 +5,22 @@
 // inputs    query key value d_out lse delta params lengths rpb
 // outputs   d_key [B, *L, Hkv, D], d_value [B, *L, Hkv, DV]
 // grid      items * Hkv threadgroups
+typedef na_eight<RANK, E1> EIGHT;
 constexpr int FK = (D + 7) / 8, FV = (DV + 7) / 8;
 constexpr int LK = na_pitch<T, D>(), LV = na_pitch<T, DV>();
 constexpr int CAPACITY = SLAB / ((LK + LV) * int(sizeof(T)) + 8);
 constexpr int THREADS = 32 * G0 * G1 * G2;
 threadgroup T queries[CAPACITY * LK];
 threadgroup T gradients[CAPACITY * LV];
-threadgroup float norms[CAPACITY];
-threadgroup float shifts[CAPACITY];
+threadgroup na_pack<float, 2> marks[CAPACITY];  // LSE and delta
 
-const int thread_index = int(thread_index_in_threadgroup);
+const uint thread_index = thread_index_in_threadgroup;
 const int kv_heads = params[NA_KV_HEADS], group = int(threadgroup_position_in_grid.x);
 const int item = na_quotient(group, kv_heads), kv_head = group - item * kv_heads;
-const int sharing = na_quotient(params[NA_HEADS], kv_heads);
+const int sharing = params[NA_SHARING];  // heads that use a kv_head
 const na_lane me = na_lane_of<T>(thread_index % 32);
 const na_point few = na_size(Q0, Q1, Q2), many = na_size(G0 * Q0, G1 * Q1, G2 * Q2);
-const na_tile tile = na_key_tile<RANK>(params, lengths, item, many);
+const na_tile tile = na_key_tile<RANK, PLAIN>(params, lengths, item, many);
 const na_point corner = na_place<G1, G2>(thread_index / 32, few);
 const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head);
 const float scale = na_float(params[NA_SCALE]);
@@ -49,42 +49,39 @@ NA_EACH_SLAB(seeing, reach) {
   const na_box slab = na_slab<RANK>(seeing, reach, z, y, x);
   const na_rows rows = na_query_rows<RANK>(params, tile, head);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  na_stage<RANK, THREADS, D>(queries, query, rows, slab, thread_index);
-  na_stage<RANK, THREADS, DV>(gradients, d_out, rows, slab, thread_index);
-  na_stage_floats<RANK, THREADS>(norms, lse, rows, slab, thread_index);
-  na_stage_floats<RANK, THREADS>(shifts, delta, rows, slab, thread_index);
+  na_stage_marks<RANK, THREADS>(marks, lse, delta, rows, slab, thread_index);
+  na_stage<RANK, THREADS, D, DV>(queries, query, gradients, d_out, rows, slab, thread_index);
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
-  const na_walk walk = na_walk_over<RANK>(wanted, slab, 8);
-  na_eight tokens = na_first_eight<RANK>(walk, me);
-  for (int i = 0; i < walk.count; i += 8) {
-    const na_picked at = na_pick<RANK>(walk, tokens);
-    na_frag<float> s, dp;
-    na_frag<T> p, ds;
-    na_clear<1>(&s);
-    na_clear<1>(&dp);
-    na_dot<LK, FK>(s, k, queries, at, me);
-    na_dot<LV, FV>(dp, v, gradients, at, me);
-    float norm[2], shift[2];
-    NA_UNROLL for (int e = 0; e < 2; e++) {
-      norm[e] = norms[at.column[e]] * NA_LOG2E;
-      shift[e] = shifts[at.column[e]];
-    }
-    NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
-      const na_point token = tokens.column[e % 2];
-      const bool in = i + me.column + e % 2 < walk.count && na_seen_by<RANK>(mine[e / 2], token);
-      float logit = s.e[e] * (scale * NA_LOG2E);
-      if (BIAS && in) {
-        const int bin = mine[e / 2].bin - na_entry<RANK>(bins, token);
-        logit += rpb[head * params[NA_BINS] + bin] * NA_LOG2E;
+  const na_walk walk = na_walk_over<EIGHT>(wanted, slab);
+  na_sight sight[NA_ROWS];
+  NA_UNROLL for (int h = 0; h < NA_ROWS; h++) sight[h] = na_clip<RANK>(mine[h].sight, slab);
+  NA_EACH_COLUMN(walk) {
+    const na_column column = na_column_at<EIGHT>(walk, sight, cz, cx, me);
+    for (int i = 0; i < walk.depth; i += EIGHT::DEEP) {
+      const na_picked at = na_pick<EIGHT>(walk, column, i);
+      na_frag<float> s, dp;
+      na_frag<T> p, ds;
+      na_clear<1>(&s);
+      na_clear<1>(&dp);
+      na_dot<LK, FK>(s, k, queries, at, me);
+      na_dot<LV, FV>(dp, v, gradients, at, me);
+      na_pack<float, 2> mark[2];
+      NA_UNROLL for (int e = 0; e < 2; e++) mark[e] = marks[at.column[e]];
+      NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
+        const bool in = na_in_sight<EIGHT>(column, i, e);
+        float logit = s.e[e] * (scale * NA_LOG2E) - mark[e % 2].e[0];
+        if (BIAS && in) {
+          const int bin = mine[e / 2].bin - na_entry_at<EIGHT>(bins, column, i, e);
+          logit += rpb[head * params[NA_BINS] + bin] * NA_LOG2E;
+        }
+        const float weight = na_exp2(in ? logit : NA_MASKED);
+        p.e[e] = T(weight);
+        ds.e[e] = T(weight * (dp.e[e] - mark[e % 2].e[1]));
       }
-      const float weight = in ? na_exp2(logit - norm[e % 2]) : 0.0f;
-      p.e[e] = T(weight);
-      ds.e[e] = T(in ? weight * (dp.e[e] - shift[e % 2]) : 0.0f);
+      na_accumulate<LV, FV>(dv, p, gradients, at, me);
+      na_accumulate<LK, FK>(dk, ds, queries, at, me);
     }
-    na_accumulate<LV, FV>(dv, p, gradients, at, me);
-    na_accumulate<LK, FK>(dk, ds, queries, at, me);
-    na_next_eight<RANK>(walk, tokens);
   }
 }
 

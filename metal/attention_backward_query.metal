@@ -7,6 +7,7 @@
 // outputs   d_query [B, *out, H, D], delta [B, *out, H] float,
 //           d_rpb [H, slices * simdgroups, 2K-1 per axis] float, to be summed over its second axis
 // grid      slices * H threadgroups; with BIAS each works through several items
+typedef na_eight<RANK, E1> EIGHT;
 constexpr int FK = (D + 7) / 8, FV = (DV + 7) / 8;
 constexpr int LK = na_pitch<T, D>(), LV = na_pitch<T, DV>();
 constexpr int CAPACITY = SLAB / ((LK + LV) * int(sizeof(T)));
@@ -15,14 +16,14 @@ threadgroup T keys[CAPACITY * LK];
 threadgroup T values[CAPACITY * LV];
 threadgroup float close_bins[BINS > 0 ? SIMDGROUPS * BINS : 1];
 
-const int thread_index = int(thread_index_in_threadgroup), simdgroup = thread_index / 32;
+const uint thread_index = thread_index_in_threadgroup, simdgroup = thread_index / 32;
 const int heads = params[NA_HEADS], group = int(threadgroup_position_in_grid.x);
 const int slice = na_quotient(group, heads), head = group - slice * heads;
 const int slices = na_quotient(int(threadgroups_per_grid.x), heads), count = params[NA_BINS];
 const na_lane me = na_lane_of<T>(thread_index % 32);
 const na_point few = na_size(Q0, Q1, Q2), many = na_size(G0 * Q0, G1 * Q1, G2 * Q2);
 const na_point corner = na_place<G1, G2>(simdgroup, few);
-const int kv_head = na_quotient(head, na_quotient(heads, params[NA_KV_HEADS]));
+const int kv_head = na_quotient(head, params[NA_SHARING]);
 const na_table bins = na_bins<RANK>(params);
 const DEV float* bias = rpb + head * count;
 TGP float* close = close_bins + simdgroup * BINS;
@@ -34,7 +35,7 @@ na_clear_tails<THREADS, DV>(values, CAPACITY, thread_index);
 if (BIAS) na_clear_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
 
 for (int item = slice; item < params[NA_ITEMS]; item += slices) {
-  const na_tile tile = na_query_tile<RANK>(params, lengths, item, many);
+  const na_tile tile = na_query_tile<RANK, PLAIN>(params, lengths, item, many);
   const na_rows rows = na_query_rows<RANK>(params, tile, head);
   const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head);
   na_query mine[NA_ROWS];
@@ -66,34 +67,36 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
   NA_EACH_SLAB(seen, reach) {
     const na_box slab = na_slab<RANK>(seen, reach, z, y, x);
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    na_stage<RANK, THREADS, D>(keys, key, key_rows, slab, thread_index);
-    na_stage<RANK, THREADS, DV>(values, value, key_rows, slab, thread_index);
+    na_stage<RANK, THREADS, D, DV>(keys, key, values, value, key_rows, slab, thread_index);
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
-    const na_walk walk = na_walk_over<RANK>(wanted, slab, 8);
-    na_eight tokens = na_first_eight<RANK>(walk, me);
-    for (int i = 0; i < walk.count; i += 8) {
-      const na_picked at = na_pick<RANK>(walk, tokens);
-      na_frag<float> s, dp;
-      na_frag<T> ds;
-      na_clear<1>(&s);
-      na_clear<1>(&dp);
-      na_dot<LK, FK>(s, q, keys, at, me);
-      na_dot<LV, FV>(dp, g_out, values, at, me);
-      float share[2 * NA_ROWS];
-      int bin[2 * NA_ROWS];
-      NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
-        const na_point token = tokens.column[e % 2];
-        const bool in = i + me.column + e % 2 < walk.count && na_sees<RANK>(mine[e / 2], token);
-        float logit = s.e[e] * (scale * NA_LOG2E);
-        bin[e] = BIAS && in ? mine[e / 2].bin + na_entry<RANK>(bins, token) : -1;
-        if (BIAS && in) logit += bias[bin[e]] * NA_LOG2E;
-        share[e] = in ? na_exp2(logit - norm[e / 2]) * (dp.e[e] - shift[e / 2]) : 0.0f;
-        ds.e[e] = T(share[e]);
+    const na_walk walk = na_walk_over<EIGHT>(wanted, slab);
+    na_sight sight[NA_ROWS];
+    NA_UNROLL for (int h = 0; h < NA_ROWS; h++) sight[h] = na_clip<RANK>(mine[h].sight, slab);
+    NA_EACH_COLUMN(walk) {
+      const na_column column = na_column_at<EIGHT>(walk, sight, cz, cx, me);
+      for (int i = 0; i < walk.depth; i += EIGHT::DEEP) {
+        const na_picked at = na_pick<EIGHT>(walk, column, i);
+        na_frag<float> s, dp;
+        na_frag<T> ds;
+        na_clear<1>(&s);
+        na_clear<1>(&dp);
+        na_dot<LK, FK>(s, q, keys, at, me);
+        na_dot<LV, FV>(dp, g_out, values, at, me);
+        float share[2 * NA_ROWS];
+        int bin[2 * NA_ROWS];
+        NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
+          const bool in = na_in_sight<EIGHT>(column, i, e);
+          float logit = s.e[e] * (scale * NA_LOG2E);
+          bin[e] = BIAS && in ? mine[e / 2].bin + na_entry_at<EIGHT>(bins, column, i, e) : -1;
+          if (BIAS && in) logit += bias[bin[e]] * NA_LOG2E;
+          const float weight = na_exp2(in ? logit - norm[e / 2] : NA_MASKED);
+          share[e] = weight * (dp.e[e] - shift[e / 2]);
+          ds.e[e] = T(share[e]);
+        }
+        na_accumulate<LK, FK>(sum, ds, keys, at, me);
+        if (BIAS) na_add_to_bins<BINS>(close, share_of_rpb, me, bin, share);
       }
-      na_accumulate<LK, FK>(sum, ds, keys, at, me);
-      if (BIAS) na_add_to_bins<BINS>(close, share_of_rpb, me, bin, share);
-      na_next_eight<RANK>(walk, tokens);
     }
   }
   NA_UNROLL for (int h = 0; h < NA_ROWS; h++)

@@ -1,24 +1,25 @@
 // Weighted sum of what every query sees: out = scale * attn . value over its slots. Also the
 // gradient of the query from that of the logits (value is the key then) and, with SUMS, of rpb.
 //
-// template  T; RANK; DV; SUMS; BINS; SLAB; Q0 Q1 Q2, G0 G1 G2 as attention_backward_query
+// template  T; RANK; PLAIN; DV; SUMS; BINS; SLAB; Q0 Q1 Q2, G0 G1 G2, E1 as attention_backward_query
 // inputs    attn [B, *out, H, prod K], value [B, *L, Hkv, DV], params, lengths, rpb (unused)
 // outputs   out [B, *out, H, DV], d_rpb [H, slices * simdgroups, 2K-1 per axis] float
 // grid      slices * H threadgroups; with SUMS each works through several items
+typedef na_eight<RANK, E1> EIGHT;
 constexpr int FV = (DV + 7) / 8, LV = na_pitch<T, DV>();
 constexpr int CAPACITY = SLAB / (LV * int(sizeof(T)));
 constexpr int SIMDGROUPS = G0 * G1 * G2, THREADS = 32 * SIMDGROUPS;
 threadgroup T values[CAPACITY * LV];
 threadgroup float close_bins[BINS > 0 ? SIMDGROUPS * BINS : 1];
 
-const int thread_index = int(thread_index_in_threadgroup), simdgroup = thread_index / 32;
+const uint thread_index = thread_index_in_threadgroup, simdgroup = thread_index / 32;
 const int heads = params[NA_HEADS], group = int(threadgroup_position_in_grid.x);
 const int slice = na_quotient(group, heads), head = group - slice * heads;
 const int slices = na_quotient(int(threadgroups_per_grid.x), heads), count = params[NA_BINS];
 const na_lane me = na_lane_of<T>(thread_index % 32);
 const na_point few = na_size(Q0, Q1, Q2), many = na_size(G0 * Q0, G1 * Q1, G2 * Q2);
 const na_point corner = na_place<G1, G2>(simdgroup, few);
-const int kv_head = na_quotient(head, na_quotient(heads, params[NA_KV_HEADS]));
+const int kv_head = na_quotient(head, params[NA_SHARING]);
 const na_table bins = na_bins<RANK>(params), slots = na_slots<RANK>(params);
 const int volume = na_volume(params);
 TGP float* close = close_bins + simdgroup * BINS;
@@ -28,7 +29,7 @@ na_clear_tails<THREADS, DV>(values, CAPACITY, thread_index);
 if (SUMS) na_clear_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
 
 for (int item = slice; item < params[NA_ITEMS]; item += slices) {
-  const na_tile tile = na_query_tile<RANK>(params, lengths, item, many);
+  const na_tile tile = na_query_tile<RANK, PLAIN>(params, lengths, item, many);
   const na_rows rows = na_query_rows<RANK>(params, tile, head);
   const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head);
   na_query mine[NA_ROWS];
@@ -48,24 +49,27 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
     na_stage<RANK, THREADS, DV>(values, value, key_rows, slab, thread_index);
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
-    const na_walk walk = na_walk_over<RANK>(wanted, slab, 8);
-    na_eight tokens = na_first_eight<RANK>(walk, me);
-    for (int i = 0; i < walk.count; i += 8) {
-      na_frag<T> p;
-      float weight[2 * NA_ROWS];
-      int bin[2 * NA_ROWS];
-      NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
-        const na_point token = tokens.column[e % 2];
-        const na_query one = mine[e / 2];
-        const bool in = i + me.column + e % 2 < walk.count && na_sees<RANK>(one, token);
-        p.e[e] = in ? attn[one.row * volume + one.slot + na_entry<RANK>(slots, token)] : T(0.0f);
-        weight[e] = float(p.e[e]);
-        bin[e] = SUMS && in ? one.bin + na_entry<RANK>(bins, token) : -1;
+    const na_walk walk = na_walk_over<EIGHT>(wanted, slab);
+    na_sight sight[NA_ROWS];
+    NA_UNROLL for (int h = 0; h < NA_ROWS; h++) sight[h] = na_clip<RANK>(mine[h].sight, slab);
+    NA_EACH_COLUMN(walk) {
+      const na_column column = na_column_at<EIGHT>(walk, sight, cz, cx, me);
+      for (int i = 0; i < walk.depth; i += EIGHT::DEEP) {
+        na_frag<T> p;
+        float weight[2 * NA_ROWS];
+        int bin[2 * NA_ROWS];
+        NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
+          const na_query one = mine[e / 2];
+          const int slot = one.slot + na_entry_at<EIGHT>(slots, column, i, e);
+          const bool in = na_in_sight<EIGHT>(column, i, e);
+          p.e[e] = in ? attn[one.row * volume + slot] : T(0.0f);
+          weight[e] = float(p.e[e]);
+          bin[e] = SUMS && in ? one.bin + na_entry_at<EIGHT>(bins, column, i, e) : -1;
+        }
+        simdgroup_barrier(mem_flags::mem_none);  // together again for the product
+        na_accumulate<LV, FV>(sum, p, values, na_pick<EIGHT>(walk, column, i), me);
+        if (SUMS) na_add_to_bins<BINS>(close, share_of_rpb, me, bin, weight);
       }
-      simdgroup_barrier(mem_flags::mem_none);  // together again for the product
-      na_accumulate<LV, FV>(sum, p, values, na_pick<RANK>(walk, tokens), me);
-      if (SUMS) na_add_to_bins<BINS>(close, share_of_rpb, me, bin, weight);
-      na_next_eight<RANK>(walk, tokens);
     }
   }
   NA_UNROLL for (int h = 0; h < NA_ROWS; h++)

@@ -1,22 +1,23 @@
 // Weighted sum of what sees every key: d_value = scale * attn^T . d_out over the queries that see it.
 // Also the gradient of the key from that of the logits (d_out is the query then).
 //
-// template  T; RANK; DV; SLAB; Q0 Q1 Q2, G0 G1 G2 as attention_backward_key
+// template  T; RANK; PLAIN; DV; SLAB; Q0 Q1 Q2, G0 G1 G2, E1 as attention_backward_key
 // inputs    attn [B, *out, H, prod K], d_out [B, *out, H, DV], params, lengths, rpb (unused)
 // outputs   d_value [B, *L, Hkv, DV]
 // grid      items * Hkv threadgroups
+typedef na_eight<RANK, E1> EIGHT;
 constexpr int FV = (DV + 7) / 8, LV = na_pitch<T, DV>();
 constexpr int CAPACITY = SLAB / (LV * int(sizeof(T)));
 constexpr int THREADS = 32 * G0 * G1 * G2;
 threadgroup T gradients[CAPACITY * LV];
 
-const int thread_index = int(thread_index_in_threadgroup);
+const uint thread_index = thread_index_in_threadgroup;
 const int kv_heads = params[NA_KV_HEADS], group = int(threadgroup_position_in_grid.x);
 const int item = na_quotient(group, kv_heads), kv_head = group - item * kv_heads;
-const int sharing = na_quotient(params[NA_HEADS], kv_heads);
+const int sharing = params[NA_SHARING];  // heads that use a kv_head
 const na_lane me = na_lane_of<T>(thread_index % 32);
 const na_point few = na_size(Q0, Q1, Q2), many = na_size(G0 * Q0, G1 * Q1, G2 * Q2);
-const na_tile tile = na_key_tile<RANK>(params, lengths, item, many);
+const na_tile tile = na_key_tile<RANK, PLAIN>(params, lengths, item, many);
 const na_point corner = na_place<G1, G2>(thread_index / 32, few);
 const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head);
 const na_table slots = na_slots<RANK>(params);
@@ -42,23 +43,27 @@ NA_EACH_SLAB(seeing, reach) {
   na_stage<RANK, THREADS, DV>(gradients, d_out, rows, slab, thread_index);
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
-  const na_walk walk = na_walk_over<RANK>(wanted, slab, 8);
-  na_eight tokens = na_first_eight<RANK>(walk, me);
-  for (int i = 0; i < walk.count; i += 8) {
-    na_frag<T> p;
-    NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
-      const na_point token = tokens.column[e % 2];
-      const na_key one = mine[e / 2];
-      p.e[e] = T(0.0f);
-      if (i + me.column + e % 2 >= walk.count || !na_seen_by<RANK>(one, token)) continue;
-      int slot = 0;
-      NA_EACH_AXIS(a)
-        slot += (one.rank[a] - na_window(tile.axis[a], token.at[a]).first) * slots.pitch[a];
-      p.e[e] = attn[na_row<RANK>(rows, token) * volume + slot];
+  const na_walk walk = na_walk_over<EIGHT>(wanted, slab);
+  na_sight sight[NA_ROWS];
+  NA_UNROLL for (int h = 0; h < NA_ROWS; h++) sight[h] = na_clip<RANK>(mine[h].sight, slab);
+  NA_EACH_COLUMN(walk) {
+    const na_column column = na_column_at<EIGHT>(walk, sight, cz, cx, me);
+    for (int i = 0; i < walk.depth; i += EIGHT::DEEP) {
+      na_frag<T> p;
+      NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
+        const na_point token = na_token<EIGHT>(column, i, e);
+        p.e[e] = T(0.0f);
+        if (!na_in_sight<EIGHT>(column, i, e)) continue;
+        int slot = 0;
+        NA_EACH_AXIS(a) {
+          const int first = na_window(tile.axis[a], token.at[a]).first;
+          slot += (mine[e / 2].rank[a] - first) * slots.pitch[a];
+        }
+        p.e[e] = attn[na_row<RANK>(rows, token) * volume + slot];
+      }
+      simdgroup_barrier(mem_flags::mem_none);  // together again for the product
+      na_accumulate<LV, FV>(sum, p, gradients, na_pick<EIGHT>(walk, column, i), me);
     }
-    simdgroup_barrier(mem_flags::mem_none);  // together again for the product
-    na_accumulate<LV, FV>(sum, p, gradients, na_pick<RANK>(walk, tokens), me);
-    na_next_eight<RANK>(walk, tokens);
   }
 }
 

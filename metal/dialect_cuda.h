@@ -3,11 +3,17 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+// MLX writes the signature of a kernel. This has it say how many threads there are at most and how
+// many blocks a multiprocessor is to hold: the compiler then spends no more registers than they have.
+#undef __global__
+#define __global__ __attribute__((global)) __launch_bounds__(128, NA_RESIDENT)
+
 #define DEV
 #define TGP
 #define THR
 #define NA_FN static __device__ __forceinline__
 #define NA_UNROLL _Pragma("unroll")
+#define NA_ROLLED _Pragma("unroll 1")
 
 typedef unsigned int uint;
 #define threadgroup __shared__ __align__(16)
@@ -20,10 +26,47 @@ struct mem_flags {
 NA_FN void threadgroup_barrier(int) { __syncthreads(); }
 NA_FN void simdgroup_barrier(int) { __syncwarp(); }
 
-NA_FN float na_exp2(float x) { return exp2f(x); }
-NA_FN float na_log2(float x) { return log2f(x); }
+NA_FN float na_exp2(float x) {
+  asm("ex2.approx.ftz.f32 %0, %0;" : "+f"(x));
+  return x;
+}
+NA_FN float na_log2(float x) {
+  asm("lg2.approx.ftz.f32 %0, %0;" : "+f"(x));
+  return x;
+}
+NA_FN float na_reciprocal(float x) {
+  asm("rcp.approx.ftz.f32 %0, %0;" : "+f"(x));
+  return x;
+}
 NA_FN float na_fmax(float a, float b) { return fmaxf(a, b); }
+NA_FN long na_product(int a, int b) {  // one instruction, wherever the factors come from
+  long product;
+  asm("mul.wide.s32 %0, %1, %2;" : "=l"(product) : "r"(a), "r"(b));
+  return product;
+}
 NA_FN float na_float(int bits) { return __int_as_float(bits); }
+
+// Elements that move together.
+template <typename T, int N>
+struct alignas(N * sizeof(T)) na_pack {
+  T e[N];
+};
+template <typename T>
+NA_FN bool na_aligned(const T* at, int elements) {
+  return reinterpret_cast<size_t>(at) % (elements * sizeof(T)) == 0;
+}
+
+// Device to shared memory, past the registers; complete after na_copied and a barrier.
+template <int N, typename T>
+NA_FN void na_copy(T* to, const T* from) {
+  constexpr int BYTES = N * int(sizeof(T));
+  if (BYTES >= 4)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;"
+                 :: "r"(unsigned(__cvta_generic_to_shared(to))), "l"(from), "n"(BYTES) : "memory");
+  else
+    *reinterpret_cast<na_pack<T, N>*>(to) = *reinterpret_cast<const na_pack<T, N>*>(from);
+}
+NA_FN void na_copied() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 enum { NA_PAD_BYTES = 16 };  // between the rows of a slab, against bank conflicts
 
@@ -49,6 +92,8 @@ template <typename T>
 struct na_frag {
   T e[4];
 };
+
+NA_FN bool na_any(bool x) { return __any_sync(0xffffffffu, x); }
 
 // Reductions over the four lanes that share a matrix row.
 NA_FN float na_row_sum(float x) {
@@ -114,16 +159,28 @@ NA_FN void na_load_channels(unsigned* to, const T* row, bool transposed) {
         "{%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"                                \
         : "+f"(sum.e[0]), "+f"(sum.e[1]), "+f"(sum.e[2]), "+f"(sum.e[3])                     \
         : "r"(na_pair(left, 0)), "r"(na_pair(left, 1)), "r"(right));                         \
+  }                                                                                          \
+  NA_FN void na_multiply_two(na_frag<float>& sum, const na_frag<TYPE>* left,                 \
+                             const unsigned* right) {                                        \
+    asm volatile(                                                                            \
+        "mma.sync.aligned.m16n8k16.row.col.f32." NAME "." NAME ".f32 "                       \
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                    \
+        : "+f"(sum.e[0]), "+f"(sum.e[1]), "+f"(sum.e[2]), "+f"(sum.e[3])                     \
+        : "r"(na_pair(left[0], 0)), "r"(na_pair(left[0], 1)), "r"(na_pair(left[1], 0)),      \
+          "r"(na_pair(left[1], 1)), "r"(right[0]), "r"(right[1]));                           \
   }
 NA_MULTIPLY(__half, "f16")
 NA_MULTIPLY(__nv_bfloat16, "bf16")
 
-// ---- float32: split into two tf32 numbers; the three products that matter keep its precision.
+// ---- float32: split into the first 10 bits of the mantissa and the rest, whose end the tensor cores
+// ignore; the three products that matter keep its precision.
 
-NA_FN unsigned na_tf32(float x) {
-  unsigned bits;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
-  return bits;
+template <int N>
+NA_FN void na_split(const float* x, unsigned* high, unsigned* low) {
+  NA_UNROLL for (int e = 0; e < N; e++) {
+    high[e] = __float_as_uint(x[e]) & 0xffffe000u;
+    low[e] = __float_as_uint(x[e] - __uint_as_float(high[e]));
+  }
 }
 NA_FN void na_multiply_tf32(na_frag<float>& sum, const unsigned* a, const unsigned* b) {
   asm volatile(
@@ -136,14 +193,8 @@ NA_FN void na_multiply_tf32(na_frag<float>& sum, const unsigned* a, const unsign
 // for both operands alike, so that the sum over them is the same.
 NA_FN void na_multiply(na_frag<float>& sum, const na_frag<float>& left, const float* right) {
   unsigned high_a[4], low_a[4], high_b[2], low_b[2];
-  NA_UNROLL for (int e = 0; e < 4; e++) {
-    high_a[e] = na_tf32(left.e[e]);
-    low_a[e] = na_tf32(left.e[e] - __uint_as_float(high_a[e]));
-  }
-  NA_UNROLL for (int e = 0; e < 2; e++) {
-    high_b[e] = na_tf32(right[e]);
-    low_b[e] = na_tf32(right[e] - __uint_as_float(high_b[e]));
-  }
+  na_split<4>(left.e, high_a, low_a);
+  na_split<2>(right, high_b, low_b);
   na_multiply_tf32(sum, low_a, high_b);
   na_multiply_tf32(sum, high_a, low_b);
   na_multiply_tf32(sum, high_a, high_b);
@@ -156,7 +207,8 @@ NA_FN void na_dot(na_frag<float>& dot, const na_frag<T>* left, const T* slab, na
                   na_lane) {
   unsigned right[F];
   na_load_channels<F>(right, slab + at.mine * PITCH, false);
-  NA_UNROLL for (int f = 0; f < F; f++) na_multiply(dot, left[f], right[f]);
+  NA_UNROLL for (int f = 0; f + 1 < F; f += 2) na_multiply_two(dot, left + f, right + f);
+  if (F % 2) na_multiply(dot, left[F - 1], right[F - 1]);
 }
 template <int PITCH, int F>
 NA_FN void na_dot(na_frag<float>& dot, const na_frag<float>* left, const float* slab, na_picked at,

@@ -8,11 +8,31 @@
 #define THR thread
 #define NA_FN METAL_FUNC
 #define NA_UNROLL _Pragma("clang loop unroll(full)")
+#define NA_ROLLED _Pragma("clang loop unroll(disable)")
 
 METAL_FUNC float na_exp2(float x) { return metal::fast::exp2(x); }
 METAL_FUNC float na_log2(float x) { return metal::fast::log2(x); }
 METAL_FUNC float na_fmax(float a, float b) { return metal::max(a, b); }
+METAL_FUNC float na_reciprocal(float x) { return 1.0f / x; }
+METAL_FUNC long na_product(int a, int b) { return long(a) * b; }
 METAL_FUNC float na_float(int bits) { return as_type<float>(bits); }
+
+// Elements that move together.
+template <typename T, int N>
+struct alignas(N * sizeof(T)) na_pack {
+  T e[N];
+};
+template <typename T>
+METAL_FUNC bool na_aligned(const device T* at, int elements) {
+  return reinterpret_cast<size_t>(at) % (elements * sizeof(T)) == 0;
+}
+
+// Device to threadgroup memory; complete after na_copied and a barrier.
+template <int N, typename T>
+METAL_FUNC void na_copy(threadgroup T* to, const device T* from) {
+  *(threadgroup na_pack<T, N>*)to = *(const device na_pack<T, N>*)from;
+}
+METAL_FUNC void na_copied() {}
 
 enum { NA_PAD_BYTES = 16 };  // between the rows of a slab, against bank conflicts
 
@@ -36,6 +56,8 @@ template <typename T>
 struct na_frag {
   T e[2 * NA_ROWS];
 };
+
+METAL_FUNC bool na_any(bool x) { return simd_any(x); }
 
 // Reductions over the four lanes that share a matrix row.
 METAL_FUNC float na_row_sum(float x) {

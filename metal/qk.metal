@@ -1,24 +1,25 @@
 // Logits of every query and slot: scale * query . key + rpb; also the gradient of attention weights,
 // d_out . value.
 //
-// template  T; RANK; D; BIAS; SLAB; Q0 Q1 Q2, G0 G1 G2 as attention_forward
+// template  T; RANK; PLAIN; D; BIAS; SLAB; Q0 Q1 Q2, G0 G1 G2, E1 as attention_forward
 // inputs    query [B, *out, H, D], key [B, *L, Hkv, D], params, lengths, rpb
 // outputs   logits [B, *out, H, prod K]; slots without a key hold params[NA_FILL]
 // grid      items * H threadgroups
+typedef na_eight<RANK, E1> EIGHT;
 constexpr int FK = (D + 7) / 8, LK = na_pitch<T, D>();
 constexpr int CAPACITY = SLAB / (LK * int(sizeof(T)));
 constexpr int THREADS = 32 * G0 * G1 * G2;
 threadgroup T keys[CAPACITY * LK];
 
-const int thread_index = int(thread_index_in_threadgroup);
+const uint thread_index = thread_index_in_threadgroup;
 const int heads = params[NA_HEADS], group = int(threadgroup_position_in_grid.x);
 const int item = na_quotient(group, heads), head = group - item * heads;
 const na_lane me = na_lane_of<T>(thread_index % 32);
 const na_point few = na_size(Q0, Q1, Q2), many = na_size(G0 * Q0, G1 * Q1, G2 * Q2);
-const na_tile tile = na_query_tile<RANK>(params, lengths, item, many);
+const na_tile tile = na_query_tile<RANK, PLAIN>(params, lengths, item, many);
 const na_point corner = na_place<G1, G2>(thread_index / 32, few);
 const na_rows rows = na_query_rows<RANK>(params, tile, head);
-const int kv_head = na_quotient(head, na_quotient(heads, params[NA_KV_HEADS]));
+const int kv_head = na_quotient(head, params[NA_SHARING]);
 const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head);
 const na_table bins = na_bins<RANK>(params), slots = na_slots<RANK>(params);
 const DEV float* bias = rpb + head * params[NA_BINS];
@@ -47,21 +48,24 @@ NA_EACH_SLAB(seen, reach) {
   na_stage<RANK, THREADS, D>(keys, key, key_rows, slab, thread_index);
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
-  const na_walk walk = na_walk_over<RANK>(wanted, slab, 8);
-  na_eight tokens = na_first_eight<RANK>(walk, me);
-  for (int i = 0; i < walk.count; i += 8) {
-    na_frag<float> s;
-    na_clear<1>(&s);
-    na_dot<LK, FK>(s, q, keys, na_pick<RANK>(walk, tokens), me);
-    NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
-      const na_point token = tokens.column[e % 2];
-      const na_query one = mine[e / 2];
-      if (i + me.column + e % 2 >= walk.count || !na_sees<RANK>(one, token)) continue;
-      float logit = s.e[e] * scale;
-      if (BIAS) logit += bias[one.bin + na_entry<RANK>(bins, token)];
-      logits[one.row * volume + one.slot + na_entry<RANK>(slots, token)] = T(logit);
+  const na_walk walk = na_walk_over<EIGHT>(wanted, slab);
+  na_sight sight[NA_ROWS];
+  NA_UNROLL for (int h = 0; h < NA_ROWS; h++) sight[h] = na_clip<RANK>(mine[h].sight, slab);
+  NA_EACH_COLUMN(walk) {
+    const na_column column = na_column_at<EIGHT>(walk, sight, cz, cx, me);
+    for (int i = 0; i < walk.depth; i += EIGHT::DEEP) {
+      na_frag<float> s;
+      na_clear<1>(&s);
+      na_dot<LK, FK>(s, q, keys, na_pick<EIGHT>(walk, column, i), me);
+      NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
+        const na_query one = mine[e / 2];
+        if (!na_in_sight<EIGHT>(column, i, e)) continue;
+        float logit = s.e[e] * scale;
+        if (BIAS) logit += bias[one.bin + na_entry_at<EIGHT>(bins, column, i, e)];
+        const int slot = one.slot + na_entry_at<EIGHT>(slots, column, i, e);
+        logits[one.row * volume + slot] = T(logit);
+      }
+      simdgroup_barrier(mem_flags::mem_none);  // together again for the next product
     }
-    simdgroup_barrier(mem_flags::mem_none);  // together again for the next product
-    na_next_eight<RANK>(walk, tokens);
   }
 }

@@ -1,14 +1,21 @@
-// Slabs: tokens in threadgroup memory, the simdgroups' walk over them, and per-position sums.
+// Slabs: the tokens that a tile wants, in as many pieces as threadgroup memory needs.
 
-// How far a slab of at most `capacity` tokens reaches, in pieces of about equal size.
+// How far a slab of at most `capacity` tokens reaches: over all of the box if it can, else in pieces
+// of about equal size.
 template <int RANK>
 NA_FN na_point na_slab_size(const na_box box, int capacity) {
   na_point size = na_size(1, 1, 1);
-  NA_EACH_AXIS_BACK(a) {
-    const int length = na_max(box.high[a] - box.low[a], 1);
-    size.at[a] = na_pieces(length, na_pieces(length, na_min(length, capacity)));
-    capacity = na_quotient(capacity, size.at[a]);
+  int volume = 1;
+  NA_EACH_AXIS(a) {
+    size.at[a] = na_max(box.high[a] - box.low[a], 1);
+    volume = na_min(volume * na_min(size.at[a], capacity + 1), capacity + 1);
   }
+  if (volume > capacity)
+    NA_EACH_AXIS_BACK(a) {
+      const int length = size.at[a];
+      size.at[a] = na_pieces(length, na_pieces(length, na_min(length, capacity)));
+      capacity = na_small_quotient(capacity, size.at[a]);
+    }
   return size;
 }
 
@@ -29,111 +36,48 @@ NA_FN na_box na_slab(const na_box box, const na_point size, int z, int y, int x)
     for (int y = RANK > 1 ? box.low[1] : 0; y < (RANK > 1 ? box.high[1] : 1); y += size.at[1])    \
       for (int x = box.low[2]; x < box.high[2]; x += size.at[2])
 
-// The tokens that a box and a slab have in common, numbered row by row.
-struct na_walk {
-  na_box box;
-  int count;
+// ---- Filling a slab. Its tokens are numbered row by row, and each thread takes every so manieth.
+
+struct na_rounds {
+  int count;    // of tokens
   int size[3];
-  int slab[3];        // slab row of token (z, y, x): start + z * slab[0] + y * slab[1] + x
-  int start;
-  int last;           // slab row of the last token
-  int step[3];        // of a walk in strides: how far a stride leads on each axis
+  int step[3];  // how far a round leads on each axis
 };
 
 template <int RANK>
-NA_FN na_walk na_walk_over(const na_box box, const na_box slab, int stride) {
-  na_walk walk;
-  walk.count = 1;
-  walk.start = walk.last = 0;
-  int pitch = 1;
+NA_FN na_rounds na_rounds_of(const na_box slab, int stride) {
+  na_rounds rounds;
+  rounds.count = 1;
   NA_EACH_AXIS_BACK(a) {
-    walk.box.low[a] = na_max(box.low[a], slab.low[a]);
-    walk.box.high[a] = na_max(na_min(box.high[a], slab.high[a]), walk.box.low[a]);
-    walk.size[a] = walk.box.high[a] - walk.box.low[a];
-    walk.count *= walk.size[a];
-    walk.slab[a] = pitch;
-    walk.start -= slab.low[a] * pitch;
-    walk.last += (walk.box.high[a] - 1 - slab.low[a]) * pitch;
-    pitch *= slab.high[a] - slab.low[a];
-    const int rest = na_quotient(stride, na_max(walk.size[a], 1));
-    walk.step[a] = a > 3 - RANK ? stride - rest * walk.size[a] : stride;
+    rounds.size[a] = slab.high[a] - slab.low[a];
+    rounds.count *= rounds.size[a];
+    const int rest = a > 3 - RANK ? na_small_quotient(stride, rounds.size[a]) : 0;
+    rounds.step[a] = stride - rest * rounds.size[a];
     stride = rest;
   }
-  return walk;
+  return rounds;
 }
 
-// Token number i of a walk.
 template <int RANK>
-NA_FN na_point na_token(const na_walk walk, int i) {
+NA_FN na_point na_numbered(const na_box slab, const na_rounds rounds, int i) {
   na_point token;
   NA_EACH_AXIS_BACK(a) {
-    const int rest = a > 3 - RANK ? na_quotient(i, na_max(walk.size[a], 1)) : 0;
-    token.at[a] = walk.box.low[a] + i - rest * walk.size[a];
+    const int rest = a > 3 - RANK ? na_small_quotient(i, rounds.size[a]) : 0;
+    token.at[a] = slab.low[a] + i - rest * rounds.size[a];
     i = rest;
   }
   return token;
 }
 
-// One stride on.
 template <int RANK>
-NA_FN void na_advance(const na_walk walk, THR na_point& token) {
+NA_FN void na_next_round(const na_box slab, const na_rounds rounds, THR na_point& token) {
   int carry = 0;
   NA_EACH_AXIS_BACK(a) {
-    token.at[a] += walk.step[a] + carry;
-    carry = a > 3 - RANK && token.at[a] >= walk.box.high[a] ? 1 : 0;
-    if (carry) token.at[a] -= walk.size[a];
+    token.at[a] += rounds.step[a] + carry;
+    carry = a > 3 - RANK && token.at[a] >= slab.high[a] ? 1 : 0;
+    if (carry) token.at[a] -= rounds.size[a];
   }
 }
-
-template <int RANK>
-NA_FN int na_slab_row(const na_walk walk, const na_point token) {
-  int row = walk.start;
-  NA_EACH_AXIS(a) row += token.at[a] * walk.slab[a];
-  return na_min(row, walk.last);  // beyond the last token stay with it
-}
-
-// The eight tokens of a fragment, as one lane sees them: those of its two columns, and the one whose
-// row it reads for its simdgroup.
-struct na_eight {
-  na_point column[2];
-  na_point mine;
-};
-
-template <int RANK>
-NA_FN na_eight na_first_eight(const na_walk walk, na_lane me) {
-  na_eight tokens;
-  tokens.mine = na_token<RANK>(walk, me.token);
-  NA_UNROLL for (int e = 0; e < 2; e++)
-    tokens.column[e] = na_token<RANK>(walk, me.column + e);
-  return tokens;
-}
-
-template <int RANK>
-NA_FN void na_next_eight(const na_walk walk, THR na_eight& tokens) {
-  na_advance<RANK>(walk, tokens.mine);
-  NA_UNROLL for (int e = 0; e < 2; e++) na_advance<RANK>(walk, tokens.column[e]);
-}
-
-template <int RANK>
-NA_FN na_picked na_pick(const na_walk walk, const na_eight tokens) {
-  na_picked at;
-  at.mine = na_slab_row<RANK>(walk, tokens.mine);
-  NA_UNROLL for (int e = 0; e < 2; e++)
-    at.column[e] = na_slab_row<RANK>(walk, tokens.column[e]);
-  return at;
-}
-
-// ---- Filling a slab.
-
-// Elements copied at once: 16 bytes where the row allows it.
-template <typename T, int D>
-struct na_vector {
-  enum { WIDE = 16 / int(sizeof(T)) };
-  enum { SIZE = D % WIDE == 0 ? int(WIDE) : D % 4 == 0 ? 4 : D % 2 == 0 ? 2 : 1 };
-  struct alignas(SIZE * sizeof(T)) pack {
-    T e[SIZE];
-  };
-};
 
 // A slab row of D elements, rounded up to whole fragments and padded against bank conflicts.
 template <typename T, int D>
@@ -141,102 +85,71 @@ NA_FN constexpr int na_pitch() {
   return (D + 7) / 8 * 8 + NA_PAD_BYTES / int(sizeof(T));
 }
 
-// Copies the rows [D] of all tokens of `slab` from device to threadgroup memory.
-template <int RANK, int THREADS, int D, typename T>
-NA_FN void na_stage(TGP T* to, const DEV T* from, const na_rows rows, const na_box slab,
-                    int thread_index) {
-  typedef typename na_vector<T, D>::pack pack;
-  constexpr int SIZE = na_vector<T, D>::SIZE, VECTORS = D / SIZE, PITCH = na_pitch<T, D>();
-  constexpr bool EVEN = THREADS % VECTORS == 0;  // a thread then always copies the same columns
-  const na_walk walk = na_walk_over<RANK>(slab, slab, THREADS / VECTORS);
-  na_point token = na_token<RANK>(walk, thread_index / VECTORS);
-  for (int i = thread_index; i < walk.count * VECTORS; i += THREADS) {
-    if (!EVEN) token = na_token<RANK>(walk, i / VECTORS);
-    const int d = i % VECTORS * SIZE;
-    *(TGP pack*)(to + i / VECTORS * PITCH + d) =
-        *(const DEV pack*)(from + na_row<RANK>(rows, token) * D + d);
-    if (EVEN) na_advance<RANK>(walk, token);
+// Copies the rows [D] and [DV] of all tokens of `slab` from device to threadgroup memory, WIDE
+// elements at once.
+template <int RANK, int THREADS, int D, int DV, int WIDE, typename T>
+NA_FN void na_copy_rows(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* value,
+                        const na_rows rows, const na_box slab, uint thread_index) {
+  constexpr int VECTORS = (D > DV ? D : DV) / WIDE;
+  constexpr int LANES = VECTORS < THREADS ? VECTORS : THREADS, TOKENS = THREADS / LANES;
+  constexpr int TIMES = (VECTORS + LANES - 1) / LANES;
+  const int first = int(thread_index / LANES);
+  const int lane = int(thread_index % LANES);  // it always copies the same columns
+  if (first >= TOKENS) return;
+  const na_rounds rounds = na_rounds_of<RANK>(slab, TOKENS);
+  na_point token = na_numbered<RANK>(slab, rounds, first);
+  NA_ROLLED for (int n = first; n < rounds.count; n += TOKENS) {
+    const long row = na_row<RANK>(rows, token);
+    for (int i = 0; i < TIMES; i++) {
+      const int d = (lane + i * LANES) * WIDE;
+      if (d < D) na_copy<WIDE>(keys + n * na_pitch<T, D>() + d, key + row * D + d);
+      if (d < DV) na_copy<WIDE>(values + n * na_pitch<T, DV>() + d, value + row * DV + d);
+    }
+    na_next_round<RANK>(slab, rounds, token);
   }
 }
 
-// The same for one float per token.
+// The same, 16 bytes at once where rows are so long and begin at such an address: an array may be
+// a slice of another.
+template <int RANK, int THREADS, int D, int DV, typename T>
+NA_FN void na_stage(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* value,
+                    const na_rows rows, const na_box slab, uint thread_index) {
+  constexpr int MOST = 16 / int(sizeof(T)), BOTH = D | DV | MOST;
+  constexpr int WIDE = BOTH & -BOTH;  // the largest power of two that divides all
+  if (na_aligned(key, WIDE) && na_aligned(value, WIDE))
+    na_copy_rows<RANK, THREADS, D, DV, WIDE>(keys, key, values, value, rows, slab, thread_index);
+  else
+    na_copy_rows<RANK, THREADS, D, DV, 1>(keys, key, values, value, rows, slab, thread_index);
+  na_copied();
+}
+
+// One array alone.
+template <int RANK, int THREADS, int D, typename T>
+NA_FN void na_stage(TGP T* to, const DEV T* from, const na_rows rows, const na_box slab,
+                    uint thread_index) {
+  na_stage<RANK, THREADS, D, 0>(to, from, to, from, rows, slab, thread_index);
+}
+
+// The same for two floats per token: the LSE, of base 2, and delta.
 template <int RANK, int THREADS>
-NA_FN void na_stage_floats(TGP float* to, const DEV float* from, const na_rows rows,
-                           const na_box slab, int thread_index) {
-  const na_walk walk = na_walk_over<RANK>(slab, slab, THREADS);
-  na_point token = na_token<RANK>(walk, thread_index);
-  for (int i = thread_index; i < walk.count; i += THREADS) {
-    to[i] = from[na_row<RANK>(rows, token)];
-    na_advance<RANK>(walk, token);
+NA_FN void na_stage_marks(TGP na_pack<float, 2>* marks, const DEV float* lse,
+                          const DEV float* delta, const na_rows rows, const na_box slab,
+                          uint thread_index) {
+  const na_rounds rounds = na_rounds_of<RANK>(slab, THREADS);
+  na_point token = na_numbered<RANK>(slab, rounds, int(thread_index));
+  NA_ROLLED for (int i = int(thread_index); i < rounds.count; i += THREADS) {
+    const long row = na_row<RANK>(rows, token);
+    const na_pack<float, 2> mark = {{lse[row] * NA_LOG2E, delta[row]}};
+    marks[i] = mark;
+    na_next_round<RANK>(slab, rounds, token);
   }
 }
 
 // Zeroes the elements between D and the end of its last fragment in every row of a slab.
 template <int THREADS, int D, typename T>
-NA_FN void na_clear_tails(TGP T* slab, int rows, int thread_index) {
+NA_FN void na_clear_tails(TGP T* slab, int rows, uint thread_index) {
   constexpr int TAIL = (8 - D % 8) % 8, PITCH = na_pitch<T, D>();
   if (TAIL > 0)
-    for (int i = thread_index; i < rows * TAIL; i += THREADS)
+    NA_ROLLED for (int i = int(thread_index); i < rows * TAIL; i += THREADS)
       slab[i / (TAIL + !TAIL) * PITCH + D + i % (TAIL + !TAIL)] = T(0.0f);
-}
-
-// ---- Rows of device memory as fragments, zero beyond D: element e is column e % 2 of row e / 2.
-
-template <int D, typename T>
-NA_FN void na_load(THR na_frag<T>* part, int h, const DEV T* row, na_lane me) {
-  NA_UNROLL for (int f = 0; f < (D + 7) / 8; f++)
-    NA_UNROLL for (int e = 0; e < 2; e++) {
-      const int d = f * 8 + me.column + e;
-      part[f].e[h * 2 + e] = D % 8 == 0 || d < D ? row[d] : T(0.0f);
-    }
-}
-
-template <int D, typename T>
-NA_FN void na_store(DEV T* row, const THR na_frag<float>* part, int h, na_lane me, float factor) {
-  NA_UNROLL for (int f = 0; f < (D + 7) / 8; f++)
-    NA_UNROLL for (int e = 0; e < 2; e++) {
-      const int d = f * 8 + me.column + e;
-      if (D % 8 == 0 || d < D) row[d] = T(part[f].e[h * 2 + e] * factor);
-    }
-}
-
-template <int F>
-NA_FN void na_clear(THR na_frag<float>* part) {
-  NA_UNROLL for (int f = 0; f < F; f++)
-    NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) part[f].e[e] = 0.0f;
-}
-
-// ---- Bins: a simdgroup's own sums per relative position, in threadgroup memory (NEAR entries) or,
-// where they would not fit (NEAR == 0), in device memory. No atomics, hence the same sums each run.
-
-template <int NEAR>
-NA_FN void na_clear_bins(TGP float* sums, DEV float* total, int bins, int lane) {
-  for (int i = lane; i < bins; i += 32) {
-    if (NEAR > 0) sums[i] = 0.0f;
-    else total[i] = 0.0f;
-  }
-  simdgroup_barrier(NEAR > 0 ? mem_flags::mem_threadgroup : mem_flags::mem_device);
-}
-
-// Adds a fragment to its bins (-1: to none), one query after the other: the keys of one query are at
-// different distances, so that no two lanes meet.
-template <int NEAR>
-NA_FN void na_add_to_bins(TGP float* sums, DEV float* total, na_lane me, const THR int* bin,
-                          const THR float* value) {
-  NA_UNROLL for (int h = 0; h < NA_ROWS; h++)
-    for (int row = 0; row < 8; row++) {
-      if (row == me.row)
-        NA_UNROLL for (int e = h * 2; e < h * 2 + 2; e++) {
-          if (bin[e] < 0) continue;
-          if (NEAR > 0) sums[bin[e]] += value[e];
-          else total[bin[e]] += value[e];
-        }
-      simdgroup_barrier(NEAR > 0 ? mem_flags::mem_threadgroup : mem_flags::mem_device);
-    }
-}
-
-template <int NEAR>
-NA_FN void na_write_bins(TGP float* sums, DEV float* total, int bins, int lane) {
-  if (NEAR > 0)
-    for (int i = lane; i < bins; i += 32) total[i] = sums[i];
 }

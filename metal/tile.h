@@ -7,7 +7,8 @@
 
 // The parameter block, int32. ops/gpu_plan.py writes it.
 enum na_param {
-  NA_HEADS, NA_KV_HEADS, NA_SCALE, NA_FILL, NA_RAGGED, NA_ITEMS, NA_BINS, NA_AXES = 8, NA_AXIS = 10
+  NA_HEADS, NA_KV_HEADS, NA_SCALE, NA_FILL, NA_RAGGED, NA_ITEMS, NA_BINS, NA_SHARING,
+  NA_AXES, NA_AXIS = 10
 };
 enum na_axis_param {
   NA_LENGTH, NA_OUTPUTS, NA_KERNEL, NA_DILATION, NA_STRIDE, NA_WINDOW_STRIDE, NA_CAUSAL, NA_CLASSES,
@@ -47,18 +48,27 @@ struct na_tile {
   na_axis axis[3];
 };
 
-// n / d for n >= 0. Small numbers, and they nearly always are, go through floats: exactly, as half a
-// unit is more than the rounding.
-NA_FN int na_quotient(int n, int d) {
-  if (d == 1) return n;
-  return n < (1 << 20) ? int((float(n) + 0.5f) * (1.0f / float(d))) : n / d;
-}
-
 NA_FN int na_pieces(int n, int size) { return na_quotient(n + size - 1, size); }
 
+NA_FN const DEV int* na_axis_of(const DEV int* p, int a) { return p + NA_AXES + a * NA_AXIS; }
+
+// A problem is PLAIN if it has none of what these stand for: then they are constants.
+template <bool PLAIN>
+NA_FN int na_option(const DEV int* axis, int name) {
+  return PLAIN ? (name == NA_CAUSAL ? 0 : 1) : axis[name];
+}
+
+template <bool PLAIN>
+NA_FN int na_length(const DEV int* p, const DEV int* lengths, int batch, int a) {
+  const int padded = na_axis_of(p, a)[NA_LENGTH];
+  return !PLAIN && p[NA_RAGGED] ? na_clamp(lengths[batch * 3 + a], 0, padded) : padded;
+}
+
+template <bool PLAIN>
 NA_FN na_axis na_read_axis(const DEV int* p, int query_class, int key_class, int token, int length,
                            bool by_key) {
-  const int dilation = p[NA_DILATION], stride = p[NA_STRIDE], classes = p[NA_CLASSES];
+  const int dilation = na_option<PLAIN>(p, NA_DILATION), stride = na_option<PLAIN>(p, NA_STRIDE);
+  const int classes = na_option<PLAIN>(p, NA_CLASSES);
   na_axis axis;
   axis.keys = na_pieces(length - key_class, dilation);
   axis.queries = na_pieces(na_pieces(length, stride) - query_class, classes);
@@ -71,21 +81,14 @@ NA_FN na_axis na_read_axis(const DEV int* p, int query_class, int key_class, int
   axis.rank0 = na_quotient(token, dilation);
   axis.rank_step = na_quotient(stride * classes, dilation);
   axis.window = p[NA_KERNEL];
-  axis.window_stride = p[NA_WINDOW_STRIDE];
-  axis.causal = p[NA_CAUSAL];
+  axis.window_stride = na_option<PLAIN>(p, NA_WINDOW_STRIDE);
+  axis.causal = na_option<PLAIN>(p, NA_CAUSAL);
   return axis;
-}
-
-NA_FN const DEV int* na_axis_of(const DEV int* p, int a) { return p + NA_AXES + a * NA_AXIS; }
-
-NA_FN int na_length(const DEV int* p, const DEV int* lengths, int batch, int a) {
-  const int padded = na_axis_of(p, a)[NA_LENGTH];
-  return p[NA_RAGGED] ? na_clamp(lengths[batch * 3 + a], 0, padded) : padded;
 }
 
 // Work item -> where its tile starts and, per axis, its class out of `classes` many; the rest of the
 // number is the batch entry.
-template <int RANK>
+template <int RANK, bool PLAIN>
 NA_FN na_point na_read_item(const DEV int* p, int item, const na_point size, int classes,
                             THR na_tile& tile) {
   na_point residue;
@@ -95,7 +98,8 @@ NA_FN na_point na_read_item(const DEV int* p, int item, const na_point size, int
     item = rest;
   }
   NA_EACH_AXIS_BACK(a) {
-    const int count = na_axis_of(p, a)[classes], rest = na_quotient(item, count);
+    const int count = na_option<PLAIN>(na_axis_of(p, a), classes);
+    const int rest = na_quotient(item, count);
     residue.at[a] = item - rest * count;
     item = rest;
   }
@@ -105,31 +109,37 @@ NA_FN na_point na_read_item(const DEV int* p, int item, const na_point size, int
 
 // Tile of queries. The token of query t is (out0 + t * out_step) * stride, so a query class is one
 // residue of the output index modulo dilation / gcd(dilation, stride).
-template <int RANK>
-NA_FN na_tile na_query_tile(const DEV int* p, const DEV int* lengths, int item, const na_point size) {
+template <int RANK, bool PLAIN>
+NA_FN na_tile na_query_tile(const DEV int* p, const DEV int* lengths, int item,
+                            const na_point size) {
   na_tile tile;
-  const na_point residue = na_read_item<RANK>(p, item, size, NA_CLASSES, tile);
+  const na_point residue = na_read_item<RANK, PLAIN>(p, item, size, NA_CLASSES, tile);
   NA_EACH_AXIS(a) {
     const DEV int* axis = na_axis_of(p, a);
-    const int token = residue.at[a] * axis[NA_STRIDE], dilation = axis[NA_DILATION];
-    tile.axis[a] = na_read_axis(axis, residue.at[a], token - na_quotient(token, dilation) * dilation,
-                                token, na_length(p, lengths, tile.batch, a), false);
+    const int dilation = na_option<PLAIN>(axis, NA_DILATION);
+    const int token = residue.at[a] * na_option<PLAIN>(axis, NA_STRIDE);
+    const int key = token - na_quotient(token, dilation) * dilation;
+    const int length = na_length<PLAIN>(p, lengths, tile.batch, a);
+    tile.axis[a] = na_read_axis<PLAIN>(axis, residue.at[a], key, token, length, false);
   }
   return tile;
 }
 
 // Tile of keys, with the class of the queries that can see it; where there is none, no queries.
-template <int RANK>
+template <int RANK, bool PLAIN>
 NA_FN na_tile na_key_tile(const DEV int* p, const DEV int* lengths, int item, const na_point size) {
   na_tile tile;
-  const na_point residue = na_read_item<RANK>(p, item, size, NA_DILATION, tile);
+  const na_point residue = na_read_item<RANK, PLAIN>(p, item, size, NA_DILATION, tile);
   NA_EACH_AXIS(a) {
     const DEV int* axis = na_axis_of(p, a);
-    const int stride = axis[NA_STRIDE], dilation = axis[NA_DILATION], classes = axis[NA_CLASSES];
+    const int stride = na_option<PLAIN>(axis, NA_STRIDE);
+    const int dilation = na_option<PLAIN>(axis, NA_DILATION);
+    const int classes = na_option<PLAIN>(axis, NA_CLASSES);
     int query = stride == 1 ? residue.at[a] : 0;
     while (query < classes && query * stride % dilation != residue.at[a]) query++;
-    tile.axis[a] = na_read_axis(axis, query, residue.at[a], query * stride,
-                                na_length(p, lengths, tile.batch, a), true);
+    const int length = na_length<PLAIN>(p, lengths, tile.batch, a);
+    tile.axis[a] =
+        na_read_axis<PLAIN>(axis, query, residue.at[a], query * stride, length, true);
     if (query == classes) tile.axis[a].queries = 0;
   }
   return tile;
@@ -186,7 +196,7 @@ struct na_rows {
 template <int RANK>
 NA_FN long na_row(const na_rows rows, const na_point place) {
   long row = rows.base;
-  NA_EACH_AXIS(a) row += long(place.at[a]) * rows.step[a];
+  NA_EACH_AXIS(a) row += na_product(place.at[a], rows.step[a]);
   return row;
 }
 
@@ -196,11 +206,11 @@ NA_FN na_rows na_key_rows(const DEV int* p, const na_tile tile, int kv_head) {
   int pitch = p[NA_KV_HEADS];
   rows.base = kv_head;
   NA_EACH_AXIS_BACK(a) {
-    rows.base += long(tile.axis[a].key0) * pitch;
+    rows.base += na_product(tile.axis[a].key0, pitch);
     rows.step[a] = tile.axis[a].key_step * pitch;
     pitch *= na_axis_of(p, a)[NA_LENGTH];
   }
-  rows.base += long(tile.batch) * pitch;
+  rows.base += na_product(tile.batch, pitch);
   return rows;
 }
 
@@ -210,11 +220,11 @@ NA_FN na_rows na_query_rows(const DEV int* p, const na_tile tile, int head) {
   int pitch = p[NA_HEADS];
   rows.base = head;
   NA_EACH_AXIS_BACK(a) {
-    rows.base += long(tile.axis[a].out0) * pitch;
+    rows.base += na_product(tile.axis[a].out0, pitch);
     rows.step[a] = tile.axis[a].out_step * pitch;
     pitch *= na_axis_of(p, a)[NA_OUTPUTS];
   }
-  rows.base += long(tile.batch) * pitch;
+  rows.base += na_product(tile.batch, pitch);
   return rows;
 }
 
@@ -261,11 +271,11 @@ NA_FN int na_volume(const DEV int* p) {
 // ---- Places inside a tile: simdgroups of G0 x G1 x G2, each with the tokens of one fragment's rows.
 
 template <int N1, int N2>
-NA_FN na_point na_place(int i, const na_point scale) {
+NA_FN na_point na_place(uint i, const na_point scale) {
   na_point place;
-  place.at[0] = i / (N1 * N2) * scale.at[0];
-  place.at[1] = i / N2 % N1 * scale.at[1];
-  place.at[2] = i % N2 * scale.at[2];
+  place.at[0] = int(i / (N1 * N2)) * scale.at[0];
+  place.at[1] = int(i / N2 % N1) * scale.at[1];
+  place.at[2] = int(i % N2) * scale.at[2];
   return place;
 }
 
@@ -277,15 +287,32 @@ NA_FN na_point na_size(int z, int y, int x) {
   return size;
 }
 
+// The keys that a query sees, or the queries that see a key.
+struct na_sight {
+  int first[3];
+  int count[3];
+};
+
+// What of a sight lies in a box.
+template <int RANK>
+NA_FN na_sight na_clip(const na_sight sight, const na_box box) {
+  na_sight clipped;
+  NA_EACH_AXIS(a) {
+    const int last = na_min(sight.first[a] + sight.count[a], box.high[a]);
+    clipped.first[a] = na_max(sight.first[a], box.low[a]);
+    clipped.count[a] = na_max(last - clipped.first[a], 0);
+  }
+  return clipped;
+}
+
 // The query of one matrix row.
 struct na_query {
-  long row;      // of the output
-  int first[3];  // its window; empty if it is outside the sample
-  int count[3];
-  int bin;       // of the key 0, 0, 0; likewise slot
+  long row;        // of the output
+  na_sight sight;  // its window; empty if it is outside the sample
+  int bin;         // of the key 0, 0, 0; likewise slot
   int slot;
-  bool stored;   // it is an entry of the padded array
-  bool live;     // ... and of this sample
+  bool stored;     // it is an entry of the padded array
+  bool live;       // ... and of this sample
 };
 
 template <int RANK>
@@ -303,28 +330,21 @@ NA_FN na_query na_query_at(const DEV int* p, const na_tile tile, const na_rows r
     query.live = query.live && at < axis.queries;
     t.at[a] = na_min(at, axis.padded - 1);
     const na_span keys = na_window(axis, t.at[a]);
-    query.first[a] = keys.first;
-    query.count[a] = keys.last - keys.first;
+    query.sight.first[a] = keys.first;
+    query.sight.count[a] = keys.last - keys.first;
     query.bin += (axis.window - 1 - axis.rank0 - t.at[a] * axis.rank_step) * bins.pitch[a];
     query.slot -= keys.first * slots.pitch[a];
   }
-  if (!query.live) query.count[2] = 0;
+  if (!query.live) query.sight.count[2] = 0;
   query.row = na_row<RANK>(rows, t);
   return query;
-}
-
-template <int RANK>
-NA_FN bool na_sees(const na_query query, const na_point key) {
-  bool inside = true;
-  NA_EACH_AXIS(a) inside = inside && uint(key.at[a] - query.first[a]) < uint(query.count[a]);
-  return inside;
 }
 
 // Whether every slot of a query has a key.
 template <int RANK>
 NA_FN bool na_whole(const na_query query, int volume) {
   int count = 1;
-  NA_EACH_AXIS(a) count *= query.count[a];
+  NA_EACH_AXIS(a) count *= query.sight.count[a];
   return count == volume;
 }
 
@@ -332,9 +352,8 @@ NA_FN bool na_whole(const na_query query, int volume) {
 struct na_key {
   long row;
   int rank[3];
-  int first[3];  // the queries that see it; none if it is outside the sample
-  int count[3];
-  int bin;       // of the query 0, 0, 0
+  na_sight sight;  // the queries that see it; none if it is outside the sample
+  int bin;         // of the query 0, 0, 0
   bool stored;
 };
 
@@ -354,18 +373,11 @@ NA_FN na_key na_key_at(const DEV int* p, const na_tile tile, const na_rows rows,
     live = live && at < axis.keys;
     key.rank[a] = rank.at[a] = na_min(at, axis.padded - 1);
     const na_span queries = na_viewers(axis, rank.at[a]);
-    key.first[a] = queries.first;
-    key.count[a] = na_max(queries.last - queries.first, 0);
+    key.sight.first[a] = queries.first;
+    key.sight.count[a] = na_max(queries.last - queries.first, 0);
     key.bin += (axis.window - 1 - axis.rank0 + rank.at[a]) * bins.pitch[a];
   }
-  if (!live) key.count[2] = 0;
+  if (!live) key.sight.count[2] = 0;
   key.row = na_row<RANK>(rows, rank);
   return key;
-}
-
-template <int RANK>
-NA_FN bool na_seen_by(const na_key key, const na_point query) {
-  bool inside = true;
-  NA_EACH_AXIS(a) inside = inside && uint(query.at[a] - key.first[a]) < uint(key.count[a]);
-  return inside;
 }

@@ -7,8 +7,9 @@
 #ifndef NATTEN_ZOO_WINDOW_H
 #define NATTEN_ZOO_WINDOW_H
 
-#ifndef NA_FN
+#ifndef NA_FN  // on a CPU; GPUs have arithmetic.h
 #define NA_FN static inline
+NA_FN int na_quotient(int n, int d) { return n / d; }
 #endif
 
 // Half-open: first, first + 1, ..., last - 1.
@@ -20,11 +21,11 @@ struct na_span {
 NA_FN int na_min(int a, int b) { return a < b ? a : b; }
 NA_FN int na_max(int a, int b) { return a > b ? a : b; }
 NA_FN int na_clamp(int x, int low, int high) { return na_max(low, na_min(x, high)); }
-NA_FN int na_ceil_div(int a, int b) { return (a + b - 1) / b; }  // a > -b
+NA_FN int na_ceil_div(int a, int b) { return na_quotient(a + b - 1, b); }  // a > -b
 
 // Tokens of class `group` among `length` tokens.
 NA_FN int na_class_size(int length, int dilation, int group) {
-  return (length - group + dilation - 1) / dilation;
+  return na_ceil_div(length - group, dilation);
 }
 
 // The keys that the query of rank `query` sees in a class of `length` tokens. `window_stride`
@@ -32,7 +33,8 @@ NA_FN int na_class_size(int length, int dilation, int group) {
 NA_FN na_span na_keys_of(int query, int length, int window, int window_stride, int causal) {
   int leader = query;
   if (window_stride > 1) {
-    leader = query / window_stride * window_stride + (causal ? window_stride - 1 : window_stride / 2);
+    leader = na_quotient(query, window_stride) * window_stride;
+    leader += causal ? window_stride - 1 : window_stride / 2;
     leader = na_min(leader, length - 1);
   }
   na_span keys;
@@ -57,9 +59,10 @@ NA_FN na_span na_queries_of(int key, int length, int window, int window_stride, 
   queries.last = na_min(last, length);
   if (window_stride > 1) {
     const int offset = causal ? window_stride - 1 : window_stride / 2;
-    if (!causal) queries.first = na_ceil_div(na_max(first - offset, 0), window_stride) * window_stride;
+    if (!causal)
+      queries.first = na_ceil_div(na_max(first - offset, 0), window_stride) * window_stride;
     if (last < length) {
-      const int groups = last - 1 < offset ? 0 : (last - 1 - offset) / window_stride + 1;
+      const int groups = last - 1 < offset ? 0 : na_quotient(last - 1 - offset, window_stride) + 1;
       queries.last = na_min(groups * window_stride, length);
     }
   }

@@ -75,15 +75,19 @@ def launch(
         KernelError: If this device cannot build it.
     """
     if not plan.groups:
-        return [mx.zeros(s, d) for s, d in zip(output_shapes, _dtypes(name, plan), strict=True)]
-    if name not in plan.built:
-        _prove(name, plan)
-        plan.built.add(name)
+        return [mx.zeros(s, d) for s, d in zip(output_shapes, dtypes(name, plan), strict=True)]
+    prove(name, plan)
     return _run(name, plan, plan.params, inputs, output_shapes)
 
 
-def _prove(name: str, plan: Plan) -> None:
-    """Builds a kernel by running it on one token: MLX builds late, where no one can fall back."""
+def prove(name: str, plan: Plan) -> None:
+    """Builds a kernel by running it on one token: MLX builds late, where no one can fall back.
+
+    Raises:
+        KernelError: If this device cannot build it.
+    """
+    if name in plan.built:
+        return
     key = (name, plan.template)
     if key not in _proven and key not in _broken:
         try:
@@ -95,14 +99,13 @@ def _prove(name: str, plan: Plan) -> None:
             log.warning("natten_zoo: %s. Falling back.", _broken[key])
     if key in _broken:
         raise KernelError(_broken[key])
+    plan.built.add(name)
 
 
 def _try(name: str, plan: Plan) -> None:
     kernel, one = KERNELS[name], smallest(plan)
     longest = max(plan["D"], plan["DV"])
-    inputs = [
-        mx.zeros(longest, _dtype(array, plan)) for array in kernel.inputs if array != "params"
-    ]
+    inputs = [mx.zeros(longest, dtype(array, plan)) for array in kernel.inputs if array != "params"]
     shapes = [(plan[size] if size else 1,) for size in kernel.outputs.values()]
     if "d_rpb" in kernel.outputs and plan["SUMS"]:
         shapes[-1] = (plan.simdgroups,)
@@ -118,40 +121,50 @@ def _run(
 ) -> list[mx.array]:
     at = KERNELS[name].inputs.index("params")
     arrays = [_long_enough(x) for x in inputs]
-    return _function(name, platform(), gpu_plan.ROWS)(
+    return _function(name, platform(), gpu_plan.ROWS, plan.resident)(
         inputs=[*arrays[:at], params, *arrays[at:]],
         template=list(plan.template),
         grid=(plan.groups * plan.threads, 1, 1),
         threadgroup=(plan.threads, 1, 1),
         output_shapes=[tuple(s) for s in output_shapes],
-        output_dtypes=_dtypes(name, plan),
+        output_dtypes=dtypes(name, plan),
     )
 
 
 @cache
-def _function(name: str, tier: str | None, rows: int) -> Callable[..., list[mx.array]]:
+def _function(
+    name: str, tier: str | None, rows: int, resident: int
+) -> Callable[..., list[mx.array]]:
+    build: Callable[..., Any] = mx.fast.cuda_kernel if tier == "cuda" else mx.fast.metal_kernel
+    return build(**text(name, tier, rows, resident))
+
+
+@cache
+def text(name: str, tier: str | None, rows: int, resident: int) -> dict[str, Any]:
+    """What MLX builds a kernel from."""
     kernel, body = KERNELS[name], metal.body(name)
-    header = metal.header("cuda" if tier == "cuda" else "metal", rows)
+    header = metal.header("cuda" if tier == "cuda" else "metal", rows, resident)
     # MLX keeps what it has built by name, on CUDA even on disk: another text needs another name.
     digest = hashlib.sha256((header + body).encode()).hexdigest()[:12]
-    build: Callable[..., Any] = mx.fast.cuda_kernel if tier == "cuda" else mx.fast.metal_kernel
-    return build(
-        name=f"natten_zoo_{name}_{digest}",
-        input_names=list(kernel.inputs),
-        output_names=list(kernel.outputs),
-        source=body,
-        header=header,
-    )
+    return {
+        "name": f"natten_zoo_{name}_{digest}",
+        "input_names": list(kernel.inputs),
+        "output_names": list(kernel.outputs),
+        "source": body,
+        "header": header,
+    }
 
 
-def _dtype(array: str, plan: Plan) -> mx.Dtype:
+def dtype(array: str, plan: Plan) -> mx.Dtype:
+    """Of an array, by its name."""
     if array in INT32:
         return mx.int32
     return mx.float32 if array in FLOAT32 else plan.template[0][1]
 
 
-def _dtypes(name: str, plan: Plan) -> list[mx.Dtype]:
-    return [_dtype(array, plan) for array in KERNELS[name].outputs]
+def dtypes(name: str, plan: Plan) -> list[mx.Dtype]:
+    """Of the outputs of a kernel."""
+    return [dtype(array, plan) for array in KERNELS[name].outputs]
 
 
 def _long_enough(x: mx.array) -> mx.array:

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import mlx.core as mx
@@ -15,30 +16,11 @@ from .problem import Problem
 
 Axes = tuple[int, int, int]
 
-# The queries of a simdgroup: the eight rows of one of Metal's matrices, the sixteen of one of
-# CUDA's. metal.header() is told how many eights.
-FRAGMENT: dict[int, dict[int, Axes]] = {
-    1: {1: (1, 1, 8), 2: (1, 2, 4), 3: (2, 2, 2)},
-    2: {1: (1, 1, 16), 2: (1, 4, 4), 3: (2, 2, 4)},
-}
-# The simdgroups of a threadgroup from the largest tile to the smallest: a tile reads each key once
+# The simdgroups of a threadgroup, from the largest tile to the smallest: a tile reads each key once
 # for all its queries, so the largest that still gives every core of the GPU work is taken. 256
 # threads are what every Apple GPU can run.
-SIMDGROUPS: dict[int, dict[int, tuple[Axes, ...]]] = {
-    1: {
-        1: ((1, 1, 8), (1, 1, 4), (1, 1, 2), (1, 1, 1)),
-        2: ((1, 4, 2), (1, 2, 2), (1, 2, 1), (1, 1, 1)),
-        3: ((2, 2, 2), (1, 2, 2), (1, 1, 2), (1, 1, 1)),
-    },
-    2: {
-        1: ((1, 1, 4), (1, 1, 2), (1, 1, 1)),
-        2: ((1, 2, 2), (1, 2, 1), (1, 1, 1)),
-        3: ((2, 2, 1), (1, 2, 1), (1, 1, 1)),
-    },
-}
-ENOUGH_GROUPS = 128  # threadgroups that keep a GPU of up to 40 cores busy
-SLAB_BYTES = 19 * 1024  # three threadgroups then share the 60 KB of a core
-MEMORY_BYTES = 32 * 1024  # of a threadgroup, on every Apple GPU
+SIMDGROUPS = {1: (8, 4, 2, 1), 2: (4, 2, 1)}
+COLUMN_COST = 0.7  # of beginning a column of fragments, in fragments
 BIAS_GROUPS = 512  # threadgroups that sum the gradient of rpb, each simdgroup into its own table
 MAX_ROWS = 2**31 - 1  # tokens times heads of a sample; all else is counted in 64 bits
 MAX_DIM = 512  # a query's row is held in registers
@@ -55,7 +37,15 @@ def platform() -> str | None:
     return "cuda" if cuda is not None and cuda.is_available() else None
 
 
-ROWS = 2 if platform() == "cuda" else 1
+ON_CUDA = platform() == "cuda"
+# Height of a fragment in eights, which metal.header() is told: the queries of a simdgroup are the
+# eight rows of one of Metal's matrices, the sixteen of one of CUDA's.
+ROWS = 2 if ON_CUDA else 1
+ENOUGH_GROUPS = 256 if ON_CUDA else 128  # threadgroups that keep all cores of a GPU busy
+# Of threadgroup memory. Three threadgroups share the 60 KB of an Apple core, five the 228 KB of an
+# NVIDIA one, where a tile of 8 x 8 queries then needs one slab for a window of 7 x 7.
+SLAB_BYTES = 36 * 1024 if ON_CUDA else 19 * 1024
+MEMORY_BYTES = 48 * 1024 if ON_CUDA else 32 * 1024  # what any threadgroup can have
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +58,7 @@ class Plan:
     threads: int
     simdgroups: int
     slices: int  # threadgroups per head
+    resident: int  # threadgroups that a core is to hold at once, on CUDA
     built: set[str] = field(default_factory=set)  # kernels that are known to work
 
     def __getitem__(self, name: str) -> Any:
@@ -101,24 +92,30 @@ def plan(
     sizes = [_padded([a.class_sizes(by_key)[i] for a in axes]) for i in range(2)]
     heads = problem.kv_heads if by_key else problem.heads
     rows = problem.batch * heads * math.prod(sizes[1])
-    simdgroups = _simdgroups(rank, sizes[0], rows, bins if sums_rpb else 0)
-    tiles = _tiles(rank, sizes[0], simdgroups)
+    kernel = _padded(problem.neighborhood.kernel_size)
+    queries, key_rows = fragment(rank, kernel, ROWS)
+    groups = [_simdgroups(rank, kernel, queries, count) for count in SIMDGROUPS[ROWS]]
+    simdgroups = _largest(groups, queries, sizes[0], rows, bins if sums_rpb else 0)
+    tiles = _tiles(sizes[0], queries, simdgroups)
     items = problem.batch * math.prod(sizes[1]) * math.prod(tiles)
     slices = min(items, -(-BIAS_GROUPS // heads)) if sums_rpb else items
     template: dict[str, Any] = {"T": problem.dtype, "RANK": rank, "D": dims[0], "DV": dims[1]}
+    template |= {"PLAIN": not problem.has_lengths and all(a.is_plain for a in axes)}
     template |= {"BIAS": has_rpb, "SUMS": sums_rpb, "SLAB": SLAB_BYTES}
     template |= {"BINS": _near_bins(simdgroups, bins) if sums_rpb else 0}
-    template |= dict(zip(("Q0", "Q1", "Q2"), FRAGMENT[ROWS][rank], strict=True))
+    template |= dict(zip(("Q0", "Q1", "Q2"), queries, strict=True))
     template |= dict(zip(("G0", "G1", "G2"), simdgroups, strict=True))
+    template |= {"E1": key_rows}
     head = [problem.heads, problem.kv_heads, _bits(scale), _bits(fill), problem.has_lengths]
     count = math.prod(simdgroups)
     return Plan(
         template=tuple(template.items()),
-        params=_params([*head, items, bins], axes, tiles),
+        params=_params([*head, items, bins, problem.group], axes, tiles),
         groups=slices * heads,
         threads=32 * count,
         simdgroups=count,
         slices=slices,
+        resident=_resident(problem.dtype, max(dims)),
     )
 
 
@@ -159,6 +156,11 @@ class Axis:
         classes = self.dilation if by_key else self.query_classes
         return -(-count // classes), classes
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has none of the options."""
+        return self.dilation == self.stride == self.window_stride == 1 and not self.causal
+
     def params(self, tiles: int) -> list[int]:
         """Part of the parameter block."""
         own = [self.length, self.outputs, self.kernel, self.dilation, self.stride]
@@ -170,7 +172,7 @@ ONE_TOKEN = Axis(1, 1, 1, 1, 1, 1, False)
 
 def smallest(plan: Plan) -> Plan:
     """The same kernel for a problem of one token and one head."""
-    params = _params([1, 1, 0, 0, False, 1, 1], [], [1, 1, 1])
+    params = _params([1, 1, 0, 0, False, 1, 1, 1], [], [1, 1, 1])
     return replace(plan, params=params, groups=1, slices=1)
 
 
@@ -189,16 +191,52 @@ def _padded(values: Sequence[int]) -> Axes:
     return z, y, x
 
 
-def _tiles(rank: int, sizes: Axes, simdgroups: Axes) -> list[int]:
-    extents = (q * g for q, g in zip(FRAGMENT[ROWS][rank], simdgroups, strict=True))
+@lru_cache(maxsize=4096)
+def fragment(rank: int, kernel: Axes, rows: int) -> tuple[Axes, int]:
+    """How the tokens of a fragment lie: a simdgroup's queries, and in how many rows eight keys.
+
+    The cheapest queries are those that together see few eights of keys, in few columns
+    (metal/walk.h); ``rows`` fragments of a column are computed at once.
+    """
+
+    def cost(shape: tuple[Axes, int]) -> tuple[float, int]:
+        queries, high = shape
+        seen = [q + k - 1 for q, k in zip(queries, kernel, strict=True)]
+        steps = [seen[0], -(-seen[1] // high), -(-seen[2] // (8 // high))]
+        inner = steps.pop(1 if rank > 1 else 2)
+        columns = math.prod(steps)
+        return columns * (-(-inner // rows) * rows + COLUMN_COST), math.prod(seen)
+
+    heights = (1, 2, 4) if rank > 1 else (1,)  # the two tokens of a lane are neighbors in a row
+    return min(product(_boxes(8 * rows, rank), heights), key=cost)
+
+
+def _boxes(volume: int, rank: int) -> list[Axes]:
+    """All boxes of a volume, a power of two; a problem's axes are the last ones."""
+    sides = [2**i for i in range(volume.bit_length())]
+    boxes = product(*([sides if a >= 3 - rank else [1] for a in range(3)]))
+    return [box for box in boxes if math.prod(box) == volume]
+
+
+def _tiles(sizes: Axes, queries: Axes, simdgroups: Axes) -> list[int]:
+    extents = (q * g for q, g in zip(queries, simdgroups, strict=True))
     return [-(-n // t) for n, t in zip(sizes, extents, strict=True)]
 
 
-def _simdgroups(rank: int, sizes: Axes, rows: int, bins: int) -> Axes:
+def _simdgroups(rank: int, kernel: Axes, queries: Axes, count: int) -> Axes:
+    """How simdgroups lie in a tile: such that it sees the fewest keys."""
+
+    def seen(simdgroups: Axes) -> int:
+        axes = zip(queries, simdgroups, kernel, strict=True)
+        return math.prod(q * g + k - 1 for q, g, k in axes)
+
+    return min(_boxes(count, rank), key=seen)
+
+
+def _largest(groups: list[Axes], queries: Axes, sizes: Axes, rows: int, bins: int) -> Axes:
     """The largest tile that gives enough threadgroups and, if it can be, room for the bins."""
-    choices = SIMDGROUPS[ROWS][rank]
-    fitting = [g for g in choices if not bins or _near_bins(g, bins)] or list(choices)
-    busy = [g for g in fitting if rows * math.prod(_tiles(rank, sizes, g)) >= ENOUGH_GROUPS]
+    fitting = [g for g in groups if not bins or _near_bins(g, bins)] or groups
+    busy = [g for g in fitting if rows * math.prod(_tiles(sizes, queries, g)) >= ENOUGH_GROUPS]
     return busy[0] if busy else fitting[-1]
 
 
@@ -207,6 +245,12 @@ def _near_bins(simdgroups: Axes, bins: int) -> int:
     rounded = -(-bins // 32) * 32
     fits = SLAB_BYTES + 4 * rounded * math.prod(simdgroups) <= MEMORY_BYTES
     return rounded if fits else 0
+
+
+def _resident(dtype: mx.Dtype, dim: int) -> int:
+    """How many threadgroups the registers can serve: a thread holds parts of several rows."""
+    row = dtype.size * dim
+    return 5 if row <= 64 else 3 if row <= 128 else 1
 
 
 def _bits(value: float) -> int:

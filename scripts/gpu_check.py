@@ -6,6 +6,8 @@
 
 ``check`` holds random problems against a float64 reference, each twice: the results must be the
 same to the last bit. ``memory`` runs a few of them under compute-sanitizer, where it is installed.
+``large`` computes arrays of more than 2^31 elements and holds their ends against short ones; it
+needs 50 GB.
 ``bench`` times forward, and forward with backward, of ours, MLX's dense attention with the
 neighborhood as a mask, a gather per query (all under mx.compile), and torch's compiled
 flex_attention, where torch is installed: medians of rounds after a warm-up, inputs rotating, beside
@@ -23,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -58,7 +61,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=("check", "memory", "bench"))
+    parser.add_argument("--only", choices=("check", "memory", "large", "bench"))
     parser.add_argument("--count", type=int, default=300, help="random problems to check")
     parser.add_argument("--families", type=int, nargs="*", help="which of them, by number: all")
     parser.add_argument("--cases", default="", help="part of the names of the shapes to time")
@@ -73,12 +76,15 @@ def main() -> int:
         report["check"] = check(args.count, args.families)
     if args.only in (None, "memory"):
         report["memory"] = memory()
+    if args.only in (None, "large"):
+        report["large"] = large()
     for one in bench(args) if args.only in (None, "bench") else ():
         report["bench"].append(one)
         print(line(one), flush=True)
         save(report, args.out)
     save(report, args.out)
-    return bool(report.get("check", {}).get("wrong"))
+    parts = (report.get(part, {}).get("wrong") for part in ("check", "memory", "large"))
+    return any(parts)
 
 
 def save(report: dict[str, Any], path: Path | None) -> None:
@@ -132,18 +138,77 @@ def check(count: int, families: list[int] | None = None) -> dict[str, Any]:
     return {"problems": count, "wrong": wrong, "largest": largest, "seconds": seconds}
 
 
-def memory() -> dict[str, str]:
-    """The tail of what compute-sanitizer's tools say of a few problems."""
+def memory() -> dict[str, Any]:
+    """What compute-sanitizer's tools say of two problems of each family."""
     if shutil.which("compute-sanitizer") is None:
         return {"skipped": "compute-sanitizer is not installed"}
-    command = [sys.executable, __file__, "--only", "check", "--count", "20"]
-    said = {}
-    for tool in ("memcheck", "racecheck"):
-        run = ["compute-sanitizer", "--tool", tool, "--kernel-regex", "kns=natten_zoo", *command]
-        result = subprocess.run(run, capture_output=True, text=True, timeout=240)
-        said[tool] = (result.stdout + result.stderr)[-1500:]
-        print(tool, said[tool][-300:], flush=True)
-    return said
+    from tests.ops.gpu.problems import FAMILIES
+
+    check_one = [sys.executable, __file__, "--only", "check", "--count", "2", "--families"]
+    commands = [[*check_one, str(at)] for at in range(len(FAMILIES))]
+    together(commands)  # builds the kernels, which takes long under a checker
+    report: dict[str, Any] = {"wrong": []}
+    for tool in ("memcheck", "racecheck", "synccheck"):
+        checker = ["compute-sanitizer", "--tool", tool, "--kernel-regex", "kns=natten_zoo"]
+        said = together([[*checker, *command] for command in commands])
+        clean = [" 0 errors" in one or "(0 errors" in one for one in said]
+        report[tool] = f"{sum(clean)} of {len(said)} families clean"
+        report["wrong"] += [one[-1500:] for one, good in zip(said, clean, strict=True) if not good]
+        print(f"{tool}: {report[tool]}", flush=True)
+    print(*report["wrong"], sep="\n", flush=True)
+    return report
+
+
+def together(commands: list[list[str]], seconds: int = 150) -> list[str]:
+    """Runs commands side by side and returns what each printed."""
+    with ThreadPoolExecutor(len(commands)) as pool:
+        return list(pool.map(lambda command: output(command, seconds), commands))
+
+
+def output(command: list[str], seconds: int) -> str:
+    """What a command prints; of one that takes too long, that."""
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return f"not done after {seconds} s: {' '.join(command)}"
+    return run.stdout + run.stderr
+
+
+def large() -> dict[str, Any]:
+    """The last tokens of one long sample, and the last of many samples."""
+    import mlx.core as mx
+
+    from natten_zoo import ops
+    from natten_zoo.ops import gpu
+
+    def results(attention: Callable[..., Any], arrays: list[Any]) -> list[Any]:
+        *qkv, gradient = arrays
+        return [attention(*qkv), *mx.vjp(lambda *x: [attention(*x)], qkv, [gradient])[1]]
+
+    wrong = []
+    length, batch, end = 67_200_000, 1100, 1024
+    factor = mx.arange(batch).reshape(-1, 1, 1, 1, 1) % 7 * 0.125 + 0.25
+    mx.random.seed(0)
+    cases: list[tuple[str, Any, Callable[[Any], Any], int, Any]] = [
+        ("a long sample", lambda q, k, v: ops.na1d(q, k, v, 7), lambda x: x[:, -end:], 8,
+         lambda: mx.tile(mx.random.normal((1, 4200, 1, 32)), (1, length // 4200, 1, 1))),
+        ("many samples", lambda q, k, v: ops.na2d(q, k, v, 7), lambda x: x[-2:], 0,
+         lambda: factor * mx.random.normal((1, 64, 64, 16, 32))),
+    ]  # fmt: skip
+    with ops.use_backend(gpu.NAME):
+        for name, attention, end_of, margin, make in cases:
+            arrays = [make().astype(mx.float16) for _ in "qkvg"]
+            mx.eval(arrays)
+            assert arrays[0].size > 2**31
+            wanted = results(attention, [mx.contiguous(end_of(x)) for x in arrays])
+            got = [mx.contiguous(end_of(x)) for x in results(attention, arrays)]
+            pairs = zip(got, wanted, strict=True)  # windows of the first tokens reach farther
+            errors = [float(mx.abs(x[:, margin:] - y[:, margin:]).max()) for x, y in pairs]
+            wrong += [f"{name}: {errors}"] if max(errors) > 4e-3 else []
+            print(f"large: {name}, {arrays[0].size} elements: errors {errors}", flush=True)
+            del arrays, got, wanted
+            mx.clear_cache()
+    return {"wrong": wrong}
 
 
 def bench(args: argparse.Namespace) -> Iterator[dict[str, Any]]:

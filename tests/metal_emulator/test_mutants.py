@@ -47,7 +47,7 @@ MUTANTS = {
         FORWARD, LAST, r"\1simdgroup_barrier(mem_flags::mem_threadgroup);", "race-"
     ),
     "no barrier between two queries of a bin": Mutant(
-        "slab.h", r"(void na_add_to_bins.*?)simdgroup_barrier\([^;]*\);", r"\1", "race-"
+        "rows.h", r"(void na_add_to_bins.*?)simdgroup_barrier\([^;]*\);", r"\1", "race-"
     ),
     "return before a barrier": Mutant(
         FORWARD, "const na_box seen", r"if (!mine[0].live) return; \g<0>", "barrier-"
@@ -65,13 +65,13 @@ MUTANTS = {
     ),
     # what is read, and what is written
     "token not clamped to the slab": Mutant(
-        "slab.h", r"na_min\(row, walk\.last\)", "row", "uninit-"
+        "walk.h", r"na_min\((corner\.at\[a\] \+ mine\.at\[a\]), last\)", r"(\1)", "uninit-"
     ),
     "last round of staging missed": Mutant(
-        "slab.h", r"i < walk\.count \* VECTORS", r"\g<0> - THREADS", "uninit-"
+        "slab.h", r"n < rounds\.count; n", "n < rounds.count - TOKENS; n", "uninit-"
     ),
-    "floats not staged": Mutant(KEY, r"na_stage_floats<[^>]*>\(shifts[^;]*;", "", "uninit-"),
-    "bins not cleared": Mutant("slab.h", r"sums\[i\] = 0\.0f;", ";", "uninit-"),
+    "LSE and delta not staged": Mutant(KEY, r"na_stage_marks<[^;]*;", "", "uninit-"),
+    "bins not cleared": Mutant("rows.h", r"sums\[i\] = 0\.0f;", ";", "uninit-"),
     "sum not initialised": Mutant(FORWARD, r"na_clear<FV>\(sum\);", "", "uninitialised-value"),
     "padding queries stored": Mutant(
         FORWARD, r"if \(!mine\[h\]\.stored\) continue;", "", "race-WW"
@@ -79,13 +79,13 @@ MUTANTS = {
     "LSE stored by every lane": Mutant(FORWARD, r"if \(me\.column == 0\)\s+lse", "lse", "race-WW"),
     # types, and what only the numbers tell
     "slab passed as device memory": Mutant(
-        KEY, r"\(queries, query, rows", "(query, queries, rows", "strict"
+        KEY, r"\(queries, query, ", "(query, queries, ", "strict"
     ),
     "row summed over the wrong lanes": Mutant(
         "dialect_metal.h", r"x \+ simd_shuffle_xor\(x, 8\)", "x + simd_shuffle_xor(x, 4)", "numbers"
     ),
-    "window one key too long": Mutant(
-        "tile.h", r"< uint\(query\.count\[a\]\)", "<= uint(query.count[a])", "numbers"
+    "window one key too short": Mutant(
+        "tile.h", r"keys\.last - keys\.first;", "keys.last - keys.first - 1;", "numbers"
     ),
     "inverse window one query too short": Mutant(
         "window.h", r"key \+ window / 2 \+ 1", "key + window / 2", "numbers"
@@ -109,6 +109,7 @@ def mutated(mutant: Mutant | None) -> Iterator[None]:
     def forget() -> None:
         sources.header.cache_clear()
         gpu_kernels._function.cache_clear()
+        gpu_kernels.text.cache_clear()
         gpu_plan.plan.cache_clear()
 
     with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -13,11 +14,20 @@ from mlx.utils import tree_flatten
 from natten_zoo import ops
 from natten_zoo.models.nat import NAT, NATConfig
 from natten_zoo.ops import Neighborhood, backend, gpu, gpu_kernels, gpu_plan
+from natten_zoo.ops.gpu_programs import program
 from natten_zoo.ops.problem import Problem
 from tests import metal_emulator
 from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401
 
-from .problems import FAMILIES, Case, case_of, check_attention, random_cases, worst
+from .problems import (
+    FAMILIES,
+    Case,
+    case_of,
+    check_attention,
+    check_unfused,
+    random_cases,
+    worst,
+)
 
 
 def problem(kernel_size, spatial, *, dtype=mx.float32, head_dim=8, has_rpb=False, **kwargs):
@@ -87,6 +97,25 @@ def test_what_lies_outside_a_sample_is_never_read(metal):  # noqa: F811
             assert not np.isnan(np.array(y)).any()
 
 
+@pytest.mark.parametrize(("dtype", "offset"), [(mx.float32, 2), (mx.float16, 1), (mx.float16, 6)])
+def test_slices_that_begin_anywhere(metal, dtype, offset):  # noqa: F811
+    case = case_of(problem((3, 5), (9, 11), dtype=dtype, head_dim=16, has_rpb=True))
+    shifted = {
+        name: off_boundary(getattr(case, name), offset) for name in ("query", "key", "value")
+    }
+    for checker in (check_attention, check_unfused):
+        assert worst(checker(replace(case, **shifted)), dtype) is None
+    for x, y in zip(gradients(case), gradients(replace(case, **shifted)), strict=True):
+        np.testing.assert_array_equal(np.array(x), np.array(y))
+
+
+def off_boundary(x: mx.array, offset: int) -> mx.array:
+    """The same values, ``offset`` elements behind the start of an allocation."""
+    flat = mx.concatenate([mx.zeros(offset, x.dtype), x.reshape(-1)])
+    mx.eval(flat)
+    return flat[offset:].reshape(x.shape)
+
+
 def test_threadgroups_keep_apples_limits(metal):  # noqa: F811
     with metal_emulator.record() as launches:
         for family in FAMILIES:
@@ -101,8 +130,8 @@ def test_threadgroups_keep_apples_limits(metal):  # noqa: F811
 def test_a_new_image_size_builds_nothing(metal):  # noqa: F811
     def templates(size: int) -> set:
         one = problem(3, (size, size), dilation=1 + size % 3)
-        plans = [gpu._forward_plan(one), gpu._query_plan(one), gpu._key_plan(one)]
-        return {p.template for p in plans}
+        programs = [program(op, one) for op in ("forward", "backward")]
+        return {step.plan.template for p in programs for step in p.steps}
 
     assert len(templates(12) | templates(13) | templates(17)) == len(templates(12))
 

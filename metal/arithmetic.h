@@ -1,0 +1,19 @@
+// Division of integers, for which GPUs have no instruction.
+
+// n / d for n >= 0, exactly: a quotient of floats, a little too small, the same of what it leaves, and
+// one more where that was too little.
+NA_FN int na_quotient(int n, int d) {
+  if (d == 1) return n;
+  const float inverse = na_reciprocal(float(d)) * 0.9999995f;
+  int quotient = int(float(n) * inverse);
+  int rest = n - quotient * d;
+  const int more = int(float(rest) * inverse);
+  quotient += more;
+  rest -= more * d;
+  return rest >= d ? quotient + 1 : quotient;
+}
+
+// The same for n < 2^20, where half a unit is more than floats err.
+NA_FN int na_small_quotient(int n, int d) {
+  return int((float(n) + 0.5f) * na_reciprocal(float(d)));
+}
