@@ -143,7 +143,8 @@ def draw_curve(out: Path) -> Path | None:
                     linewidth=1.8 if name.startswith("val") else 0.8,
                 )
         axes.set_xlabel("update")
-        axes.legend(frameon=False)
+        if axes.lines:  # a run of few updates logs none
+            axes.legend(frameon=False)
         axes.grid(alpha=0.3)
     figure.savefig(out / "curve.png", dpi=130)
     return out / "curve.png"
