@@ -52,8 +52,8 @@ class Config:
 class Model(nn.Module):
     """Base of all models: a configuration, a classifier, weights that come and go.
 
-    Subclasses set ``Config``, build themselves from one, and define :meth:`features`,
-    :meth:`forward_features` and, where foreign checkpoints exist, :meth:`sanitize`.
+    Subclasses set ``Config``, build themselves from one, with a final ``norm`` and ``head``, and
+    define :meth:`features` and, where foreign checkpoints exist, :meth:`sanitize`.
 
     Attributes:
         TASK: What the model does, as Hugging Face calls it.
@@ -88,7 +88,8 @@ class Model(nn.Module):
 
     def forward_features(self, x: mx.array) -> mx.array:
         """The classifier's input: final norm and mean over all tokens, ``[batch, channels]``."""
-        raise NotImplementedError
+        x = self.norm(self.features(x)[-1])
+        return x.mean(axis=tuple(range(1, x.ndim - 1)))
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.head(self.forward_features(x))

@@ -113,7 +113,3 @@ class DiNAT_s(Model):  # noqa: N801  upstream's name
             x, full = level(x)
             maps.append(full)
         return maps
-
-    def forward_features(self, x: mx.array) -> mx.array:
-        """Final norm and mean over all tokens: ``[B, H, W, in_chans] -> [B, 8 D]``."""
-        return self.norm(self.features(x)[-1]).mean(axis=(1, 2))

@@ -130,19 +130,13 @@ class IsotropicNAT(Model):
         """The maps after each quarter of the layers, all of stride ``patch_size``, not normed."""
         depth = len(self.layers)
         ends = {depth * quarter // 4 for quarter in (1, 2, 3, 4)}
-        return [x for i, x in enumerate(self._layer_maps(x), start=1) if i in ends]
-
-    def forward_features(self, x: mx.array) -> mx.array:
-        """Final norm and mean over all tokens: ``[B, H, W, in_chans] -> [B, D]``."""
-        return self.norm(self._layer_maps(x)[-1]).mean(axis=(1, 2))
-
-    def _layer_maps(self, x: mx.array) -> list[mx.array]:
         x = self.pos_drop(self.patch_embed(x))
         self._check_size(x)
         maps = []
-        for layer in self.layers:
+        for i, layer in enumerate(self.layers, start=1):
             x = layer(x)
-            maps.append(x)
+            if i in ends:
+                maps.append(x)
         return maps
 
     def _check_size(self, x: mx.array) -> None:

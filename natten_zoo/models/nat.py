@@ -230,10 +230,6 @@ class NAT(Model):
             maps.append(full)
         return maps
 
-    def forward_features(self, x: mx.array) -> mx.array:
-        """Final norm and mean over all tokens: ``[B, H, W, in_chans] -> [B, 8 D]``."""
-        return self.norm(self.features(x)[-1]).mean(axis=(1, 2))
-
     @staticmethod
     def sanitize(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
         """Turn upstream's or Hugging Face's state dict into our names and layouts."""

@@ -117,7 +117,3 @@ class NAT1D(Model):
             x = layer(x)
             maps.append(x)
         return maps
-
-    def forward_features(self, x: mx.array) -> mx.array:
-        """Final norm and mean over all tokens: ``[B, L, in_chans] -> [B, D]``."""
-        return self.norm(self.features(x)[-1]).mean(axis=1)

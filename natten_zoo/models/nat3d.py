@@ -196,10 +196,6 @@ class NAT3D(Model):
             maps.append(full)
         return maps
 
-    def forward_features(self, x: mx.array) -> mx.array:
-        """Final norm and mean over all tokens: ``[B, T, H, W, in_chans] -> [B, 8 D]``."""
-        return self.norm(self.features(x)[-1]).mean(axis=(1, 2, 3))
-
     @staticmethod
     def sanitize(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
         """Turn torch's layout of convolutions, out, in, time, height, width, into ours."""

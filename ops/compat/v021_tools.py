@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import mlx.core as mx
@@ -20,72 +20,35 @@ from ..neighborhood import BoolOrBools, IntOrInts, per_axis
 from .fused import fused
 
 
-def na1d_reference(
-    query: mx.array,
-    key: mx.array,
-    value: mx.array,
-    kernel_size: IntOrInts,
-    stride: IntOrInts = 1,
-    dilation: IntOrInts = 1,
-    is_causal: BoolOrBools | None = False,
-    scale: float | None = None,
-    additional_keys: mx.array | None = None,
-    additional_values: mx.array | None = None,
-    return_lse: bool = False,
-) -> Result:
-    """:func:`na1d`, but for grouped heads, which the reference does not have."""
-    _check_same_heads("na1d_reference", query, key)
-    more = additional_keys, additional_values
-    hood = kernel_size, stride, dilation, is_causal
-    return fused(1, query, key, value, *hood, scale, *more, return_lse)
+def _reference(rank: int) -> Callable[..., Result]:
+    def reference(
+        query: mx.array,
+        key: mx.array,
+        value: mx.array,
+        kernel_size: IntOrInts,
+        stride: IntOrInts = 1,
+        dilation: IntOrInts = 1,
+        is_causal: BoolOrBools | None = False,
+        scale: float | None = None,
+        additional_keys: mx.array | None = None,
+        additional_values: mx.array | None = None,
+        return_lse: bool = False,
+    ) -> Result:
+        """The operator itself, but for grouped heads, which upstream's reference does not have."""
+        if query.shape[-2:-1] != key.shape[-2:-1]:
+            raise ValueError(
+                f"[na{rank}d_reference] 'query' and 'key' must have the same number of heads but "
+                f"got {query.shape} and {key.shape}."
+            )
+        more = additional_keys, additional_values
+        hood = kernel_size, stride, dilation, is_causal
+        return fused(rank, query, key, value, *hood, scale, *more, return_lse)
+
+    reference.__name__ = reference.__qualname__ = f"na{rank}d_reference"
+    return reference
 
 
-def na2d_reference(
-    query: mx.array,
-    key: mx.array,
-    value: mx.array,
-    kernel_size: IntOrInts,
-    stride: IntOrInts = 1,
-    dilation: IntOrInts = 1,
-    is_causal: BoolOrBools | None = False,
-    scale: float | None = None,
-    additional_keys: mx.array | None = None,
-    additional_values: mx.array | None = None,
-    return_lse: bool = False,
-) -> Result:
-    """:func:`na2d`, but for grouped heads, which the reference does not have."""
-    _check_same_heads("na2d_reference", query, key)
-    more = additional_keys, additional_values
-    hood = kernel_size, stride, dilation, is_causal
-    return fused(2, query, key, value, *hood, scale, *more, return_lse)
-
-
-def na3d_reference(
-    query: mx.array,
-    key: mx.array,
-    value: mx.array,
-    kernel_size: IntOrInts,
-    stride: IntOrInts = 1,
-    dilation: IntOrInts = 1,
-    is_causal: BoolOrBools | None = False,
-    scale: float | None = None,
-    additional_keys: mx.array | None = None,
-    additional_values: mx.array | None = None,
-    return_lse: bool = False,
-) -> Result:
-    """:func:`na3d`, but for grouped heads, which the reference does not have."""
-    _check_same_heads("na3d_reference", query, key)
-    more = additional_keys, additional_values
-    hood = kernel_size, stride, dilation, is_causal
-    return fused(3, query, key, value, *hood, scale, *more, return_lse)
-
-
-def _check_same_heads(op: str, query: mx.array, key: mx.array) -> None:
-    if query.shape[-2:-1] != key.shape[-2:-1]:
-        raise ValueError(
-            f"[{op}] 'query' and 'key' must have the same number of heads but got {query.shape} "
-            f"and {key.shape}."
-        )
+na1d_reference, na2d_reference, na3d_reference = map(_reference, (1, 2, 3))
 
 
 def token_permute_operation(
