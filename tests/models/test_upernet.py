@@ -277,6 +277,19 @@ def test_a_segmenter_of_a_classifier_learns_and_is_saved(tmp_path):
     assert segment(again, np.zeros((20, 30, 3), np.uint8)).mask.shape == (20, 30)
 
 
+def test_the_guides_example_runs(monkeypatch):
+    guide = (Path(__file__).parents[2] / "docs/finetuning.md").read_text()
+    code = guide.split("## Segmentation")[1].split("```python\n")[1].split("```")[0]
+    config = NATConfig(8, (3, 4, 6, 5), (1, 1, 2, 2), kernel_size=3)
+    monkeypatch.setattr(DiNAT, "from_pretrained", lambda name: DiNAT(config).eval())
+    names: dict = {}
+    exec(code, names)
+    model, labels = names["model"], mx.zeros((2, 32, 64), mx.int32)
+    assert model.training and model.config.backbone.dilations[0] == (1, 16, 1)
+    loss = names["loss"](model, mx.random.normal((2, 32, 64, 3)), labels)
+    assert loss.item() == pytest.approx(1.4 * np.log(21), rel=0.1)
+
+
 def test_what_is_no_body():
     with pytest.raises(TypeError, match="must be a NAT, DiNAT, DiNAT_s but got UPerNet"):
         UPerNet.from_classifier(small())
