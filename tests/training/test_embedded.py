@@ -1,4 +1,4 @@
-"""The model that ships in the package is what its record says."""
+"""The models that ship in the package are what their records say."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 import natten_zoo
-from natten_zoo.data import Preprocess
+from natten_zoo.data import Preprocess, SequencePreprocess
 from natten_zoo.data.arrays import fit_images
 from natten_zoo.data.fashion_mnist import FOLDER, fashion_mnist
+from natten_zoo.data.mnist1d import mnist1d
 from natten_zoo.training import Recipe
 
-ASSET = Path(natten_zoo.__file__).parent / "assets" / "nat_pico_fashion"
+ASSETS = Path(natten_zoo.__file__).parent / "assets"
+ASSET = ASSETS / "nat_pico_fashion"
 
 
 def accuracy(count: int) -> float:
@@ -52,3 +54,22 @@ def test_it_tells_clothes_apart():
 def test_its_accuracy_is_the_recorded_one():
     top1 = natten_zoo.get_record("nat_pico_fashion").top1
     assert 100 * accuracy(10_000) == pytest.approx(top1, abs=0.03)
+
+
+def test_the_model_of_sequences_says_how_it_was_trained():
+    folder = ASSETS / "nat1d_mnist1d"
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 2**18
+    training = json.loads((folder / "config.json").read_text())["training"]
+    recipe = Recipe.load("nat1d_mnist1d")
+    assert (training["seed"], training["epochs"]) == (recipe.seed, recipe.epochs)
+    assert training["updates"] == recipe.epochs * (200_000 // recipe.batch_size)
+    top1 = natten_zoo.get_record("nat1d_mnist1d").top1
+    assert 100 * training["test_accuracy"] == pytest.approx(top1) and top1 >= 98.5
+
+
+def test_it_reads_the_standard_test_samples():
+    model = natten_zoo.create_model("nat1d_mnist1d", pretrained=True)
+    curves, labels = mnist1d("test")
+    prepare = SequencePreprocess.from_record(model.record)
+    answers = np.array(model(mx.stack([prepare(curve) for curve in curves])).argmax(-1))
+    assert 100 * (answers == labels).mean() == pytest.approx(model.record.top1, abs=0.11)
