@@ -222,3 +222,13 @@ def test_a_stopped_run_goes_on_with_the_same_cubes(tmp_path, monkeypatch):
         mx.load(str(tmp_path / name / "last/model.safetensors")) for name in ("parts", "whole")
     )
     assert all(mx.array_equal(found[name], value) for name, value in expected.items())
+
+
+def test_options_of_other_runs_work_here_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(volumes, "ROUNDS", 1)
+    options = {"tune": "lora", "dtype": "bfloat16", "ema_decay": 0.9, "accumulate": 2}
+    options |= {"epochs": 1, "batch_size": 4, "val_fraction": 0.1, "grad_checkpoint": True}
+    result = run(recipe(**options, out=str(tmp_path / "run")))
+    assert result["outcome"] == "finished" and 0 < result["val_dice"] <= 1
+    model = NAUNETR.from_pretrained(tmp_path / "run/last")
+    assert model(mx.zeros((1, 16, 16, 16, 1))).shape == (1, 16, 16, 16, 2)
