@@ -137,7 +137,8 @@ def choose(problem: Problem, op: str) -> ModuleType:
 
 def is_compiled(problem: Problem) -> bool:
     """Whether the compiled tier computes a problem; it outruns MLX's own attention on a CPU."""
-    return get_backend() in ("auto", "nanobind") and why_not("nanobind", problem) is None
+    on_cpu = mx.default_device() == mx.Device(mx.cpu)
+    return on_cpu and get_backend() in ("auto", "nanobind") and why_not("nanobind", problem) is None
 
 
 def why_not(name: str, problem: Problem) -> str | None:
