@@ -1,4 +1,4 @@
-"""The compiled tier: MLX primitives in C++ for the CPU.
+"""The compiled tier: on the CPU MLX primitives in C++, on a GPU the kernels of metal/ from C++.
 
 The extension is optional. ``NATTEN_ZOO_NATIVE=1 pip install natten-zoo`` compiles it, and
 ``python scripts/build_native.py`` does so in a clone. It works with the very version of MLX that it
@@ -15,7 +15,9 @@ from typing import Any
 # First: it loads the library that the extension links to.
 import mlx.core as mx
 
+from .. import gpu
 from ..problem import DTYPES, Problem
+from .programs import compiled
 
 NAME = "nanobind"
 
@@ -46,11 +48,15 @@ def why_not(problem: Problem) -> str | None:
     """Why this tier cannot run a problem; None if it can."""
     if _missing:
         return _missing
-    if mx.default_device() != mx.Device(mx.cpu):
-        return "it runs on the CPU"
+    if _on_gpu():
+        return gpu.why_not(problem)
     if problem.dtype not in DTYPES:
         return f"it has no kernels for {problem.dtype}"
     return None
+
+
+def _on_gpu() -> bool:
+    return mx.default_device().type == mx.DeviceType.gpu
 
 
 def fma_peak() -> float:
@@ -67,7 +73,7 @@ def forward(
     lengths: mx.array | None,
 ) -> tuple[mx.array, mx.array]:
     """``softmax(scale * q k^T + rpb) v`` over each window, and its LSE."""
-    out, lse = _apply("ATTENTION", problem, [query, key, value], rpb, lengths)
+    out, lse = _apply("forward", problem, [query, key, value], rpb, lengths)
     return out, lse
 
 
@@ -85,7 +91,7 @@ def backward(
 ) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
     """The gradients of :func:`forward` for those of both its outputs."""
     inputs = [query, key, value, out, lse, d_out, d_lse]
-    d_query, d_key, d_value, *d_rpb = _apply("ATTENTION_BACKWARD", problem, inputs, rpb, lengths)
+    d_query, d_key, d_value, *d_rpb = _apply("backward", problem, inputs, rpb, lengths)
     return d_query, d_key, d_value, _like(rpb, d_rpb)
 
 
@@ -97,7 +103,7 @@ def qk(
     lengths: mx.array | None,
 ) -> mx.array:
     """``scale * q k^T + rpb`` by window slot, ``-inf`` in the slots that a query lacks."""
-    return _apply("QK", problem, [query, key], rpb, lengths)[0]
+    return _apply("qk", problem, [query, key], rpb, lengths)[0]
 
 
 def qk_backward(
@@ -110,13 +116,13 @@ def qk_backward(
 ) -> tuple[mx.array, mx.array, mx.array | None]:
     """The gradients of :func:`qk`."""
     inputs = [query, key, d_logits]
-    d_query, d_key, *d_rpb = _apply("QK_BACKWARD", problem, inputs, rpb, lengths)
+    d_query, d_key, *d_rpb = _apply("qk_backward", problem, inputs, rpb, lengths)
     return d_query, d_key, _like(rpb, d_rpb)
 
 
 def av(problem: Problem, attn: mx.array, value: mx.array, lengths: mx.array | None) -> mx.array:
     """The values of each window, weighted by slot."""
-    return _apply("AV", problem, [attn, value], None, lengths)[0]
+    return _apply("av", problem, [attn, value], None, lengths)[0]
 
 
 def av_backward(
@@ -127,7 +133,7 @@ def av_backward(
     d_out: mx.array,
 ) -> tuple[mx.array, mx.array]:
     """The gradients of :func:`av`."""
-    d_attn, d_value = _apply("AV_BACKWARD", problem, [attn, value, d_out], None, lengths)
+    d_attn, d_value = _apply("av_backward", problem, [attn, value, d_out], None, lengths)
     return d_attn, d_value
 
 
@@ -138,7 +144,9 @@ def _apply(
     rpb: mx.array | None,
     lengths: mx.array | None,
 ) -> list[mx.array]:
-    return _ext.apply(getattr(_ext.Op, op), _call(problem), inputs, rpb, lengths)
+    if _on_gpu():
+        return compiled(_ext, op, problem)([*inputs, *(x for x in (rpb, lengths) if x is not None)])
+    return _ext.apply(getattr(_ext.Op, op.upper()), _call(problem), inputs, rpb, lengths)
 
 
 def _like(rpb: mx.array | None, d_rpb: list[mx.array]) -> mx.array | None:

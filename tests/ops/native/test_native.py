@@ -192,12 +192,6 @@ def test_off_with_a_warning_under_another_mlx(monkeypatch):
 
 
 @compiled
-def test_refuses_other_devices(monkeypatch):
-    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
-    assert native.why_not(PROBLEM) == "it runs on the CPU"
-
-
-@compiled
 def test_peak_is_a_rate():
     assert native._ext.thread_count() >= 1
     assert 1e9 < native.fma_peak() < 1e14

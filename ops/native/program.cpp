@@ -1,0 +1,91 @@
+#include "program.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "mlx/backend/cuda/cuda.h"
+#include "mlx/backend/metal/metal.h"
+#include "mlx/ops.h"
+
+namespace natten {
+namespace {
+
+// MLX puts inputs of fewer elements into another address space; the kernels want one.
+constexpr size_t kLongEnough = 8;
+
+mx::array long_enough(const mx::array& x) {
+  if (x.size() >= kLongEnough) return x;
+  return mx::concatenate({mx::flatten(x), mx::zeros({kLongEnough}, x.dtype())});
+}
+
+std::vector<mx::array> launch(const Step& step, const std::vector<mx::array>& inputs) {
+  if (step.groups > 0) {
+    return step.kernel.launch(inputs, step.shapes, step.dtypes,
+                              {step.groups * step.threads, 1, 1}, {step.threads, 1, 1},
+                              step.arguments, std::nullopt, false, {});
+  }
+  std::vector<mx::array> zeros;
+  for (size_t i = 0; i < step.shapes.size(); ++i) {
+    zeros.push_back(mx::zeros(step.shapes[i], step.dtypes[i]));
+  }
+  return zeros;
+}
+
+}  // namespace
+
+Kernel Kernel::build(const std::string& platform, const std::string& name,
+                     const std::vector<std::string>& input_names,
+                     const std::vector<std::string>& output_names, const std::string& source,
+                     const std::string& header) {
+  const bool cuda = platform == "cuda";
+  if (!(cuda ? mx::cu::is_available() : mx::metal::is_available())) {
+    throw std::runtime_error(std::string("[natten_zoo] this MLX has no ") +
+                             (cuda ? "CUDA" : "Metal") + " back-end.");
+  }
+  if (cuda) {
+    return {mx::fast::cuda_kernel(name, input_names, output_names, source, header)};
+  }
+  return {mx::fast::metal_kernel(name, input_names, output_names, source, header)};
+}
+
+Program::Program(std::vector<mx::Dtype> dtypes, std::vector<mx::array> constants,
+                 std::vector<Step> steps, std::vector<int> results, int lengths,
+                 std::optional<mx::array> columns, int rpb, int shares)
+    : dtypes_(std::move(dtypes)), constants_(std::move(constants)), steps_(std::move(steps)),
+      results_(std::move(results)), lengths_(lengths), columns_(std::move(columns)), rpb_(rpb),
+      shares_(shares) {
+  values_ = dtypes_.size() + constants_.size();
+  for (const Step& step : steps_) {
+    for (int place : step.outputs) values_ = std::max<size_t>(values_, place + 1);
+  }
+}
+
+mx::array Program::prepared(const mx::array& input, int place) const {
+  mx::array x = mx::astype(input, dtypes_[place]);
+  if (place == lengths_ && columns_) x = mx::concatenate({*columns_, x}, 1);
+  return long_enough(x);
+}
+
+std::vector<mx::array> Program::operator()(const std::vector<mx::array>& inputs) const {
+  if (inputs.size() != dtypes_.size()) {
+    throw std::invalid_argument("[natten_zoo] the arrays do not fit the program.");
+  }
+  std::vector<std::optional<mx::array>> values(values_);
+  for (size_t i = 0; i < inputs.size(); ++i) values[i] = prepared(inputs[i], i);
+  std::copy(constants_.begin(), constants_.end(), values.begin() + inputs.size());
+  for (const Step& step : steps_) {
+    std::vector<mx::array> arrays;
+    for (int place : step.inputs) arrays.push_back(long_enough(values.at(place).value()));
+    const auto outputs = launch(step, arrays);
+    for (size_t i = 0; i < outputs.size(); ++i) values[step.outputs[i]] = outputs[i];
+  }
+  if (shares_ >= 0) {
+    const mx::array sum = mx::sum(*values[shares_], 1);
+    values[shares_] = mx::astype(mx::reshape(sum, inputs[rpb_].shape()), inputs[rpb_].dtype());
+  }
+  std::vector<mx::array> results;
+  for (int place : results_) results.push_back(values.at(place).value());
+  return results;
+}
+
+}  // namespace natten

@@ -1,0 +1,70 @@
+"""The programs of the GPU tier, kept in C++: a call then runs no Python of ours."""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+from typing import Any
+
+import mlx.core as mx
+
+from .. import gpu, gpu_kernels, gpu_plan
+from ..gpu_kernels import KERNELS
+from ..gpu_plan import Plan
+from ..gpu_programs import Step, program
+from ..problem import Problem
+
+
+@lru_cache(maxsize=4096)
+def compiled(ext: Any, op: str, problem: Problem) -> Any:
+    """``(arrays[, rpb][, lengths]) -> results`` of one of the tier's functions, in C++.
+
+    Raises:
+        KernelError: If this device cannot build a kernel of it.
+    """
+    wanted = program(op, problem)
+    layout = wanted.steps[0].plan
+    given = list(wanted.arrays)
+    given += ["rpb"] if problem.has_rpb and not op.startswith("av") else []
+    given += ["lengths"] if problem.has_lengths else []
+    constants = {"rpb": gpu.absent(mx.float32), "lengths": gpu.absent(mx.int32)}
+    constants = {name: array for name, array in constants.items() if name not in given}
+    constants |= {f"params {i}": step.plan.params for i, step in enumerate(wanted.steps)}
+    values = [*given, *constants, *(name for step in wanted.steps for name in step.outputs)]
+    place = {name: i for i, name in enumerate(dict.fromkeys(values))}
+    summed = "d_rpb" in wanted.results
+    return ext.Program(
+        dtypes=[gpu_kernels.dtype(name, layout) for name in given],
+        constants=list(constants.values()),
+        steps=[_step(ext, step, f"params {i}", place) for i, step in enumerate(wanted.steps)],
+        results=[place[name] for name in wanted.results],
+        lengths=place["lengths"] if problem.has_lengths else -1,
+        columns=gpu.missing_axes(problem) if problem.rank < 3 else None,
+        rpb=place["rpb"] if summed else -1,
+        shares=place["d_rpb"] if summed else -1,
+    )
+
+
+def _step(ext: Any, step: Step, params: str, place: dict[str, int]) -> Any:
+    plan, inputs = step.plan, list(step.inputs)
+    inputs.insert(KERNELS[step.kernel].inputs.index("params"), params)
+    if plan.groups:
+        gpu_kernels.prove(step.kernel, plan)
+    return ext.Step(
+        kernel=_kernel(ext, step.kernel, plan),
+        template=plan.template,
+        groups=plan.groups,
+        threads=plan.threads,
+        inputs=[place[name] for name in inputs],
+        outputs=[place[name] for name in step.outputs],
+        shapes=list(step.outputs.values()),
+        dtypes=gpu_kernels.dtypes(step.kernel, plan),
+    )
+
+
+def _kernel(ext: Any, name: str, plan: Plan) -> Any:
+    return _built(ext, name, gpu_plan.platform(), gpu_plan.ROWS, plan.resident)
+
+
+@cache
+def _built(ext: Any, name: str, platform: str | None, rows: int, resident: int) -> Any:
+    return ext.Kernel(platform=platform, **gpu_kernels.text(name, platform, rows, resident))
