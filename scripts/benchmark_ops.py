@@ -4,9 +4,9 @@
 
 Each row is one shape: forward, forward+backward (gradients of query, key and value) and the peak
 memory of the latter above its inputs, as MLX's allocator counts it. Contestants take turns, round
-by round, and the median round counts. ``gather`` is the baseline: neighborhood attention as one
-would write it in MLX, each query with a copy of its keys and values. ``x`` columns are the
-baseline's time over the contestant's.
+by round, and the median round counts; in a turn the first call is not timed, those of the next 10
+ms are. ``gather`` is the baseline: neighborhood attention as one would write it in MLX, each query
+with a copy of its keys and values. ``x`` columns are the baseline's time over the contestant's.
 The floor of a shape is its multiply-adds (only keys in the window) and the bytes of query, key,
 value and output.
 """
