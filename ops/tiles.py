@@ -98,8 +98,8 @@ class Tiles:
     def queries(self, part: Part, x: mx.array) -> mx.array:
         """``[g, t, rows, D]`` from a :func:`flat` ``[B, *out, H, D]``."""
         p = self.problem
-        heads = mx.arange(part.groups.start * p.group, part.groups.stop * p.group)
-        start = self._starts(heads, p.heads, math.prod(p.out)).reshape(-1, 1, p.group, 1)
+        heads = np.arange(part.groups.start * p.group, part.groups.stop * p.group)
+        start = self._starts(heads.reshape(-1, 1, p.group, 1), p.heads, math.prod(p.out))
         place = (part.after + self.tiling.query[part.tiles])[:, None, :]  # [t, 1, tq]
         return mx.take(x, (start + place * p.heads).flatten(2), axis=0)
 
@@ -122,15 +122,15 @@ class Tiles:
         if self.tiling.runs is None:
             tiles = columns.reshape(groups, self.tiling.tiles, self.tiling.keys, -1)
             return tiles[:, part.tiles]
-        start = mx.arange(groups) * (columns.shape[0] // groups)
-        place = start[:, None, None] + part.after + self.tiling.runs[part.tiles]
+        start = index(np.arange(groups)[:, None, None] * (columns.shape[0] // groups))
+        place = start + part.after + self.tiling.runs[part.tiles]
         return mx.take(columns, place, axis=0).reshape(*place.shape[:2], self.tiling.keys, -1)
 
     def _columns(self, part: Part, x: mx.array) -> mx.array:
         """``[g * runs, run * D]``: the runs of keys that all tiles of some groups are made of."""
         p = self.problem
-        groups = mx.arange(part.groups.start, part.groups.stop)
-        start = self._starts(groups, p.kv_heads, math.prod(p.spatial))[:, None, None]
+        groups = np.arange(part.groups.start, part.groups.stop)[:, None, None]
+        start = self._starts(groups, p.kv_heads, math.prod(p.spatial))
         place = start + (part.after + self.tiling.columns) * p.kv_heads
         return mx.take(x, place, axis=0).reshape(-1, self.tiling.run * x.shape[-1])
 
@@ -153,9 +153,9 @@ class Tiles:
         return x.reshape(p.batch, p.kv_heads, *p.spatial, -1).moveaxis(1, -2)
 
     @staticmethod
-    def _starts(index: mx.array, heads: int, tokens: int) -> mx.array:
+    def _starts(head: np.ndarray, heads: int, tokens: int) -> mx.array:
         """Where heads, counted through all samples, begin in a flat ``[B, tokens, H, D]``."""
-        return index // heads * (tokens * heads) + index % heads
+        return index(head // heads * (tokens * heads) + head % heads)
 
     # Bias and mask
 
