@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import mlx.core as mx
@@ -108,7 +110,11 @@ def _body_config(values: Mapping[str, Any]) -> Config:
 
 
 class ConvModule(nn.Module):
-    """Convolution, batch norm, ReLU, at the same size: ``[B, H, W, C] -> [B, H, W, D]``."""
+    """Convolution, batch norm, ReLU, at the same size: ``[B, H, W, C] -> [B, H, W, D]``.
+
+    Of several maps, ``C`` are the channels of all: side by side, but convolved one by one, since
+    the patches that MLX copies for a convolution on a CPU take nine times the memory of the input.
+    """
 
     def __init__(self, in_channels: int, channels: int, kernel_size: int) -> None:
         super().__init__()
@@ -116,8 +122,14 @@ class ConvModule(nn.Module):
         self.conv = nn.Conv2d(in_channels, channels, kernel_size, padding=padding, bias=False)
         self.bn = nn.BatchNorm(channels)
 
-    def __call__(self, x: mx.array) -> mx.array:
-        return nn.relu(self.bn(self.conv(x)))
+    def __call__(self, *maps: mx.array) -> mx.array:
+        ends = accumulate(x.shape[-1] for x in maps[:-1])
+        y: Any = 0
+        for x, weight in zip(maps, mx.split(self.conv.weight, list(ends), axis=-1), strict=True):
+            part = copy(self.conv)
+            part.weight = weight
+            y = y + part(x)
+        return nn.relu(self.bn(y))
 
 
 class UPerHead(nn.Module):
@@ -160,8 +172,7 @@ class UPerHead(nn.Module):
         pyramid = [conv(x) for conv, x in zip(self.fpn_convs, laterals, strict=False)]
         pyramid.append(laterals[-1])
         size = pyramid[0].shape[1:3]
-        merged = mx.concatenate([resize_bilinear(x, size) for x in pyramid], axis=-1)
-        return self.fpn_bottleneck(merged)
+        return self.fpn_bottleneck(*(resize_bilinear(x, size) for x in pyramid))
 
     def classify(self, x: mx.array) -> mx.array:
         """What :meth:`fuse` returns as logits: ``[B, H, W, channels] -> [B, H, W, classes]``."""
@@ -169,8 +180,8 @@ class UPerHead(nn.Module):
 
     def _pool(self, x: mx.array) -> mx.array:
         size = x.shape[1:3]
-        pooled = [resize_bilinear(conv(pool(x)), size) for pool, conv in self.psp_modules]
-        return self.bottleneck(mx.concatenate([x, *pooled], axis=-1))
+        pooled = (resize_bilinear(conv(pool(x)), size) for pool, conv in self.psp_modules)
+        return self.bottleneck(x, *pooled)
 
 
 class AuxiliaryHead(nn.Module):
