@@ -6,7 +6,7 @@ import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -95,12 +95,18 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Exp
 
 
 def get_support_matrix() -> dict[str, dict[str, str]]:
-    """``{tier: {operator: "yes" or why not}}`` for a float32 example on the default device."""
-    matrix = {}
-    for name in TIERS:
-        answers = (why_not(name, _example(rank)) or "yes" for rank in (1, 2, 3))
-        matrix[name] = dict(zip(("na1d", "na2d", "na3d"), answers, strict=True))
-    return matrix
+    """``{tier: {operator: "yes" or why not}}`` for float32 examples on the default device."""
+    examples = {}
+    for rank in (1, 2, 3):
+        one = _example(rank)
+        for suffix in ("", "_qk", "_av", "_av_fused"):
+            examples[f"na{rank}d{suffix}"] = one
+        examples[f"na{rank}d_qk_rpb"] = replace(one, has_rpb=True)
+        examples[f"na{rank}d_varlen"] = replace(one, has_lengths=True)
+    return {
+        tier: {op: why_not(tier, example) or "yes" for op, example in examples.items()}
+        for tier in TIERS
+    }
 
 
 def has_metal() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -68,7 +69,7 @@ class Tiles:
             columns: dict[int, mx.array] = {}
             for part in blocks(self.tiling.tiles, tile_step):
                 lane = next(turn)
-                with mx.stream(lanes[lane]):
+                with lanes[lane]():
                     queries, keys, scores = function(Part(groups, part, after[lane], columns))
                     parts.append((queries, keys, [self._bias_sums(part, s) for s in scores]))
                     after[lane] = zero_after(parts[-1])
@@ -83,13 +84,15 @@ class Tiles:
             [self._bias_back(x, tile_step) for x in bias],
         )
 
-    def _steps(self) -> tuple[int, int, list[Any]]:
+    def _steps(self) -> tuple[int, int, list[Callable[[], Any]]]:
         """Groups and tiles of a part, and the streams that parts take turns on."""
         tiles, per_tile = self.tiling.tiles, self.tiling.keys * self.rows
-        lanes, most = [mx.default_stream(mx.default_device())], GPU_SCORES
+        lanes: list[Callable[[], Any]] = [contextlib.nullcontext]  # the caller's stream first
+        most = GPU_SCORES
         if mx.default_device() == mx.cpu:
             total = min(CPU_SCORES, self.groups * tiles * per_tile)
-            lanes += more_streams()[: max(0, total // LEAST_SCORES - 1)]
+            more = more_streams()[: max(0, total // LEAST_SCORES - 1)]
+            lanes += [functools.partial(mx.stream, stream) for stream in more]
             most = total // len(lanes)
         return max(1, most // (per_tile * tiles)), min(tiles, max(1, most // per_tile)), lanes
 

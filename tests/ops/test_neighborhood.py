@@ -6,6 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from natten_zoo import ops
 from natten_zoo.ops import Neighborhood, na2d
 from tests.reference import axis_keys
 
@@ -106,3 +107,11 @@ def test_errors(arguments, error, message):
 def test_errors_of_arrays(call, error, message):
     with pytest.raises(error, match=r"\[na2d\].*" + message):
         call(mx.zeros((1, 8, 8, 2, 4)))
+
+
+def test_the_support_matrix_has_every_operator():
+    operators = {n for n in ops.__all__ if n.startswith("na") and n[2] in "123"}
+    matrix = ops.get_support_matrix()
+    assert set(matrix) == {"fast_metal", "cuda", "nanobind", "pure"}
+    assert all(set(answers) == operators for answers in matrix.values())
+    assert set(matrix["pure"].values()) == {"yes"}
