@@ -117,7 +117,7 @@ def test_models_of_other_inputs(capsys, photos, tmp_path):
     body = json.loads((model.save_pretrained(tmp_path / "sound") / "config.json").read_text())
     assert body["record"]["input_size"] == 0
     status, out, _ = run(capsys, "info", tmp_path / "sound")
-    assert status == 0 and "859,396" in out and "pixels" not in out
+    assert status == 0 and "917,400" in out and "pixels" not in out
     status, _, err = run(capsys, "classify", photos, "--model", tmp_path / "sound")
     assert status == 2 and "is no classifier of images" in err
 
