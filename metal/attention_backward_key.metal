@@ -77,7 +77,7 @@ NA_EACH_SLAB(seeing, reach) {
         }
         const float weight = na_exp2(in ? logit : NA_MASKED);
         p.e[e] = T(weight);
-        ds.e[e] = T(weight * (dp.e[e] - mark[e % 2].e[1]));
+        ds.e[e] = T(in ? weight * (dp.e[e] - mark[e % 2].e[1]) : 0.0f);
       }
       na_accumulate<LV, FV>(dv, p, gradients, at, me);
       na_accumulate<LK, FK>(dk, ds, queries, at, me);

@@ -91,7 +91,7 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
           bin[e] = BIAS && in ? mine[e / 2].bin + na_entry_at<EIGHT>(bins, column, i, e) : -1;
           if (BIAS && in) logit += bias[bin[e]] * NA_LOG2E;
           const float weight = na_exp2(in ? logit - norm[e / 2] : NA_MASKED);
-          share[e] = weight * (dp.e[e] - shift[e / 2]);
+          share[e] = in ? weight * (dp.e[e] - shift[e / 2]) : 0.0f;
           ds.e[e] = T(share[e]);
         }
         na_accumulate<LK, FK>(sum, ds, keys, at, me);

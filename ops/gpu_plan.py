@@ -21,6 +21,7 @@ Axes = tuple[int, int, int]
 # threads are what every Apple GPU can run.
 SIMDGROUPS = {1: (8, 4, 2, 1), 2: (4, 2, 1)}
 COLUMN_COST = 0.7  # of beginning a column of fragments, in fragments
+BORDER = {1: 0.0, 2: 0.1, 3: 0.2}  # what part of the tiles lies at a border, on each axis
 BIAS_GROUPS = 512  # threadgroups that sum the gradient of rpb, each simdgroup into its own table
 MAX_ROWS = 2**31 - 1  # tokens times heads of a sample; all else is counted in 64 bits
 MAX_DIM = 512  # a query's row is held in registers
@@ -93,7 +94,7 @@ def plan(
     heads = problem.kv_heads if by_key else problem.heads
     rows = problem.batch * heads * math.prod(sizes[1])
     kernel = _padded(problem.neighborhood.kernel_size)
-    queries, key_rows = fragment(rank, kernel, ROWS)
+    queries, key_rows = fragment(rank, kernel, ROWS, by_key)
     groups = [_simdgroups(rank, kernel, queries, count) for count in SIMDGROUPS[ROWS]]
     simdgroups = _largest(groups, queries, sizes[0], rows, bins if sums_rpb else 0)
     tiles = _tiles(sizes[0], queries, simdgroups)
@@ -192,20 +193,27 @@ def _padded(values: Sequence[int]) -> Axes:
 
 
 @lru_cache(maxsize=4096)
-def fragment(rank: int, kernel: Axes, rows: int) -> tuple[Axes, int]:
+def fragment(rank: int, kernel: Axes, rows: int, by_key: bool) -> tuple[Axes, int]:
     """How the tokens of a fragment lie: a simdgroup's queries, and in how many rows eight keys.
 
     The cheapest queries are those that together see few eights of keys, in few columns
-    (metal/walk.h); ``rows`` fragments of a column are computed at once.
+    (metal/walk.h); ``rows`` fragments of a column are computed at once. The same with queries and
+    keys in each other's places: near a border more queries see a key.
     """
+    inner = 1 if rank > 1 else 2
 
     def cost(shape: tuple[Axes, int]) -> tuple[float, int]:
         queries, high = shape
         seen = [q + k - 1 for q, k in zip(queries, kernel, strict=True)]
-        steps = [seen[0], -(-seen[1] // high), -(-seen[2] // (8 // high))]
-        inner = steps.pop(1 if rank > 1 else 2)
-        columns = math.prod(steps)
-        return columns * (-(-inner // rows) * rows + COLUMN_COST), math.prod(seen)
+        eight = [1, high, 8 // high]
+        eight[inner] *= rows
+        share = BORDER[rank] if by_key else 0.0
+        steps = [
+            (1 - share) * -(-n // e) + share * -(-(n + k // 2) // e)
+            for n, k, e in zip(seen, kernel, eight, strict=True)
+        ]
+        columns = math.prod(steps) / steps[inner]
+        return math.prod(steps) * rows + COLUMN_COST * columns, math.prod(seen)
 
     heights = (1, 2, 4) if rank > 1 else (1,)  # the two tokens of a lane are neighbors in a row
     return min(product(_boxes(8 * rows, rank), heights), key=cost)

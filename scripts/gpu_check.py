@@ -7,7 +7,7 @@
 ``check`` holds random problems against a float64 reference, each twice: the results must be the
 same to the last bit. ``memory`` runs a few of them under compute-sanitizer, where it is installed.
 ``large`` computes arrays of more than 2^31 elements and holds their ends against short ones; it
-needs 50 GB.
+needs about 50 GB.
 ``bench`` times forward, and forward with backward, of ours, MLX's dense attention with the
 neighborhood as a mask, a gather per query (all under mx.compile), and torch's compiled
 flex_attention, where torch is installed: medians of rounds after a warm-up, inputs rotating, beside
@@ -25,7 +25,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,6 +33,8 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 sys.modules["tests"] = ModuleType("tests")  # not one that an installed package left behind
 sys.modules["tests"].__path__ = [str(ROOT / "tests")]
+
+from gpu_proof import check, large, memory  # noqa: E402
 
 # Peak rates of one H100 (SXM): dense tensor cores for 16 bits, CUDA cores for float32; memory.
 FLOPS = {"float16": 989e12, "bfloat16": 989e12, "float32": 67e12}
@@ -104,111 +105,6 @@ def device() -> str:
     if gpu_kernels.platform() is None:
         raise SystemExit("This MLX has neither a Metal nor a CUDA back-end.")
     return f"{gpu.NAME}, MLX {mx.__version__}, {info}"
-
-
-def check(count: int, families: list[int] | None = None) -> dict[str, Any]:
-    """Random problems against the reference, and against themselves."""
-    import mlx.core as mx
-
-    from natten_zoo.ops import gpu, gpu_kernels
-    from tests.ops.gpu.problems import FAMILIES, check_attention, check_unfused, random_cases, worst
-
-    wrong, largest, started = [], {}, time.perf_counter()
-    numbers = range(len(FAMILIES)) if families is None else families
-    for at in numbers:
-        family = FAMILIES[at]
-        for case in random_cases(family, seed=at, count=-(-count // len(numbers))):
-            for checker in (check_attention, check_unfused):
-                found = checker(case)
-                fault = worst(found, family.dtype)
-                if fault:
-                    wrong.append(f"{checker.__name__}: {fault} of {found} for {case.problem}")
-                    print("WRONG", wrong[-1], flush=True)
-                key = str(family.dtype)
-                largest[key] = max(largest.get(key, 0.0), *found.values())
-            given = (case.query, case.key, case.value, case.rpb, case.lengths)
-            first, second = (gpu.forward(case.problem, *given) for _ in range(2))
-            grads = [gpu.backward(case.problem, *given, *first, *first) for _ in range(2)]
-            pairs = zip((*first, *grads[0]), (*second, *grads[1]), strict=True)
-            if any(not mx.array_equal(x, y, equal_nan=True) for x, y in pairs if x is not None):
-                wrong.append(f"results change from run to run for {case.problem}")
-    wrong += [f"not built: {why}" for why in gpu_kernels._broken.values()]
-    seconds = time.perf_counter() - started
-    print(f"check: {count} problems, {len(wrong)} wrong, largest errors {largest}, {seconds:.0f} s")
-    return {"problems": count, "wrong": wrong, "largest": largest, "seconds": seconds}
-
-
-def memory() -> dict[str, Any]:
-    """What compute-sanitizer's tools say of two problems of each family."""
-    if shutil.which("compute-sanitizer") is None:
-        return {"skipped": "compute-sanitizer is not installed"}
-    from tests.ops.gpu.problems import FAMILIES
-
-    check_one = [sys.executable, __file__, "--only", "check", "--count", "2", "--families"]
-    commands = [[*check_one, str(at)] for at in range(len(FAMILIES))]
-    together(commands)  # builds the kernels, which takes long under a checker
-    report: dict[str, Any] = {"wrong": []}
-    for tool in ("memcheck", "racecheck", "synccheck"):
-        checker = ["compute-sanitizer", "--tool", tool, "--kernel-regex", "kns=natten_zoo"]
-        said = together([[*checker, *command] for command in commands])
-        clean = [" 0 errors" in one or "(0 errors" in one for one in said]
-        report[tool] = f"{sum(clean)} of {len(said)} families clean"
-        report["wrong"] += [one[-1500:] for one, good in zip(said, clean, strict=True) if not good]
-        print(f"{tool}: {report[tool]}", flush=True)
-    print(*report["wrong"], sep="\n", flush=True)
-    return report
-
-
-def together(commands: list[list[str]], seconds: int = 150) -> list[str]:
-    """Runs commands side by side and returns what each printed."""
-    with ThreadPoolExecutor(len(commands)) as pool:
-        return list(pool.map(lambda command: output(command, seconds), commands))
-
-
-def output(command: list[str], seconds: int) -> str:
-    """What a command prints; of one that takes too long, that."""
-    try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return f"not done after {seconds} s: {' '.join(command)}"
-    return run.stdout + run.stderr
-
-
-def large() -> dict[str, Any]:
-    """The last tokens of one long sample, and the last of many samples."""
-    import mlx.core as mx
-
-    from natten_zoo import ops
-    from natten_zoo.ops import gpu
-
-    def results(attention: Callable[..., Any], arrays: list[Any]) -> list[Any]:
-        *qkv, gradient = arrays
-        return [attention(*qkv), *mx.vjp(lambda *x: [attention(*x)], qkv, [gradient])[1]]
-
-    wrong = []
-    length, batch, end = 67_200_000, 1100, 1024
-    factor = mx.arange(batch).reshape(-1, 1, 1, 1, 1) % 7 * 0.125 + 0.25
-    mx.random.seed(0)
-    cases: list[tuple[str, Any, Callable[[Any], Any], int, Any]] = [
-        ("a long sample", lambda q, k, v: ops.na1d(q, k, v, 7), lambda x: x[:, -end:], 8,
-         lambda: mx.tile(mx.random.normal((1, 4200, 1, 32)), (1, length // 4200, 1, 1))),
-        ("many samples", lambda q, k, v: ops.na2d(q, k, v, 7), lambda x: x[-2:], 0,
-         lambda: factor * mx.random.normal((1, 64, 64, 16, 32))),
-    ]  # fmt: skip
-    with ops.use_backend(gpu.NAME):
-        for name, attention, end_of, margin, make in cases:
-            arrays = [make().astype(mx.float16) for _ in "qkvg"]
-            mx.eval(arrays)
-            assert arrays[0].size > 2**31
-            wanted = results(attention, [mx.contiguous(end_of(x)) for x in arrays])
-            got = [mx.contiguous(end_of(x)) for x in results(attention, arrays)]
-            pairs = zip(got, wanted, strict=True)  # windows of the first tokens reach farther
-            errors = [float(mx.abs(x[:, margin:] - y[:, margin:]).max()) for x, y in pairs]
-            wrong += [f"{name}: {errors}"] if max(errors) > 4e-3 else []
-            print(f"large: {name}, {arrays[0].size} elements: errors {errors}", flush=True)
-            del arrays, got, wanted
-            mx.clear_cache()
-    return {"wrong": wrong}
 
 
 def bench(args: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -87,10 +87,10 @@ def cases() -> Iterator[Case]:
     """The rows: windows and head_dims at which the design is judged."""
     for name, spatial, kernel in (
         ("1-D K7", (512,), 7),
-        ("2-D K7", (32, 32), 7),
-        ("2-D K13", (32, 32), 13),
-        ("3-D K3", (12, 12, 12), 3),
-        ("3-D K5", (12, 12, 12), 5),
+        ("2-D K7", (56, 56), 7),
+        ("2-D K13", (56, 56), 13),
+        ("3-D K3", (16, 16, 16), 3),
+        ("3-D K5", (16, 16, 16), 5),
     ):
         for head_dim in (32, 64):
             yield Case(f"{name} D{head_dim}", spatial, kernel, head_dim)

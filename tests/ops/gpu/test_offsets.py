@@ -1,0 +1,92 @@
+"""metal/tile.h and arithmetic.h, compiled as C++: rows beyond 2^31, and exact quotients."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import math
+import shutil
+import subprocess
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from natten_zoo import metal
+from natten_zoo.ops import Neighborhood, gpu_plan
+from natten_zoo.ops.problem import Problem
+
+COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+DIALECT = """
+#define NA_FN static inline
+#define DEV
+#define THR
+#define NA_UNROLL
+typedef unsigned int uint;
+NA_FN float na_reciprocal(float x) { return 1.0f / x; }
+NA_FN long na_product(int a, int b) { return long(a) * b; }
+NA_FN float na_float(int) { return 0.0f; }
+"""
+WRAPPER = """
+extern "C" int quotient(int n, int d) { return na_quotient(n, d); }
+// Where a tile begins: batch entry, row of the array, and the places on both axes.
+extern "C" void tile_row(long* out, const int* p, int item, int size, int head, int by_key) {
+  const na_point many = na_size(1, size, size);
+  const na_tile tile = by_key ? na_key_tile<2, false>(p, p, item, many)
+                              : na_query_tile<2, false>(p, p, item, many);
+  const na_rows rows = by_key ? na_key_rows<2>(p, tile, head) : na_query_rows<2>(p, tile, head);
+  na_point at = na_size(0, tile.start[1], tile.start[2]);
+  out[0] = tile.batch;
+  out[1] = na_row<2>(rows, at);
+  for (int a = 1; a < 3; a++) {
+    const na_axis axis = tile.axis[a];
+    out[1 + a] = by_key ? axis.key0 + at.at[a] * long(axis.key_step)
+                        : axis.out0 + at.at[a] * long(axis.out_step);
+  }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    if COMPILER is None:
+        pytest.skip("needs a C++ compiler")
+    folder = tmp_path_factory.mktemp("offsets")
+    texts = [DIALECT, *(metal.source(f"{name}.h") for name in ("arithmetic", "window", "tile"))]
+    (folder / "tile.cpp").write_text("\n".join([*texts, WRAPPER]))
+    command = [COMPILER, "-std=c++17", "-O1", "-shared", "-fPIC", "-fsanitize=undefined"]
+    command += ["-fsanitize-undefined-trap-on-error"]  # an overflow of int ends the process
+    subprocess.run([*command, "-o", folder / "tile.so", folder / "tile.cpp"], check=True)
+    return ctypes.CDLL(str(folder / "tile.so"))
+
+
+@pytest.mark.parametrize("by_key", [False, True], ids=["queries", "keys"])
+@pytest.mark.parametrize("options", [{}, {"dilation": (3, 2)}, {"stride": (2, 3)}], ids=str)
+def test_rows_beyond_2_31(library, by_key, options):
+    hood = Neighborhood.of(2, 5, **options)
+    problem = Problem(hood, 400_000, (61, 67), 8, 8, 32, 32, 1.0, mx.float16)
+    layout = gpu_plan.plan(problem, (32, 32), scale=1.0, by_key=by_key)
+    params = np.array(layout.params)
+    spatial = problem.spatial if by_key else problem.out
+    size = layout["Q1"] * layout["G1"]
+    assert size == layout["Q2"] * layout["G2"]
+    shape = (problem.batch, *spatial, problem.heads)
+    assert math.prod(shape) > 2**31
+    items = layout.slices
+    out = np.zeros(4, np.int64)
+    for item, head in itertools.product((0, items // 2 + 5, items - 1), (0, 7)):
+        pointer = out.ctypes.data_as(ctypes.c_void_p)
+        library.tile_row(pointer, params.ctypes.data_as(ctypes.c_void_p), item, size, head, by_key)
+        batch, row, y, x = out.tolist()
+        assert row == np.ravel_multi_index((batch, y, x, head), shape)
+    assert batch == problem.batch - 1
+    assert row > 2**31
+
+
+def test_quotients_are_exact(library):
+    rng = np.random.default_rng(0)
+    dividends = np.concatenate([rng.integers(0, 2**31, 20_000), [0, 2**31 - 1]])
+    divisors = np.concatenate([2 ** rng.uniform(0, 31, 20_000), [1, 2**31 - 1]]).astype(np.int64)
+    for n, d in zip(dividends.tolist(), divisors.tolist(), strict=True):
+        for close in (n, n // d * d, max(n // d * d - 1, 0)):
+            assert library.quotient(close, d) == close // d, (close, d)
