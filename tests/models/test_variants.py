@@ -102,6 +102,7 @@ def test_the_embedded_model_is_small():
     model = create_model("nat_pico_fashion")
     assert count_cost(model, mx.zeros((1, 28, 28, 1))).params <= 1_000_000
     assert [x.shape[1:] for x in model.features(mx.zeros((1, 28, 28, 1)))] == [
+        (28, 28, 32),
         (14, 14, 64),
         (7, 7, 128),
     ]
