@@ -113,7 +113,7 @@ def test_classify_with_labels(capsys, tiny, photos, tmp_path):
 def test_models_of_other_inputs(capsys, photos, tmp_path):
     """A record without an input size: information without costs, and no classifying."""
     model = create_model("nat_pico_fashion")
-    model.record = dataclasses.replace(model.record, input_size=0, params=859_396)
+    model.record = dataclasses.replace(model.record, input_size=0, params=917_400)
     body = json.loads((model.save_pretrained(tmp_path / "sound") / "config.json").read_text())
     assert body["record"]["input_size"] == 0
     status, out, _ = run(capsys, "info", tmp_path / "sound")
