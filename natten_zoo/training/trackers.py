@@ -42,7 +42,10 @@ class TensorBoard:
     def __init__(self, recipe: Recipe, out: Path, done: int) -> None:
         from tensorboardX import SummaryWriter
 
-        self.writer = SummaryWriter(str(out / "tensorboard"), purge_step=done + 1)
+        # Files are named by the second: a run resumed within one must not replace its own file.
+        self.writer = SummaryWriter(
+            str(out / "tensorboard"), purge_step=done + 1, filename_suffix=f".{done}"
+        )
 
     def write(self, values: dict[str, Any]) -> None:
         """Add one scalar per number."""

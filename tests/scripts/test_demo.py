@@ -50,9 +50,13 @@ def address():
 
 @pytest.fixture(scope="module")
 def browser():
+    # A BLAS that is preloaded for the tests closes the browser.
+    environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
     with playwright.sync_playwright() as engine:
         try:  # Debian's, or what `playwright install chromium` brought
-            opened = engine.chromium.launch(executable_path=shutil.which("chromium"))
+            opened = engine.chromium.launch(
+                executable_path=shutil.which("chromium"), env=environment
+            )
         except playwright.Error as error:
             pytest.skip(f"needs Chromium: {error}")
         yield opened
