@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -42,18 +42,7 @@ class Segmentation:
 
     def classes(self) -> list[dict[str, Any]]:
         """The classes found, the largest first: class, index, color, pixels and share of them."""
-        counts = np.bincount(self.mask.ravel(), minlength=len(self.names))
-        found = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
-        return [
-            {
-                "class": self.names[index],
-                "index": index,
-                "color": list(self.colors[index]),
-                "pixels": int(counts[index]),
-                "share": round(float(counts[index] / self.mask.size), 6),
-            }
-            for index in found
-        ]
+        return classes_found(self.mask, self.names, self.colors, lambda count: {"pixels": count})
 
     def mask_image(self) -> Image.Image:
         """The mask as an image whose pixels are class indices; shown in the classes' colors."""
@@ -73,6 +62,27 @@ class Segmentation:
         page.paste(tinted, (0, 0))
         page.paste(key, (tinted.width, 0))
         return page
+
+
+def classes_found(
+    mask: np.ndarray,
+    names: Sequence[str],
+    colors: Sequence[Color],
+    measure: Callable[[int], dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """The classes of a mask, the largest first: class, index, color, what a count means, share."""
+    counts = np.bincount(mask.ravel(), minlength=len(names))
+    found = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
+    return [
+        {
+            "class": names[index],
+            "index": index,
+            "color": list(colors[index]),
+            **measure(int(counts[index])),
+            "share": round(float(counts[index] / mask.size), 6),
+        }
+        for index in found
+    ]
 
 
 def segment(

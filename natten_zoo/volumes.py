@@ -15,7 +15,7 @@ from .data.volumes import Volume, VolumeError, VolumeSource, read_volume, write_
 from .layers.resize import resize_bilinear, source_positions
 from .models.na_unetr import NAUNETR
 from .pretrained.record import Record
-from .segmentation import legend
+from .segmentation import classes_found, legend
 from .sliding import Place, blended_rows, gaussian
 
 # Side of the windows of a model whose record does not tell.
@@ -42,19 +42,11 @@ class VolumeSegmentation:
 
     def classes(self) -> list[dict[str, Any]]:
         """The classes found, the largest first: class, index, color, voxels, mm3 and share."""
-        counts = np.bincount(self.mask.ravel(), minlength=len(self.names))
-        found = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
-        return [
-            {
-                "class": self.names[index],
-                "index": index,
-                "color": list(self.colors[index]),
-                "voxels": int(counts[index]),
-                "mm3": float(f"{counts[index] * self.volume.voxel_volume:.6g}"),
-                "share": round(float(counts[index] / self.mask.size), 6),
-            }
-            for index in found
-        ]
+
+        def measure(count: int) -> dict[str, Any]:
+            return {"voxels": count, "mm3": float(f"{count * self.volume.voxel_volume:.6g}")}
+
+        return classes_found(self.mask, self.names, self.colors, measure)
 
     def save(self, path: VolumeSource) -> None:
         """Write the mask on the grid of the volume's file, as NIfTI."""

@@ -38,6 +38,14 @@ def add_variant_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def share(text: str) -> float:
+    """Reads a number in 0..1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be in 0..1 but got {text}")
+    return value
+
+
 def positive(text: str) -> int:
     """An argument that must be a positive integer."""
     value = int(text)

@@ -18,7 +18,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .segment import share, write
+from ..files import write_whole
+from ._common import share
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -66,10 +67,10 @@ def run(args: argparse.Namespace) -> int:
     )
     text = json.dumps({"file": args.spectrograms, **found.to_dict()}, indent=2, ensure_ascii=False)
     if args.out:
-        write(args.out, lambda file: file.write(f"{text}\n".encode()))
+        write_whole(args.out, lambda file: file.write(f"{text}\n".encode()))
     if args.plot:
         figure = plot(found)
-        write(args.plot, lambda file: figure.savefig(file, format="png", dpi=150))
+        write_whole(args.plot, lambda file: figure.savefig(file, format="png", dpi=150))
     if args.json:
         print(text)
     else:

@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
-from ._common import add_variant_argument
+from ..files import write_whole
+from ._common import add_variant_argument, share
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -71,14 +69,6 @@ def numbers(text: str) -> tuple[float, ...]:
     return values
 
 
-def share(text: str) -> float:
-    """Reads a number in 0..1."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be in 0..1 but got {text}")
-    return value
-
-
 def run(args: argparse.Namespace) -> int:
     """Segments the image and writes the three files."""
     from ..data import read_image
@@ -111,24 +101,12 @@ def run(args: argparse.Namespace) -> int:
         "classes": result.classes(),
     }
     text = json.dumps(facts, indent=2, ensure_ascii=False)
-    write(overlay, lambda file: result.overlay(args.opacity).save(file, "PNG"))
-    write(mask, lambda file: result.mask_image().save(file, "PNG"))
-    write(facts_file, lambda file: file.write(f"{text}\n".encode()))
+    write_whole(overlay, lambda file: result.overlay(args.opacity).save(file, "PNG"))
+    write_whole(mask, lambda file: result.mask_image().save(file, "PNG"))
+    write_whole(facts_file, lambda file: file.write(f"{text}\n".encode()))
     if args.json:
         print(text)
     else:
         lines = [f"{entry['share']:8.1%}  {entry['class']}" for entry in facts["classes"]]
         print("\n".join([*lines, f"written: {overlay}, {mask}, {facts_file}"]))
     return 0
-
-
-def write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
-    """Writes a file whole or not at all, and makes its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(partial, "wb") as file:
-            fill(file)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

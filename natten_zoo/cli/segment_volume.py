@@ -17,6 +17,7 @@ import json
 import sys
 from pathlib import Path
 
+from ..files import write_whole
 from ._common import add_variant_argument, positive
 
 
@@ -58,7 +59,6 @@ def run(args: argparse.Namespace) -> int:
     from ..models import NAUNETR
     from ..pretrained.load import load_pretrained
     from ..volumes import segment_volume
-    from .segment import write
 
     mask: Path = args.out
     check_name(mask)
@@ -85,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
     }
     text = json.dumps(facts, indent=2, ensure_ascii=False)
     result.save(mask)
-    write(picture, lambda file: result.picture().save(file, "PNG"))
-    write(facts_file, lambda file: file.write(f"{text}\n".encode()))
+    write_whole(picture, lambda file: result.picture().save(file, "PNG"))
+    write_whole(facts_file, lambda file: file.write(f"{text}\n".encode()))
     if args.json:
         print(text)
     else:

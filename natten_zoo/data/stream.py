@@ -7,7 +7,6 @@ themselves between threads and epochs.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ..files import write_whole
 from .arrays import Batch, pad_batch
 from .labelled import LabelledImages
 from .preprocess import Preprocess
@@ -72,10 +72,8 @@ def _scan(file: Path, converted: Path) -> Scan:
         if plain and header.getexif().get(ORIENTATION, 1) == 1:
             return Scan(file, aspect)
     target = converted / f"{sha256(str(file.resolve()).encode()).hexdigest()[:24]}.png"
-    fresh = target.with_suffix(f".{os.getpid()}")  # several processes may convert it at once
-    converted.mkdir(parents=True, exist_ok=True)
-    image.save(fresh, "PNG")
-    fresh.replace(target)
+    # Several processes may convert it at once.
+    write_whole(target, lambda file: image.save(file, "PNG"))
     return Scan(target, aspect)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ..files import write_whole
+
 VolumeSource = str | os.PathLike[str]
 SUFFIXES = (".nii", ".nii.gz")
 # Millimeters per unit; a file that does not tell means millimeters.
@@ -130,13 +132,7 @@ def write_mask(path: VolumeSource, mask: np.ndarray, like: Volume) -> None:
     content = image.to_bytes()
     if path.suffix == ".gz":
         content = gzip.compress(content, mtime=0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, lambda file: file.write(content))
 
 
 def check_name(path: Path) -> None:

@@ -15,6 +15,7 @@ from ..data import Preprocess
 from ..data.arrays import fashion_mnist_source, is_idx_folder, mnist1d_source
 from ..data.labels import class_names
 from ..data.moving_fashion import MovingFashionSource
+from ..files import write_whole
 from ..models.base import Model
 from ..pretrained.record import Record
 from ..pretrained.registry import build_model, get_record, records
@@ -43,9 +44,8 @@ def run(recipe: Recipe) -> dict[str, Any]:
     check_out(recipe)
     trainer = make_trainer(recipe)
     if trainer.rank == 0:
-        fresh = Path(recipe.out, ".recipe.new")
-        fresh.write_text(recipe.to_yaml(), encoding="utf-8")
-        fresh.replace(fresh.with_name("recipe.yaml"))
+        text = recipe.to_yaml()
+        write_whole(Path(recipe.out, "recipe.yaml"), lambda file: file.write(text.encode()))
     return trainer.fit()
 
 

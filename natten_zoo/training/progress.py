@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 from tqdm import tqdm
 
+from ..files import write_whole
 from .config import Recipe
 from .trackers import make_tracker
 
@@ -25,9 +25,8 @@ class MetricsFile:
     def __init__(self, path: Path, step: int = 0) -> None:
         self.path = path
         kept = [line for line in read_metrics(path) if line["step"] <= step]
-        fresh = path.with_suffix(".new")
-        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(fresh, path)
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        write_whole(path, lambda file: file.write(text.encode()))
 
     def write(self, values: dict[str, Any]) -> None:
         """Append a line; it is on disk when this returns."""

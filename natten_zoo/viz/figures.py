@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..files import write_whole
 from .attention import LayerView
 
 if TYPE_CHECKING:
@@ -67,15 +68,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 120) -> Path:
     """Writes a figure as PNG, whole or not at all, and makes its folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        figure.savefig(partial, format="png", dpi=dpi)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    return write_whole(path, lambda file: figure.savefig(file, format="png", dpi=dpi))
 
 
 def draw_weights(axes: Axes, image: np.ndarray, view: LayerView, query: tuple[int, ...]) -> None:

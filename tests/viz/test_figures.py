@@ -106,8 +106,8 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     target.write_text("before")
     figure = new_figure(1, 1)
 
-    def fail(path, **_):
-        path.write_text("half")
+    def fail(file, **_):
+        file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(figure, "savefig", fail)
