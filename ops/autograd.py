@@ -1,8 +1,9 @@
 """The differentiation rules, written once for all tiers.
 
-A tier computes; it knows nothing of automatic differentiation. Each function here wraps a tier's
-forward and backward of one problem into a function that ``mx.grad``, ``mx.vmap`` and ``mx.compile``
-understand. They are built once per problem and tier.
+A tier computes; it need know nothing of automatic differentiation. Each function here wraps a
+tier's forward and backward of one problem into a function that ``mx.grad``, ``mx.vmap`` and
+``mx.compile`` understand. They are built once per problem and tier. A tier whose arrays carry the
+same rule, as the compiled one's do on a CPU, is called as it is.
 """
 
 from __future__ import annotations
@@ -19,10 +20,29 @@ from .problem import Problem
 Arrays = Callable[..., list[mx.array]]
 
 
-@lru_cache(maxsize=1024)
 def attention(problem: Problem, tier: Any) -> Arrays:
     """``(query, key, value[, rpb][, lengths]) -> [out, lse]``, differentiable in both outputs."""
+    if tier.is_differentiable():
+        return lambda *inputs: list(tier.forward(problem, *_unpack(problem, inputs, 3)))
+    return _attention(problem, tier)
 
+
+def qk(problem: Problem, tier: Any) -> Arrays:
+    """``(query, key[, rpb][, lengths]) -> [logits]``."""
+    if tier.is_differentiable():
+        return lambda *inputs: [tier.qk(problem, *_unpack(problem, inputs, 2))]
+    return _qk(problem, tier)
+
+
+def av(problem: Problem, tier: Any) -> Arrays:
+    """``(attn, value[, lengths]) -> [out]``."""
+    if tier.is_differentiable():
+        return lambda attn, value, *lengths: [tier.av(problem, attn, value, *lengths or [None])]
+    return _av(problem, tier)
+
+
+@lru_cache(maxsize=1024)
+def _attention(problem: Problem, tier: Any) -> Arrays:
     def forward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
         query, key, value, rpb, lengths = _unpack(problem, inputs, 3)
         if problem.batch == 0:
@@ -40,9 +60,7 @@ def attention(problem: Problem, tier: Any) -> Arrays:
 
 
 @lru_cache(maxsize=1024)
-def qk(problem: Problem, tier: Any) -> Arrays:
-    """``(query, key[, rpb][, lengths]) -> [logits]``."""
-
+def _qk(problem: Problem, tier: Any) -> Arrays:
     def forward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
         query, key, rpb, lengths = _unpack(problem, inputs, 2)
         if problem.batch == 0:
@@ -60,9 +78,7 @@ def qk(problem: Problem, tier: Any) -> Arrays:
 
 
 @lru_cache(maxsize=1024)
-def av(problem: Problem, tier: Any) -> Arrays:
-    """``(attn, value[, lengths]) -> [out]``."""
-
+def _av(problem: Problem, tier: Any) -> Arrays:
     def forward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
         attn, value, _, lengths = _unpack(problem, inputs, 2)
         if problem.batch == 0:

@@ -40,6 +40,11 @@ def why_not(problem: Problem) -> str | None:
     return next((reason for reason in reasons if reason), None)
 
 
+def is_differentiable() -> bool:
+    """ops/autograd.py has the rules of this tier."""
+    return False
+
+
 def _or_pure(function: Function) -> Function:
     """Falls back to the pure tier where a kernel cannot be built, unless this tier is forced."""
 

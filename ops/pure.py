@@ -23,6 +23,11 @@ def why_not(problem: Problem) -> str | None:
     return None
 
 
+def is_differentiable() -> bool:
+    """ops/autograd.py has the rules of this tier."""
+    return False
+
+
 def forward(
     problem: Problem,
     query: mx.array,

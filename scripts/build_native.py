@@ -30,16 +30,22 @@ def missing() -> str | None:
 def build(march: str, sanitize: str, build_dir: Path, target: Path) -> None:
     """Configures and compiles; the extension lands in ``target``."""
     cmake, ninja = _program("cmake") or "cmake", _program("ninja") or "ninja"
+    built = build_dir / "extension"
     configure = [
         *(cmake, "-S", str(SOURCE), "-B", str(build_dir), "-G", "Ninja"),
         f"-DCMAKE_MAKE_PROGRAM={ninja}",
         f"-DPython_EXECUTABLE={sys.executable}",
-        f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target}",
+        f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={built}",
         f"-DNATTEN_ZOO_MARCH={march}",
         f"-DNATTEN_ZOO_SANITIZE={sanitize}",
     ]
     subprocess.run(configure, check=True)
     subprocess.run([cmake, "--build", str(build_dir)], check=True)
+    for extension in built.glob("_ext.*"):
+        # A program that runs keeps the file it has loaded; written over, it would crash.
+        part = target / f"{extension.name}.part"
+        shutil.copy2(extension, part)
+        part.replace(target / extension.name)
 
 
 def _program(name: str) -> str | None:

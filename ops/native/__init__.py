@@ -55,6 +55,11 @@ def why_not(problem: Problem) -> str | None:
     return None
 
 
+def is_differentiable() -> bool:
+    """Whether its arrays carry the rules of ops/autograd.py by themselves."""
+    return not _on_gpu()
+
+
 def _on_gpu() -> bool:
     return mx.default_device().type == mx.DeviceType.gpu
 

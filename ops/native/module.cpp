@@ -89,6 +89,15 @@ NB_MODULE(_ext, m) {
   m.doc() = "Neighborhood attention as MLX primitives on the CPU, as custom kernels on a GPU.";
   m.attr("MLX_VERSION") = MLX_NATTEN_VERSION;
 
+  // MLX shares this table, so that it holds for what its mx.grad passes on, too.
+  nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const natten::NotImplemented& error) {
+      PyErr_SetString(PyExc_NotImplementedError, error.what());
+    }
+  });
+
   nb::enum_<Op>(m, "Op")
       .value("FORWARD", Op::kAttention)
       .value("BACKWARD", Op::kAttentionBackward)

@@ -46,6 +46,16 @@ const Signature& signature(Op op) {
   return all[static_cast<int>(op)];
 }
 
+Op gradient_of(Op op) {
+  switch (op) {
+    case Op::kAttention: return Op::kAttentionBackward;
+    case Op::kQk: return Op::kQkBackward;
+    case Op::kAv: return Op::kAvBackward;
+    default: throw NotImplemented(
+        "[neighborhood attention] gradients of gradients are not supported.");
+  }
+}
+
 // The only arrays by token that have no channels, and are float32 whatever the others are.
 bool is_lse(Member member) { return member == &Arrays::lse || member == &Arrays::d_lse; }
 
@@ -127,30 +137,46 @@ class NeighborhoodOp : public mx::Primitive {
 
   const char* name() const override { return signature(op_).name; }
 
-  // One call per entry. The rule above the tiers folds the axis into the batch instead, but MLX
-  // maps the function inside of a custom rule as well, before it drops the result.
+  std::vector<mx::array> vjp(const std::vector<mx::array>& primals,
+                             const std::vector<mx::array>& cotangents,
+                             const std::vector<int>& argnums,
+                             const std::vector<mx::array>& outputs) override {
+    const auto arrays = primals.begin() + signature(op_).inputs.size();
+    std::vector<mx::array> inputs(primals.begin(), arrays);
+    const Op gradient = gradient_of(op_);
+    if (gradient == Op::kAttentionBackward) {
+      inputs.insert(inputs.end(), outputs.begin(), outputs.end());
+    }
+    inputs.insert(inputs.end(), cotangents.begin(), cotangents.end());
+    inputs.insert(inputs.end(), arrays, primals.end());
+    const auto grads = NeighborhoodOp(stream(), gradient, call_, rpb_, lengths_)
+                           .add_to_graph(std::move(inputs));
+    std::vector<mx::array> wanted;
+    for (int i : argnums) {
+      const bool of_lengths = i >= static_cast<int>(grads.size());
+      wanted.push_back(of_lengths ? mx::zeros_like(primals[i], stream()) : grads[i]);
+    }
+    return wanted;
+  }
+
+  // The mapped axis becomes part of the batch. The gradient of rpb sums over the batch, which must
+  // not mix mapped entries, and each entry has a bias of its own if that is mapped: then a call each.
   std::pair<std::vector<mx::array>, std::vector<int>> vmap(
       const std::vector<mx::array>& inputs, const std::vector<int>& axes) override {
-    size_t mapped = 0;
-    while (axes[mapped] < 0) ++mapped;
-    std::vector<std::vector<mx::array>> outputs;
-    for (int n = 0; n < inputs[mapped].shape(axes[mapped]); ++n) {
-      std::vector<mx::array> entry;
-      for (size_t i = 0; i < inputs.size(); ++i) {
-        entry.push_back(axes[i] < 0 ? inputs[i] : mx::take(inputs[i], n, axes[i], stream()));
-      }
-      const auto results = add_to_graph(std::move(entry));
-      outputs.resize(results.size());
-      for (size_t i = 0; i < results.size(); ++i) outputs[i].push_back(results[i]);
-    }
-    std::vector<mx::array> stacked;
-    for (const auto& results : outputs) stacked.push_back(mx::stack(results, 0, stream()));
-    return {stacked, std::vector<int>(stacked.size(), 0)};
+    const size_t mapped = std::find_if(axes.begin(), axes.end(), [](int a) { return a >= 0; }) -
+                          axes.begin(), rpb_at = signature(op_).inputs.size();
+    const int n = inputs[mapped].shape(axes[mapped]);
+    const bool apart = rpb_ && (axes[rpb_at] >= 0 || sums_bias_gradient());
+    const auto outputs = apart ? one_by_one(inputs, axes, n) : folded(inputs, axes, n);
+    return {outputs, std::vector<int>(outputs.size(), 0)};
   }
 
   std::vector<mx::array> add_to_graph(std::vector<mx::array> inputs) {
     auto primitive = std::make_shared<NeighborhoodOp>(stream(), op_, call_, rpb_, lengths_);
     const Signature& one = signature(op_);
+    for (size_t i = one.inputs.size(); i < inputs.size(); ++i) {  // what eval_cpu reads as it lies
+      inputs[i] = mx::contiguous(inputs[i], false, stream());
+    }
     auto shapes = primitive->output_shapes(inputs);
     std::vector<mx::Dtype> dtypes(shapes.size(), inputs[0].dtype());
     for (size_t i = 0; i < dtypes.size(); ++i) {
@@ -168,12 +194,54 @@ class NeighborhoodOp : public mx::Primitive {
   std::vector<mx::Shape> output_shapes(const std::vector<mx::array>&) override {
     std::vector<mx::Shape> shapes;
     for (Member member : signature(op_).outputs) shapes.push_back(shape_of(member, call_));
-    const bool gradient = op_ == Op::kAttentionBackward || op_ == Op::kQkBackward;
-    if (rpb_ && gradient) shapes.push_back(bias_shape(call_));
+    if (sums_bias_gradient()) shapes.push_back(bias_shape(call_));
     return shapes;
   }
 
  private:
+  bool sums_bias_gradient() const {
+    return rpb_ && (op_ == Op::kAttentionBackward || op_ == Op::kQkBackward);
+  }
+
+  std::vector<mx::array> folded(const std::vector<mx::array>& inputs, const std::vector<int>& axes,
+                                int n) {
+    Call call = call_;
+    call.problem.batch *= n;
+    const size_t rpb_at = signature(op_).inputs.size();
+    std::vector<mx::array> all;
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      mx::array x = inputs[i];
+      if (!rpb_ || i != rpb_at) {
+        mx::Shape shape = x.shape();
+        shape.insert(shape.begin(), n);
+        x = axes[i] < 0 ? mx::broadcast_to(x, shape, stream())
+                        : mx::moveaxis(x, axes[i], 0, stream());
+        x = mx::flatten(x, 0, 1, stream());
+      }
+      all.push_back(x);
+    }
+    auto outputs = NeighborhoodOp(stream(), op_, call, rpb_, lengths_).add_to_graph(std::move(all));
+    for (auto& y : outputs) y = mx::unflatten(y, 0, {n, call_.problem.batch}, stream());
+    return outputs;
+  }
+
+  std::vector<mx::array> one_by_one(const std::vector<mx::array>& inputs,
+                                    const std::vector<int>& axes, int n) {
+    std::vector<std::vector<mx::array>> outputs;
+    for (int k = 0; k < n; ++k) {
+      std::vector<mx::array> entry;
+      for (size_t i = 0; i < inputs.size(); ++i) {
+        entry.push_back(axes[i] < 0 ? inputs[i] : mx::take(inputs[i], k, axes[i], stream()));
+      }
+      const auto results = add_to_graph(std::move(entry));
+      outputs.resize(results.size());
+      for (size_t i = 0; i < results.size(); ++i) outputs[i].push_back(results[i]);
+    }
+    std::vector<mx::array> stacked;
+    for (const auto& results : outputs) stacked.push_back(mx::stack(results, 0, stream()));
+    return stacked;
+  }
+
   View input(const mx::array& x, mx::cpu::CommandEncoder& encoder) const {
     encoder.set_input_array(x);
     mx::array handle = x;
@@ -226,11 +294,11 @@ std::vector<mx::array> apply(Op op, const Call& call, std::vector<mx::array> inp
   }
   if (rpb) {
     check(*rpb, bias_shape(call), one.name);
-    inputs.push_back(mx::contiguous(mx::astype(*rpb, mx::float32, stream), false, stream));
+    inputs.push_back(mx::astype(*rpb, mx::float32, stream));
   }
   if (lengths) {
     check(*lengths, {call.problem.batch, call.rank}, one.name);
-    inputs.push_back(mx::contiguous(mx::astype(*lengths, mx::int32, stream), false, stream));
+    inputs.push_back(mx::astype(*lengths, mx::int32, stream));
   }
   return NeighborhoodOp(stream, op, call, rpb.has_value(), lengths.has_value())
       .add_to_graph(std::move(inputs));

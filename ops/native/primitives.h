@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,11 @@
 namespace natten {
 
 namespace mx = mlx::core;
+
+// Python's NotImplementedError.
+struct NotImplemented : std::logic_error {
+  using std::logic_error::logic_error;
+};
 
 enum class Op { kAttention, kAttentionBackward, kQk, kQkBackward, kAv, kAvBackward };
 
@@ -25,7 +31,7 @@ Call make_call(const std::vector<int>& spatial, const std::vector<int>& kernel_s
                const std::vector<int>& window_stride, const std::vector<bool>& is_causal, int batch,
                int heads, int kv_heads, int head_dim, int value_dim, float scale);
 
-// Adds an operation to the graph, on the CPU's stream. `inputs` come in the order that attention.h
+// Adds an operation to the graph, on the CPU's stream; MLX differentiates and maps it by itself. `inputs` come in the order that attention.h
 // names. With an rpb the backward operations have its gradient as their last output.
 std::vector<mx::array> apply(Op op, const Call& call, std::vector<mx::array> inputs,
                              std::optional<mx::array> rpb, std::optional<mx::array> lengths);

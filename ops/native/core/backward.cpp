@@ -1,17 +1,36 @@
 // P = exp(S - LSE), in powers of 2, dS = P (dO V^T - delta) with delta = rowsum(dO O) - dLSE;
 // dQ = scale dS K, dK = scale dS^T Q, dV = P^T dO, dB = dS summed by relative position.
+#include <algorithm>
+#include <vector>
+
 #include "attention.h"
 #include "gradient.h"
 
 namespace natten {
 namespace {
 
-// Lanes are queries.
+// A number per query and head, [batch, axes, heads], in memory that is kept between calls.
+View kept_delta(const Problem& p) {
+  static thread_local std::vector<float> kept;
+  View view{.head_stride = 1};
+  int64_t size = p.heads;
+  for (int a = kAxes - 1; a >= 0; --a) {
+    view.axis_stride[a] = size;
+    size *= p.axis[a].queries();
+  }
+  view.batch_stride = size;
+  kept.resize(std::max<size_t>(kept.size(), size * p.batch));
+  view.data = kept.data();
+  return view;
+}
+
+// Lanes are queries. Leaves delta for the other pass.
 class QueryGradient {
  public:
-  QueryGradient(const Problem& problem, const Arrays& arrays, const Task& task,
+  QueryGradient(const Problem& problem, const Arrays& arrays, const Task& task, const View& delta,
                 BiasGradient& d_rpb)
-      : p_(problem), a_(arrays), task_(task), d_rpb_(d_rpb), arena_(Arena::of_thread()),
+      : p_(problem), a_(arrays), task_(task), delta_(delta), d_rpb_(d_rpb),
+        arena_(Arena::of_thread()),
         keys_(arena_, *task.unit, p_.head_dim), values_(arena_, *task.unit, p_.value_dim),
         table_(p_, *task.plan, Lanes::kQueries),
         rows_(*task.unit, *task.plan, table_, arena_),
@@ -19,8 +38,8 @@ class QueryGradient {
         out_(take_lanes(arena_, p_.value_dim)), d_out_(take_lanes(arena_, p_.value_dim)),
         weights_(arena_.take<Floats>(TileRows::kChunk)),
         d_scores_(arena_.take<Floats>(TileRows::kChunk)) {
-    keys_.pack(a_.key, a_.key.at(task.batch, task.kv_head), *task.unit);
-    values_.pack(a_.value, a_.value.at(task.batch, task.kv_head), *task.unit);
+    keys_.read(a_.key, a_.key.at(task.batch, task.kv_head));
+    values_.read(a_.value, a_.value.at(task.batch, task.kv_head));
   }
 
   void run() {
@@ -28,7 +47,7 @@ class QueryGradient {
     float* d_bias = d_rpb_ ? arena_.take<float>(table_.size()) : nullptr;
     for (int i = 0; i < p_.group(); ++i) {
       const int head = task_.kv_head * p_.group() + i;
-      if (bias) table_.read(a_.rpb + int64_t{1} * head * bias_entries(p_), kLog2E, bias);
+      if (bias) table_.read(a_.rpb + int64_t{1} * head * bias_entries(p_), kLog2E, kLeastBias, bias);
       if (d_bias) std::memset(d_bias, 0, table_.size() * sizeof(float));
       rows_.use_head(bias, d_bias);
       for_each_tile(*task_.unit, [&](const int* tile) { run_tile(tile, head); });
@@ -48,6 +67,7 @@ class QueryGradient {
     const Floats lse = load_one(a_.lse, a_.lse.at(b, head), lanes) * kLog2E;
     Floats delta = -load_one(a_.d_lse, a_.d_lse.at(b, head), lanes);
     for (int d = 0; d < p_.value_dim; ++d) delta += d_out_[d] * out_[d];
+    store_one(delta_, delta_.at(b, head), lanes, delta);
     clear(d_query_, p_.head_dim);
     for (int first = 0; first < rows_.count();) first += add_chunk(first, lse, delta);
     store_lanes(a_.d_query, a_.d_query.at(b, head), lanes, p_.head_dim, splat(p_.scale), d_query_);
@@ -68,6 +88,7 @@ class QueryGradient {
   const Problem& p_;
   const Arrays& a_;
   const Task& task_;
+  const View& delta_;
   BiasGradient& d_rpb_;
   Arena& arena_;
   Panel keys_, values_;
@@ -79,15 +100,14 @@ class QueryGradient {
 // Lanes are keys. The sums of all tiles stay until every query head of the group was added.
 class KeyGradient {
  public:
-  KeyGradient(const Problem& problem, const Arrays& arrays, const Task& task)
-      : p_(problem), a_(arrays), task_(task), arena_(Arena::of_thread()),
+  KeyGradient(const Problem& problem, const Arrays& arrays, const Task& task, const View& delta)
+      : p_(problem), a_(arrays), task_(task), delta_(delta), arena_(Arena::of_thread()),
         queries_(arena_, *task.unit, p_.head_dim), d_outs_(arena_, *task.unit, p_.value_dim),
         table_(p_, *task.plan, Lanes::kKeys),
         rows_(*task.unit, *task.plan, table_, arena_),
         lse_(arena_.take<float>(task.unit->cells())),
-        delta_(arena_.take<float>(task.unit->cells())),
-        out_(arena_.take<float>(padded(p_.value_dim, kLanes))), key_(take_lanes(arena_, p_.head_dim)),
-        value_(take_lanes(arena_, p_.value_dim)),
+        deltas_(arena_.take<float>(task.unit->cells())),
+        key_(take_lanes(arena_, p_.head_dim)), value_(take_lanes(arena_, p_.value_dim)),
         weights_(arena_.take<Floats>(TileRows::kChunk)),
         d_scores_(arena_.take<Floats>(TileRows::kChunk)) {}
 
@@ -103,8 +123,8 @@ class KeyGradient {
     float* bias = a_.rpb ? arena_.take<float>(table_.size()) : nullptr;
     for (int i = 0; i < p_.group(); ++i) {
       const int head = task_.kv_head * p_.group() + i;
-      pack(head);
-      if (bias) table_.read(a_.rpb + int64_t{1} * head * bias_entries(p_), kLog2E, bias);
+      read(head);
+      if (bias) table_.read(a_.rpb + int64_t{1} * head * bias_entries(p_), kLog2E, kLeastBias, bias);
       rows_.use_head(bias, nullptr);
       int64_t t = 0;
       for_each_tile(unit, [&](const int* tile) {
@@ -125,22 +145,15 @@ class KeyGradient {
   }
 
  private:
-  void pack(int head) {
+  void read(int head) {
     const int b = task_.batch;
     const Unit& unit = *task_.unit;
-    queries_.pack(a_.query, a_.query.at(b, head), unit);
-    d_outs_.pack(a_.d_out, a_.d_out.at(b, head), unit);
+    queries_.read(a_.query, a_.query.at(b, head));
+    d_outs_.read(a_.d_out, a_.d_out.at(b, head));
     for_each_row(a_.lse, unit, a_.lse.at(b, head),
                  [&](int cell, int64_t at) { lse_[cell] = number(a_.lse, at) * kLog2E; });
-    for_each_row(a_.d_lse, unit, a_.d_lse.at(b, head),
-                 [&](int cell, int64_t at) { delta_[cell] = -number(a_.d_lse, at); });
-    for_each_row(a_.out, unit, a_.out.at(b, head), [&](int cell, int64_t at) {
-      read_row(a_.out, at, p_.value_dim, out_);
-      const float* d_out = d_outs_.cell(cell);
-      float sum = 0;
-      for (int d = 0; d < p_.value_dim; ++d) sum += out_[d] * d_out[d];
-      delta_[cell] += sum;
-    });
+    for_each_row(delta_, unit, delta_.at(b, head),
+                 [&](int cell, int64_t at) { deltas_[cell] = number(delta_, at); });
   }
 
   void add_tile(const int* tile, Floats* d_key, Floats* d_value) {
@@ -156,8 +169,8 @@ class KeyGradient {
     const int count = rows_.prepare(first);
     const Floats* bias = rows_.bias();
     const Rows queries = queries_.of(rows_), d_outs = d_outs_.of(rows_);
-    const float *lse = lse_ + rows_.origin(), *delta = delta_ + rows_.origin();
-    const int* at = rows_.offsets();
+    const float *lse = lse_ + rows_.origin(), *delta = deltas_ + rows_.origin();
+    const int* at = rows_.cells();
     scores(key_, queries, count, p_.head_dim, [&](int j) { return bias[j] - lse[at[j]]; },
            weights_);
     scores(value_, d_outs, count, p_.value_dim, [&](int j) { return splat(-delta[at[j]]); },
@@ -174,11 +187,12 @@ class KeyGradient {
   const Problem& p_;
   const Arrays& a_;
   const Task& task_;
+  const View& delta_;
   Arena& arena_;
   Panel queries_, d_outs_;
   BiasTable table_;
   TileRows rows_;
-  float *lse_, *delta_, *out_;
+  float *lse_, *deltas_;
   Floats *key_, *value_, *weights_, *d_scores_;
 };
 
@@ -192,10 +206,11 @@ void attention_backward(const Problem& problem, const Arrays& arrays) {
   }
   const Schedule by_query(problem, arrays, Lanes::kQueries);
   BiasGradient d_rpb(problem, arrays, by_query);
-  by_query.run([&](const Task& task) { QueryGradient(problem, arrays, task, d_rpb).run(); });
+  const View delta = kept_delta(problem);
+  by_query.run([&](const Task& task) { QueryGradient(problem, arrays, task, delta, d_rpb).run(); });
   d_rpb.reduce();
   Schedule(problem, arrays, Lanes::kKeys).run([&](const Task& task) {
-    KeyGradient(problem, arrays, task).run();
+    KeyGradient(problem, arrays, task, delta).run();
   });
 }
 

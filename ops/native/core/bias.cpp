@@ -35,9 +35,12 @@ void BiasTable::for_each_entry(Body body) const {
   }
 }
 
-void BiasTable::read(const float* rpb, float factor, float* table) const {
+void BiasTable::read(const float* rpb, float factor, float least, float* table) const {
   std::fill(table, table + size_, 0.0f);
-  for_each_entry([&](int entry, int index) { table[entry] = factor * rpb[index]; });
+  for_each_entry([&](int entry, int index) {
+    const float bias = factor * rpb[index];
+    table[entry] = bias < least ? least : bias;  // a NaN stays one
+  });
 }
 
 void BiasTable::add_to(const float* table, float* d_rpb) const {
@@ -55,7 +58,7 @@ TileRows::TileRows(const Unit& unit, const Plan& plan, const BiasTable& table, A
   // Lanes that follow each other on the last axis find their biases side by side.
   if (unit.axis[kAxes - 1]->lane_rank.step == 1) run_ = plan.tile(kAxes - 1);
   rows_ = arena.take<int[kAxes]>(kChunk);
-  offsets_ = arena.take<int>(kChunk);
+  cells_ = arena.take<int>(kChunk);
   row_entry_ = arena.take<int>(kChunk);
   bias_ = arena.take<Floats>(kChunk);
   sum_ = arena.take<Floats>(kChunk);
@@ -74,7 +77,8 @@ void TileRows::enter(const int* tile) {
   for (int a = 0; a < kAxes; ++a) {
     const AxisPlan& axis = *unit_.axis[a];
     const Range rows = axis.tile_sees[tile[a]];
-    origin_ += (rows.begin - unit_.rows[a].begin) * cell_step_[a];
+    first_[a] = rows.begin - unit_.rows[a].begin;
+    origin_ += first_[a] * cell_step_[a];
     same &= axis.shape[tile[a]] == shape_of_[a];
   }
   if (same) return;
@@ -109,6 +113,8 @@ int TileRows::prepare(int first) {
   if (first == prepared_) return n;
   flush();
   prepared_ = first;
+  prepared_count_ = n;
+  ++version_;
   if (values_ == nullptr) {
     fill<0>(first, n);
   } else if (run_ == 16) {
@@ -146,7 +152,7 @@ void TileRows::fill(int first, int count) {
       rows_[j][0] = x;
       rows_[j][1] = y;
       rows_[j][2] = z;
-      offsets_[j] = line_cell + z;
+      cells_[j] = line_cell + z;
       row_entry_[j] = line_entry + z * row_step_[2];
       const Ints visible = line & seen(2, z);
       bias_[j] = visible ? entries<Run>(row_entry_[j]) : splat(kMasked);

@@ -16,8 +16,8 @@ class BiasTable {
   int stride(int axis) const { return stride_[axis]; }
   int center(int axis) const { return reach_[axis]; }
 
-  // Of one head.
-  void read(const float* rpb, float factor, float* table) const;
+  // Of one head: factor * rpb, but not below `least`.
+  void read(const float* rpb, float factor, float least, float* table) const;
   void add_to(const float* table, float* d_rpb) const;
 
  private:
@@ -44,8 +44,12 @@ class TileRows {
   void flush();
 
   int count() const { return extent_[0] * extent_[1] * extent_[2]; }
-  int origin() const { return origin_; }         // cell of the tile's first row
-  const int* offsets() const { return offsets_; }  // cells from there
+  // The tile's first row, counted from the unit's first row: on one axis, and as a cell.
+  int first(int axis) const { return first_[axis]; }
+  int origin() const { return origin_; }
+  const int* cells() const { return cells_; }  // of the prepared rows, counted from there
+  int prepared() const { return prepared_count_; }
+  int version() const { return version_; }  // changes with the prepared rows
   const Floats* bias() const { return bias_; }
   // The coordinates of a prepared row, counted from the first row of the tile.
   const int* row(int j) const { return rows_[j]; }
@@ -65,15 +69,15 @@ class TileRows {
   const float* values_ = nullptr;
   float* gradient_ = nullptr;
 
-  int origin_ = 0, run_ = 1;
+  int first_[kAxes] = {}, origin_ = 0, run_ = 1;
   int extent_[kAxes] = {}, row_step_[kAxes], cell_step_[kAxes];
   Ints begin_[kAxes], end_[kAxes];  // rows that each lane sees, from the first row of the tile
   int lane_entry_[kLanes];
   int shape_of_[kAxes] = {-1, -1, -1};
-  int prepared_ = -1, pending_ = 0;
+  int prepared_ = -1, prepared_count_ = 0, version_ = 0, pending_ = 0;
 
   int (*rows_)[kAxes];
-  int *offsets_, *row_entry_;
+  int *cells_, *row_entry_;
   Floats *bias_, *sum_;
 };
 

@@ -15,15 +15,15 @@ class Forward {
         rows_(*task.unit, *task.plan, table_, arena_),
         query_(take_lanes(arena_, p_.head_dim)), out_(take_lanes(arena_, p_.value_dim)),
         weights_(arena_.take<Floats>(TileRows::kChunk)) {
-    keys_.pack(a_.key, a_.key.at(task.batch, task.kv_head), *task.unit);
-    values_.pack(a_.value, a_.value.at(task.batch, task.kv_head), *task.unit);
+    keys_.read(a_.key, a_.key.at(task.batch, task.kv_head));
+    values_.read(a_.value, a_.value.at(task.batch, task.kv_head));
   }
 
   void run() {
     float* bias = a_.rpb ? arena_.take<float>(table_.size()) : nullptr;
     for (int i = 0; i < p_.group(); ++i) {
       const int head = task_.kv_head * p_.group() + i;
-      if (bias) table_.read(a_.rpb + int64_t{1} * head * bias_entries(p_), kLog2E, bias);
+      if (bias) table_.read(a_.rpb + int64_t{1} * head * bias_entries(p_), kLog2E, kLeastBias, bias);
       rows_.use_head(bias, nullptr);
       for_each_tile(*task_.unit, [&](const int* tile) { run_tile(tile, head); });
     }
@@ -40,10 +40,7 @@ class Forward {
     for (int first = 0; first < rows_.count();) first += add_chunk(first);
     store_lanes(a_.out, a_.out.at(task_.batch, head), lanes, p_.value_dim, 1.0f / total_, out_);
     const Floats lse = highest_ / kLog2E + log(total_);
-    for (int l = 0; l < kLanes; ++l) {
-      if (!lanes.valid[l]) continue;
-      number(a_.lse, a_.lse.at(task_.batch, head) + lanes.offset(a_.lse, l)) = lse[l];
-    }
+    store_one(a_.lse, a_.lse.at(task_.batch, head), lanes, lse);
   }
 
   // Softmax over chunks of rows: what was summed is rescaled when a higher score turns up.

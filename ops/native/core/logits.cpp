@@ -9,6 +9,8 @@
 namespace natten {
 namespace {
 
+constexpr float kNoLimit = -std::numeric_limits<float>::infinity();
+
 // The slots of a window, in the order of its keys; the last axis runs fastest.
 struct Slots {
   int count, pitch, step[kAxes];
@@ -70,11 +72,11 @@ class Dots : Sum {
   void run(const View& lanes_view, const View& rows_view, float scale, const float* rpb,
            float missing, const View& out) {
     const Unit& unit = *task_.unit;
-    rows_panel_.pack(rows_view, rows_view.at(task_.batch, task_.kv_head), unit);
+    rows_panel_.read(rows_view, rows_view.at(task_.batch, task_.kv_head));
     float* bias = rpb ? arena_.take<float>(table_.size()) : nullptr;
     for (int i = 0; i < p_.group(); ++i) {
       const int head = task_.kv_head * p_.group() + i;
-      if (bias) table_.read(rpb + int64_t{1} * head * bias_entries(p_), 1, bias);
+      if (bias) table_.read(rpb + int64_t{1} * head * bias_entries(p_), 1, kNoLimit, bias);
       rows_.use_head(bias, nullptr);
       for_each_tile(unit, [&](const int* tile) {
         const TileLanes lanes(unit, *task_.plan, tile);
@@ -82,10 +84,10 @@ class Dots : Sum {
         load_lanes(lanes_view, lanes_view.at(task_.batch, head), lanes, channels_, scale, lane_);
         std::fill(by_slot_, by_slot_ + kLanes * slots_.pitch, missing);
         for (int first = 0; first < rows_.count();) first += add_chunk(first);
+        int64_t at[kLanes];
+        lanes.offsets(out, out.at(task_.batch, head), at);
         for (int l = 0; l < kLanes; ++l) {
-          if (!lanes.valid[l]) continue;
-          write_row(out, out.at(task_.batch, head) + lanes.offset(out, l), slots_.count,
-                    slots_of(l));
+          if (lanes.valid[l]) write_row(out, at[l], slots_.count, slots_of(l));
         }
       });
     }
@@ -112,7 +114,7 @@ class QuerySum : Sum {
   void run(const View& weights_view, const View& rows_view, float scale, BiasGradient* d_rpb,
            const View& out) {
     const Unit& unit = *task_.unit;
-    rows_panel_.pack(rows_view, rows_view.at(task_.batch, task_.kv_head), unit);
+    rows_panel_.read(rows_view, rows_view.at(task_.batch, task_.kv_head));
     const bool biased = d_rpb && *d_rpb;
     float* d_bias = biased ? arena_.take<float>(table_.size()) : nullptr;
     for (int i = 0; i < p_.group(); ++i) {
@@ -122,9 +124,10 @@ class QuerySum : Sum {
       for_each_tile(unit, [&](const int* tile) {
         const TileLanes lanes(unit, *task_.plan, tile);
         rows_.enter(tile);
+        int64_t at[kLanes];
+        lanes.offsets(weights_view, weights_view.at(task_.batch, head), at);
         for (int l = 0; l < kLanes; ++l) {
-          const int64_t at = weights_view.at(task_.batch, head) + lanes.offset(weights_view, l);
-          if (lanes.valid[l]) read_row(weights_view, at, slots_.count, slots_of(l));
+          if (lanes.valid[l]) read_row(weights_view, at[l], slots_.count, slots_of(l));
           if (!lanes.valid[l]) std::fill(slots_of(l), slots_of(l) + slots_.pitch, 0.0f);
         }
         clear(lane_, channels_);
@@ -164,7 +167,7 @@ class KeySum : Sum {
     rows_.use_head(nullptr, nullptr);
     for (int i = 0; i < p_.group(); ++i) {
       const int head = task_.kv_head * p_.group() + i;
-      rows_panel_.pack(rows_view, rows_view.at(task_.batch, head), unit);
+      rows_panel_.read(rows_view, rows_view.at(task_.batch, head));
       t = 0;
       for_each_tile(unit, [&](const int* tile) {
         rows_.enter(tile);

@@ -6,13 +6,12 @@
 
 namespace natten {
 
-// Packed rows: row j of a tile is the `pitch` floats at base + offsets[j] * pitch.
+// The rows of a tile: row j begins at base + offsets[j].
 struct Rows {
   const float* base;
-  int pitch;
-  const int* offsets;
+  const int64_t* offsets;
 
-  const float* operator[](int j) const { return base + int64_t{1} * offsets[j] * pitch; }
+  const float* operator[](int j) const { return base + offsets[j]; }
 };
 
 namespace micro {

@@ -83,29 +83,34 @@ void pack_rows(const View& view, int64_t head_offset, const Unit& unit, int chan
   });
 }
 
-TileLanes::TileLanes(const Unit& unit, const Plan& plan, const int* tile) {
+TileLanes::TileLanes(const Unit& unit, const Plan& plan, const int* tile) : plan_(plan) {
   std::fill(valid, valid + kLanes, true);
   for (int a = 0; a < kAxes; ++a) {
     const AxisPlan& axis = *unit.axis[a];
-    const int first = tile[a] * plan.tile(a), count = axis.lanes();
-    for (int l = 0; l < kLanes; ++l) {
-      const int i = first + plan.lane(a)[l];
-      valid[l] &= i < count;
-      at[l][a] = axis.lane_at(i);
-    }
+    const int first = tile[a] * plan.tile(a), count = axis.lanes() - first;
+    first_[a] = axis.lane_at(first);
+    step_[a] = axis.lane_at.step;
+    if (count >= plan.tile(a)) continue;
+    for (int l = 0; l < kLanes; ++l) valid[l] &= plan.lane(a)[l] < count;
   }
 }
 
-int64_t TileLanes::offset(const View& view, int lane) const {
-  int64_t offset = 0;
-  for (int a = 0; a < kAxes; ++a) offset += at[lane][a] * view.axis_stride[a];
-  return offset;
+void TileLanes::offsets(const View& view, int64_t head_offset, int64_t* out) const {
+  int64_t step[kAxes];
+  for (int a = 0; a < kAxes; ++a) {
+    head_offset += first_[a] * view.axis_stride[a];
+    step[a] = step_[a] * view.axis_stride[a];
+  }
+  for (int l = 0; l < kLanes; ++l) {
+    out[l] = head_offset + plan_.lane(0)[l] * step[0] + plan_.lane(1)[l] * step[1] +
+             plan_.lane(2)[l] * step[2];
+  }
 }
 
 void load_lanes(const View& view, int64_t head_offset, const TileLanes& lanes, int channels,
                 float scale, Floats* out) {
   int64_t offsets[kLanes];
-  for (int l = 0; l < kLanes; ++l) offsets[l] = head_offset + lanes.offset(view, l);
+  lanes.offsets(view, head_offset, offsets);
   with_type(view, [&](auto element, const auto* data) {
     for_each_block(channels, [&](int c, int n) {
       Floats square[kLanes] = {};
@@ -123,7 +128,7 @@ void load_lanes(const View& view, int64_t head_offset, const TileLanes& lanes, i
 void store_lanes(const View& view, int64_t head_offset, const TileLanes& lanes, int channels,
                  Floats scale, const Floats* in) {
   int64_t offsets[kLanes];
-  for (int l = 0; l < kLanes; ++l) offsets[l] = head_offset + lanes.offset(view, l);
+  lanes.offsets(view, head_offset, offsets);
   with_type(view, [&](auto element, auto* data) {
     for_each_block(channels, [&](int c, int n) {
       Floats square[kLanes];

@@ -1,4 +1,4 @@
-// Moves numbers between arrays of any dtype and stride and the float32 panels of a thread.
+// Moves numbers between arrays of any dtype and stride and the float32 memory of a thread.
 #pragma once
 
 #include <memory>
@@ -62,11 +62,15 @@ void for_each_row(const View& view, const Unit& unit, int64_t offset, Body body)
 
 // The lanes of one tile: where they lie, and which of them exist.
 struct TileLanes {
-  int at[kLanes][kAxes];
   bool valid[kLanes];
 
   TileLanes(const Unit& unit, const Plan& plan, const int* tile);
-  int64_t offset(const View& view, int lane) const;
+  // Where each lane's numbers lie in an array; those of lanes that do not exist may lie outside.
+  void offsets(const View& view, int64_t head_offset, int64_t* out) const;
+
+ private:
+  const Plan& plan_;
+  int first_[kAxes], step_[kAxes];  // coordinates in the arrays
 };
 
 // out[channel] = the lanes' numbers of one channel, times scale; 0 for lanes that do not exist.

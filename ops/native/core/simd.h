@@ -21,7 +21,10 @@ using Ints = int32_t __attribute__((vector_size(kLanes * sizeof(int32_t))));
 constexpr float kLog2E = 1.44269504088896341f;
 
 // Score of a key that a query does not see. Finite, so that no difference of scores is NaN.
-constexpr float kMasked = -1e30f;
+constexpr float kMasked = -3e38f;
+
+// What an attention's bias is at least, so that no key in a window looks like one outside.
+constexpr float kLeastBias = -1e38f;
 
 inline Floats splat(float x) { return Floats{} + x; }
 

@@ -51,6 +51,44 @@ void Schedule::run(const std::function<void(const Task&)>& body) const {
   });
 }
 
+void Panel::read(const View& view, int64_t head_offset) {
+  version_ = -1;
+  // The loops over rows read them eight floats at a time.
+  if (view.dtype != DType::kFloat32 || view.channel_stride != 1 || channels_ % 8 != 0) {
+    return pack(view, head_offset);
+  }
+  for (int a = 0; a < kAxes; ++a) {
+    head_offset += unit_.axis[a]->row_at(unit_.rows[a].begin) * view.axis_stride[a];
+    step_[a] = unit_.axis[a]->row_at.step * view.axis_stride[a];
+  }
+  first_ = static_cast<const float*>(view.data) + head_offset;
+}
+
+void Panel::pack(const View& view, int64_t head_offset) {
+  const int64_t pitch = padded(channels_, kLanes);
+  if (packed_ == nullptr) packed_ = arena_.take<float>(unit_.cells() * pitch);
+  pack_rows(view, head_offset, unit_, channels_, pitch, packed_);
+  first_ = packed_;
+  int64_t step = pitch;
+  for (int a = kAxes - 1; a >= 0; --a) {
+    step_[a] = step;
+    step *= unit_.extent(a);
+  }
+}
+
+Rows Panel::of(const TileRows& rows) {
+  if (version_ != rows.version()) {
+    version_ = rows.version();
+    for (int j = 0; j < rows.prepared(); ++j) {
+      const int* row = rows.row(j);
+      offsets_[j] = row[0] * step_[0] + row[1] * step_[1] + row[2] * step_[2];
+    }
+  }
+  const int64_t first =
+      rows.first(0) * step_[0] + rows.first(1) * step_[1] + rows.first(2) * step_[2];
+  return {first_ + first, offsets_};
+}
+
 void fill_queries(const View& view, const Problem& problem, int channels, float value) {
   const AxisSpec* axis = problem.axis;
   const int size[kAxes] = {axis[0].queries(), axis[1].queries(), axis[2].queries()};

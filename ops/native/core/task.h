@@ -30,24 +30,27 @@ class Schedule {
   int kv_heads_;
 };
 
-// Rows of a unit packed as float32.
+// The rows of a unit as float32: where they lie if that is what they are, else packed.
 class Panel {
  public:
   Panel(Arena& arena, const Unit& unit, int channels)
-      : pitch_(padded(channels, kLanes)), channels_(channels),
-        data_(arena.take<float>(int64_t{1} * unit.cells() * pitch_)) {}
+      : arena_(arena), unit_(unit), channels_(channels),
+        offsets_(arena.take<int64_t>(TileRows::kChunk)) {}
 
-  void pack(const View& view, int64_t head_offset, const Unit& unit) {
-    pack_rows(view, head_offset, unit, channels_, pitch_, data_);
-  }
-  const float* cell(int i) const { return data_ + int64_t{1} * i * pitch_; }
-  Rows of(const TileRows& rows) const {
-    return {data_ + int64_t{1} * rows.origin() * pitch_, pitch_, rows.offsets()};
-  }
+  void read(const View& view, int64_t head_offset);
+  Rows of(const TileRows& rows);
 
  private:
-  int pitch_, channels_;
-  float* data_;
+  void pack(const View& view, int64_t head_offset);
+
+  Arena& arena_;
+  const Unit& unit_;
+  int channels_;
+  const float* first_ = nullptr;  // the unit's first row
+  int64_t step_[kAxes];           // from a row to the next one on each axis
+  float* packed_ = nullptr;
+  int64_t* offsets_;
+  int version_ = -1;  // of the rows that these offsets belong to
 };
 
 // Room for the channels of one tile of lanes.
@@ -78,10 +81,20 @@ inline int bias_entries(const Problem& p) {
 // One number per lane, of a float32 array without channels.
 inline Floats load_one(const View& view, int64_t head_offset, const TileLanes& lanes) {
   Floats out{};
+  int64_t at[kLanes];
+  lanes.offsets(view, head_offset, at);
   for (int l = 0; l < kLanes; ++l) {
-    if (lanes.valid[l]) out[l] = number(view, head_offset + lanes.offset(view, l));
+    if (lanes.valid[l]) out[l] = number(view, at[l]);
   }
   return out;
+}
+
+inline void store_one(const View& view, int64_t head_offset, const TileLanes& lanes, Floats in) {
+  int64_t at[kLanes];
+  lanes.offsets(view, head_offset, at);
+  for (int l = 0; l < kLanes; ++l) {
+    if (lanes.valid[l]) number(view, at[l]) = in[l];
+  }
 }
 
 // Fill an array by query or by key that, with lengths, no task writes as a whole.

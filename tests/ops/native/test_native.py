@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import sys
 import types
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from natten_zoo import ops
-from natten_zoo.ops import native
+from natten_zoo.ops import autograd, native
 from natten_zoo.ops.neighborhood import Neighborhood
 from natten_zoo.ops.problem import Problem
 
@@ -111,6 +112,35 @@ def test_compile_and_vmap(nanobind):
         for i, grads in enumerate(zip(*many(x, rpb), strict=True)):
             assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(grads, each[i], strict=True))
     assert all(map(mx.array_equal, mx.compile(grad)(x[0], rpb), each[0]))
+
+
+@compiled
+@pytest.mark.parametrize("axis", (None, 0, 1))
+def test_vmap_folds_lengths_into_the_batch(axis):
+    hood = Neighborhood.of(1, 3)
+    problem = Problem(hood, 2, (9,), 1, 1, 8, 8, 1.0, mx.float32, has_lengths=True)
+    x, lengths = mx.random.normal((3, 2, 9, 1, 8)), mx.array([[[9], [4]], [[5], [9]], [[3], [7]]])
+    many = lengths[0] if axis is None else mx.moveaxis(lengths, 0, axis)
+    run = autograd.attention(problem, native)
+    out, lse = mx.vmap(lambda x, n: run(x, x, x, n), (0, axis))(x, many)
+    for i in range(3):
+        one = run(x[i], x[i], x[i], lengths[0 if axis is None else i])
+        assert mx.array_equal(out[i], one[0]) and mx.array_equal(lse[i], one[1])
+
+
+@compiled
+def test_the_rule_in_cpp_is_that_of_all_tiers(nanobind):
+    """What mx.vjp finds in the primitives is what the rule in Python makes of them."""
+    c = Case(1, mx.float32)
+    problem = replace(c.problem, has_lengths=False)
+    qkv, rpb = [c.query, c.key, c.value], [c.rpb] if problem.has_rpb else []
+    calls = {"attention": qkv + rpb, "qk": qkv[:2] + rpb}
+    for name, arrays in calls.items():
+        by_itself = getattr(autograd, name)(problem, native)
+        in_python = getattr(autograd, f"_{name}")(problem, native)
+        gradients = [mx.random.normal(y.shape) for y in by_itself(*arrays)]
+        got, wanted = (mx.vjp(f, arrays, gradients) for f in (by_itself, in_python))
+        assert all(map(mx.array_equal, got[0] + got[1], wanted[0] + wanted[1]))
 
 
 @compiled
