@@ -1,4 +1,4 @@
-"""Who takes part in benchmark_ops.py: the tiers, a gather per query as baseline, and peers."""
+"""Who takes part in benchmark_ops.py: the tiers, a gather per query as baseline, an MLX peer."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ TURN = 0.01  # seconds of timed calls
 
 @dataclass
 class Contestant:
-    """``forward(q, k, v)`` and ``backward(q, k, v, d_out)``, both evaluated before they return."""
+    """``forward(q, k, v, d_out)``, and ``backward`` with it, evaluated before they return."""
 
     name: str
     forward: Callable[..., Any]
@@ -60,16 +60,28 @@ class Contestant:
     arrays: list[Any]
     seconds: dict[str, list[float]] = field(default_factory=lambda: {"forward": [], "both": []})
     peak_bytes: int | None = None
+    remark: str = ""
+
+    def prepare(self) -> Contestant:
+        """Compiles kernels and fills caches; who refuses a backward runs without, and says so."""
+        self.forward(*self.arrays)
+        try:
+            self.backward(*self.arrays)
+        except NotImplementedError as error:
+            self.remark = str(error).partition(".")[0]
+            del self.seconds["both"]
+        return self
 
     def run(self) -> None:
         """One round: a turn of each function, whose first call finds the others' caches."""
-        for key, function in (("forward", self.forward), ("both", self.backward)):
+        for key, turns in self.seconds.items():
+            function = self.forward if key == "forward" else self.backward
             function(*self.arrays)
             start, calls, seconds = time.perf_counter(), 0, 0.0
             while seconds < TURN:
                 function(*self.arrays)
                 calls, seconds = calls + 1, time.perf_counter() - start
-            self.seconds[key].append(seconds / calls)
+            turns.append(seconds / calls)
 
 
 def mlx_contestant(name: str, attention: Attention, arrays: list[mx.array]) -> Contestant:
@@ -81,9 +93,7 @@ def mlx_contestant(name: str, attention: Attention, arrays: list[mx.array]) -> C
     def backward(*arrays: mx.array) -> None:
         mx.eval(mx.vjp(lambda *qkv: [attention(*qkv)], list(arrays[:3]), [arrays[3]]))
 
-    one = Contestant(name, forward, backward, arrays)
-    one.run()  # compiles kernels, fills caches
-    one.seconds = {key: [] for key in one.seconds}
+    one = Contestant(name, forward, backward, arrays).prepare()
     mx.clear_cache()
     mx.reset_peak_memory()
     held = mx.get_active_memory()
@@ -146,47 +156,3 @@ def natten_mlx(case: Case) -> Attention:
     peer.set_backend("auto" if ops.has_metal() else "pure")
     function = getattr(peer, f"na{len(case.spatial)}d")
     return lambda q, k, v: function(q, k, v, case.kernel_size, 1, case.dilation, case.is_causal)
-
-
-def torch_contestant(case: Case, batch: int, dtype: str, flex: bool) -> Contestant:
-    """PyTorch: dense attention with the neighborhood as a mask, or compiled flex_attention."""
-    import torch
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if flex and device == "cpu":
-        raise ImportError("flex_attention has no backward on a CPU")
-    seen = np.ones((1, 1), bool)
-    for axis, length in enumerate(case.spatial):
-        seen = np.kron(seen, case.hood.mask(axis, length))
-    mask = torch.from_numpy(seen).to(device)
-    if flex:
-        n = len(seen)
-        block = create_block_mask(lambda b, h, q, k: mask[q, k], None, None, n, n, device=device)
-        compiled = torch.compile(flex_attention)
-        attention = lambda q, k, v: compiled(q, k, v, block_mask=block)  # noqa: E731
-    else:
-        dense = torch.nn.functional.scaled_dot_product_attention
-        attention = lambda q, k, v: dense(q, k, v, attn_mask=mask)  # noqa: E731
-
-    def wait() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    def forward(*arrays: Any) -> None:
-        with torch.no_grad():
-            attention(*arrays[:3])
-        wait()
-
-    def backward(*arrays: Any) -> None:
-        torch.autograd.grad(attention(*arrays[:3]), arrays[:3], arrays[3])
-        wait()
-
-    shape = (batch, case.heads, len(seen), case.head_dim)
-    arrays = [torch.randn(shape, device=device, dtype=getattr(torch, dtype)) for _ in range(4)]
-    for x in arrays[:3]:
-        x.requires_grad_()
-    one = Contestant("torch flex" if flex else "torch dense mask", forward, backward, arrays)
-    one.run()
-    one.seconds = {key: [] for key in one.seconds}
-    return one

@@ -19,7 +19,7 @@ import platform
 import statistics
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,13 @@ from benchmark_contestants import (
     mlx_contestant,
     natten_mlx,
     tier,
-    torch_contestant,
 )
 from keep_memory import keep_memory
 
 from natten_zoo.ops import backend, native
 
 MLX = version("mlx")
+TORCH_PEERS = ("torch dense mask", "torch flex", "natten 0.17.5")
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
 CASES = [
@@ -74,8 +74,7 @@ def contestants(case: Case, wanted: list[str], batch: int, dtype: str) -> list[C
             found.append(mlx_contestant(name, tier(case, name), arrays))
     peers: dict[str, Callable[[], Contestant]] = {
         "natten_mlx": lambda: mlx_contestant("natten_mlx", natten_mlx(case), arrays),
-        "torch dense mask": lambda: torch_contestant(case, batch, dtype, flex=False),
-        "torch flex": lambda: torch_contestant(case, batch, dtype, flex=True),
+        **{name: partial(torch_peer, name, case, batch, dtype) for name in TORCH_PEERS},
     }
     for name, make in peers.items():
         if name in wanted:
@@ -84,6 +83,13 @@ def contestants(case: Case, wanted: list[str], batch: int, dtype: str) -> list[C
             except Exception as error:
                 complain(f"{name}: {error}")
     return found
+
+
+def torch_peer(name: str, case: Case, batch: int, dtype: str) -> Contestant:
+    """One of ``torch_contestants.py``, which needs torch."""
+    from torch_contestants import torch_contestant
+
+    return torch_contestant(name, case, batch, dtype)
 
 
 @cache
@@ -101,7 +107,7 @@ def measure(case: Case, wanted: list[str], batch: int, dtype: str, rounds: int) 
     rows: list[dict[str, Any]] = []
     for one in ones:
         row: dict[str, Any] = {"case": case.name, "contestant": one.name}
-        row["peak_bytes"] = one.peak_bytes
+        row |= {"peak_bytes": one.peak_bytes, "remark": one.remark}
         row |= {f"{k}_ms": 1e3 * statistics.median(s) for k, s in one.seconds.items()}
         if one.name == "nanobind":
             operations = 2 * batch * case.fused_multiply_adds()
@@ -122,14 +128,16 @@ def show(case: Case, rows: list[dict], batch: int, itemsize: int) -> None:
     )
     for row in rows:
         peak = row["peak_bytes"]
-        memory = "-" if peak is None else f"{peak / 1e6:9.1f} MB {peak / (3 * one):6.1f} x inputs"
+        rest = "-" if peak is None else f"{peak / 1e6:9.1f} MB {peak / (3 * one):6.1f} x inputs"
         if "peak_share" in row:
-            memory += f"  {row['peak_share']:.0%} of peak"
-        print(
-            f"  {row['contestant']:17}{row['forward_ms']:10.2f} ms {row['forward_ratio']:6.1f}x"
-            f"{row['both_ms']:10.2f} ms {row['both_ratio']:6.1f}x  {memory}",
-            flush=True,
-        )
+            rest += f"  {row['peak_share']:.0%} of peak"
+        if row["remark"]:
+            rest += f"  {row['remark']}"
+        times = [
+            f"{row[f'{k}_ms']:10.2f} ms {row[f'{k}_ratio']:6.1f}x" if f"{k}_ms" in row else " " * 21
+            for k in ("forward", "both")
+        ]
+        print(f"  {row['contestant']:17}{''.join(times)}  {rest}", flush=True)
 
 
 def plot(rows: list[dict], path: Path) -> None:
@@ -139,6 +147,7 @@ def plot(rows: list[dict], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    rows = [r for r in rows if "both_ratio" in r]
     cases = list(dict.fromkeys(r["case"] for r in rows))
     names = list(dict.fromkeys(r["contestant"] for r in rows))
     figure, axes = plt.subplots(figsize=(9, 0.5 * len(cases) + 1.5))
@@ -155,7 +164,7 @@ def plot(rows: list[dict], path: Path) -> None:
 
 def main() -> None:
     """Runs the table."""
-    everybody = [*backend.TIERS, "natten_mlx", "torch dense mask", "torch flex"]
+    everybody = [*backend.TIERS, "natten_mlx", *TORCH_PEERS]
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

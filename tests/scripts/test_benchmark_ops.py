@@ -13,7 +13,8 @@ from natten_zoo import ops
 
 SCRIPT = Path(__file__).parents[2] / "scripts/benchmark_ops.py"
 sys.path.insert(0, str(SCRIPT.parent))
-from benchmark_contestants import Case, gather  # noqa: E402
+import benchmark_ops  # noqa: E402
+from benchmark_contestants import Case, Contestant, gather  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -73,6 +74,22 @@ def test_natten_mlx_takes_part_where_it_is_installed(installed, tmp_path):
     )  # fmt: skip
     assert ("natten_mlx  " in done.stdout) == installed
     assert ("No module named 'natten_mlx'" in done.stderr) != installed
+
+
+def test_who_has_no_backward_runs_forward_and_says_so(monkeypatch, capsys, tmp_path):
+    def refuse(*arrays):
+        raise NotImplementedError("No gradients here. Use another device.")
+
+    ones = [Contestant("gather", max, max, [1, 2]), Contestant("peer", max, refuse, [1, 2])]
+    monkeypatch.setattr(benchmark_ops, "contestants", lambda *_: [x.prepare() for x in ones])
+    case = benchmark_ops.CASES[0]
+    rows = benchmark_ops.measure(case, [], 1, "float32", rounds=2)
+    benchmark_ops.show(case, rows, 1, 4)
+    benchmark_ops.plot(rows, tmp_path / "ops.png")
+    table = capsys.readouterr().out.splitlines()
+    assert table[1].count(" ms ") == 2
+    assert table[2].count(" ms ") == 1 and table[2].endswith("No gradients here")
+    assert rows[1]["forward_ms"] > 0 and "both_ms" not in rows[1]
 
 
 def test_an_unknown_contestant_is_refused():
