@@ -51,8 +51,8 @@ Op gradient_of(Op op) {
     case Op::kAttention: return Op::kAttentionBackward;
     case Op::kQk: return Op::kQkBackward;
     case Op::kAv: return Op::kAvBackward;
-    default: throw NotImplemented(
-        "[neighborhood attention] gradients of gradients are not supported.");
+    default:
+      throw NotImplemented("[neighborhood attention] gradients of gradients are not supported.");
   }
 }
 
@@ -141,14 +141,14 @@ class NeighborhoodOp : public mx::Primitive {
                              const std::vector<mx::array>& cotangents,
                              const std::vector<int>& argnums,
                              const std::vector<mx::array>& outputs) override {
-    const auto arrays = primals.begin() + signature(op_).inputs.size();
-    std::vector<mx::array> inputs(primals.begin(), arrays);
+    const auto options = primals.begin() + signature(op_).inputs.size();  // rpb and lengths
+    std::vector<mx::array> inputs(primals.begin(), options);
     const Op gradient = gradient_of(op_);
     if (gradient == Op::kAttentionBackward) {
       inputs.insert(inputs.end(), outputs.begin(), outputs.end());
     }
     inputs.insert(inputs.end(), cotangents.begin(), cotangents.end());
-    inputs.insert(inputs.end(), arrays, primals.end());
+    inputs.insert(inputs.end(), options, primals.end());
     const auto grads = NeighborhoodOp(stream(), gradient, call_, rpb_, lengths_)
                            .add_to_graph(std::move(inputs));
     std::vector<mx::array> wanted;
@@ -163,9 +163,10 @@ class NeighborhoodOp : public mx::Primitive {
   // not mix mapped entries, and each entry has a bias of its own if that is mapped: then a call each.
   std::pair<std::vector<mx::array>, std::vector<int>> vmap(
       const std::vector<mx::array>& inputs, const std::vector<int>& axes) override {
-    const size_t mapped = std::find_if(axes.begin(), axes.end(), [](int a) { return a >= 0; }) -
-                          axes.begin(), rpb_at = signature(op_).inputs.size();
+    size_t mapped = 0;
+    while (axes[mapped] < 0) ++mapped;
     const int n = inputs[mapped].shape(axes[mapped]);
+    const size_t rpb_at = signature(op_).inputs.size();
     const bool apart = rpb_ && (axes[rpb_at] >= 0 || sums_bias_gradient());
     const auto outputs = apart ? one_by_one(inputs, axes, n) : folded(inputs, axes, n);
     return {outputs, std::vector<int>(outputs.size(), 0)};
