@@ -5,14 +5,13 @@
 // inputs    query key value d_out lse delta params lengths rpb
 // outputs   d_key [B, *L, Hkv, D], d_value [B, *L, Hkv, DV]
 // grid      items * Hkv threadgroups
-typedef na_eight<RANK, E1> EIGHT;
 constexpr int FK = (D + 7) / 8, FV = (DV + 7) / 8;
-constexpr int LK = na_pitch<T, D>(), LV = na_pitch<T, DV>();
-constexpr int CAPACITY = SLAB / ((LK + LV) * int(sizeof(T)) + 8);
+constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();  // of both slabs
+typedef na_eight<RANK, E1, PITCH> EIGHT;
+constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T)));
 constexpr int THREADS = 32 * G0 * G1 * G2;
-threadgroup T queries[CAPACITY * LK];
-threadgroup T gradients[CAPACITY * LV];
-threadgroup na_pack<float, 2> marks[CAPACITY];  // LSE and delta
+threadgroup T queries[CAPACITY * PITCH];
+threadgroup T gradients[CAPACITY * PITCH];
 
 const uint thread_index = thread_index_in_threadgroup;
 const int kv_heads = params[NA_KV_HEADS], group = int(threadgroup_position_in_grid.x);
@@ -23,7 +22,8 @@ const na_point few = na_size(Q0, Q1, Q2), many = na_size(G0 * Q0, G1 * Q1, G2 * 
 const na_tile tile = na_key_tile<RANK, PLAIN>(params, lengths, item, many);
 const na_point corner = na_place<G1, G2>(thread_index / 32, few);
 const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head);
-const float scale = na_float(params[NA_SCALE]);
+const float scale = na_float(params[NA_SCALE]), log2_scale = scale * NA_LOG2E;
+const na_marks marks = {lse, delta};
 na_table bins = na_bins<RANK>(params);
 NA_EACH_AXIS(a) bins.pitch[a] *= tile.axis[a].rank_step;  // of a query t
 
@@ -35,52 +35,50 @@ na_clear<FV>(dv);
 NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
   const na_point place = na_place<Q1, Q2>(h * 8 + me.row, na_size(1, 1, 1));
   mine[h] = na_key_at<RANK>(params, tile, key_rows, corner, place);
-  na_load<D>(k, h, key + mine[h].row * D, me);
-  na_load<DV>(v, h, value + mine[h].row * DV, me);
+  na_load<D>(k, h, key + mine[h].row * D, me, mine[h].live);
+  na_load<DV>(v, h, value + mine[h].row * DV, me, mine[h].live);
 }
 const na_box seeing = na_queries_seeing<RANK>(tile, na_size(0, 0, 0), many);
 const na_box wanted = na_queries_seeing<RANK>(tile, corner, few);
-const na_point reach = na_slab_size<RANK>(seeing, CAPACITY);
-na_clear_tails<THREADS, D>(queries, CAPACITY, thread_index);
-na_clear_tails<THREADS, DV>(gradients, CAPACITY, thread_index);
+const na_point reach = na_slab_size<EIGHT>(seeing, CAPACITY);
+na_clear_tails<THREADS, D, PITCH>(queries, CAPACITY, thread_index);
+na_clear_tails<THREADS, DV, PITCH>(gradients, CAPACITY, thread_index);
 
 for (int head = kv_head * sharing; head < (kv_head + 1) * sharing; head++)
 NA_EACH_SLAB(seeing, reach) {
   const na_box slab = na_slab<RANK>(seeing, reach, z, y, x);
   const na_rows rows = na_query_rows<RANK>(params, tile, head);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  na_stage_marks<RANK, THREADS>(marks, lse, delta, rows, slab, thread_index);
-  na_stage<RANK, THREADS, D, DV>(queries, query, gradients, d_out, rows, slab, thread_index);
+  na_stage<RANK, THREADS, D, DV, PITCH>(queries, query, gradients, d_out, marks, rows, slab,
+                                        thread_index);
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
   const na_walk walk = na_walk_over<EIGHT>(wanted, slab);
-  na_sight sight[NA_ROWS];
-  NA_UNROLL for (int h = 0; h < NA_ROWS; h++) sight[h] = na_clip<RANK>(mine[h].sight, slab);
   NA_EACH_COLUMN(walk) {
-    const na_column column = na_column_at<EIGHT>(walk, sight, cz, cx, me);
+    const na_column column = na_column_at<EIGHT>(walk, mine, across, me);
     for (int i = 0; i < walk.depth; i += EIGHT::DEEP) {
       const na_picked at = na_pick<EIGHT>(walk, column, i);
       na_frag<float> s, dp;
       na_frag<T> p, ds;
       na_clear<1>(&s);
-      na_clear<1>(&dp);
-      na_dot<LK, FK>(s, k, queries, at, me);
-      na_dot<LV, FV>(dp, v, gradients, at, me);
       na_pack<float, 2> mark[2];
-      NA_UNROLL for (int e = 0; e < 2; e++) mark[e] = marks[at.column[e]];
+      NA_UNROLL for (int e = 0; e < 2; e++)
+        mark[e] = *(const TGP na_pack<float, 2>*)(queries + at.column[e] + FK * 8);
+      NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) dp.e[e] = mark[e % 2].e[1];
+      na_dot<FK>(s, k, queries, at, me);
+      na_dot<FV>(dp, v, gradients, at, me);
       NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
-        const bool in = na_in_sight<EIGHT>(column, i, e);
-        float logit = s.e[e] * (scale * NA_LOG2E) - mark[e % 2].e[0];
-        if (BIAS && in) {
+        float more = na_mask<EIGHT>(column, i, e, mark[e % 2].e[0] + column.hidden[e]);
+        if (BIAS && na_in_sight<EIGHT>(column, i, e)) {
           const int bin = mine[e / 2].bin - na_entry_at<EIGHT>(bins, column, i, e);
-          logit += rpb[head * params[NA_BINS] + bin] * NA_LOG2E;
+          more += rpb[head * params[NA_BINS] + bin] * NA_LOG2E;
         }
-        const float weight = na_exp2(in ? logit : NA_MASKED);
+        const float weight = na_exp2(s.e[e] * log2_scale + more);
         p.e[e] = T(weight);
-        ds.e[e] = T(in ? weight * (dp.e[e] - mark[e % 2].e[1]) : 0.0f);
+        ds.e[e] = T(weight * dp.e[e]);
       }
-      na_accumulate<LV, FV>(dv, p, gradients, at, me);
-      na_accumulate<LK, FK>(dk, ds, queries, at, me);
+      na_accumulate<FV>(dv, p, gradients, at, me);
+      na_accumulate<FK>(dk, ds, queries, at, me);
     }
   }
 }

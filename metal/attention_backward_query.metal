@@ -7,13 +7,13 @@
 // outputs   d_query [B, *out, H, D], delta [B, *out, H] float,
 //           d_rpb [H, slices * simdgroups, 2K-1 per axis] float, to be summed over its second axis
 // grid      slices * H threadgroups; with BIAS each works through several items
-typedef na_eight<RANK, E1> EIGHT;
 constexpr int FK = (D + 7) / 8, FV = (DV + 7) / 8;
-constexpr int LK = na_pitch<T, D>(), LV = na_pitch<T, DV>();
-constexpr int CAPACITY = SLAB / ((LK + LV) * int(sizeof(T)));
+constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();  // of both slabs
+typedef na_eight<RANK, E1, PITCH> EIGHT;
+constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T)));
 constexpr int SIMDGROUPS = G0 * G1 * G2, THREADS = 32 * SIMDGROUPS;
-threadgroup T keys[CAPACITY * LK];
-threadgroup T values[CAPACITY * LV];
+threadgroup T keys[CAPACITY * PITCH];
+threadgroup T values[CAPACITY * PITCH];
 threadgroup float close_bins[BINS > 0 ? SIMDGROUPS * BINS : 1];
 
 const uint thread_index = thread_index_in_threadgroup, simdgroup = thread_index / 32;
@@ -28,10 +28,10 @@ const na_table bins = na_bins<RANK>(params);
 const DEV float* bias = rpb + head * count;
 TGP float* close = close_bins + simdgroup * BINS;
 DEV float* share_of_rpb = d_rpb + (long(head * slices + slice) * SIMDGROUPS + simdgroup) * count;
-const float scale = na_float(params[NA_SCALE]);
+const float scale = na_float(params[NA_SCALE]), log2_scale = scale * NA_LOG2E;
 
-na_clear_tails<THREADS, D>(keys, CAPACITY, thread_index);
-na_clear_tails<THREADS, DV>(values, CAPACITY, thread_index);
+na_clear_tails<THREADS, D, PITCH>(keys, CAPACITY, thread_index);
+na_clear_tails<THREADS, DV, PITCH>(values, CAPACITY, thread_index);
 if (BIAS) na_clear_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
 
 for (int item = slice; item < params[NA_ITEMS]; item += slices) {
@@ -48,9 +48,9 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
     mine[h] = na_query_at<RANK>(params, tile, rows, corner, place);
     const long row = mine[h].row;
     na_frag<T> o[FV];
-    na_load<D>(q, h, query + row * D, me);
-    na_load<DV>(g_out, h, d_out + row * DV, me);
-    na_load<DV>(o, h, out + row * DV, me);
+    na_load<D>(q, h, query + row * D, me, mine[h].live);
+    na_load<DV>(g_out, h, d_out + row * DV, me, mine[h].live);
+    na_load<DV>(o, h, out + row * DV, me, mine[h].live);
     float dot = 0.0f;
     NA_UNROLL for (int f = 0; f < FV; f++)
       NA_UNROLL for (int e = h * 2; e < h * 2 + 2; e++)
@@ -63,38 +63,39 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
 
   const na_box seen = na_keys_seen<RANK>(tile, na_size(0, 0, 0), many);
   const na_box wanted = na_keys_seen<RANK>(tile, corner, few);
-  const na_point reach = na_slab_size<RANK>(seen, CAPACITY);
+  const na_point reach = na_slab_size<EIGHT>(seen, CAPACITY);
   NA_EACH_SLAB(seen, reach) {
     const na_box slab = na_slab<RANK>(seen, reach, z, y, x);
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    na_stage<RANK, THREADS, D, DV>(keys, key, values, value, key_rows, slab, thread_index);
+    na_stage<RANK, THREADS, D, DV, PITCH>(keys, key, values, value, key_rows, slab, thread_index);
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
     const na_walk walk = na_walk_over<EIGHT>(wanted, slab);
-    na_sight sight[NA_ROWS];
-    NA_UNROLL for (int h = 0; h < NA_ROWS; h++) sight[h] = na_clip<RANK>(mine[h].sight, slab);
     NA_EACH_COLUMN(walk) {
-      const na_column column = na_column_at<EIGHT>(walk, sight, cz, cx, me);
+      const na_column column = na_column_at<EIGHT>(walk, mine, across, me);
+      float base[2 * NA_ROWS];
+      NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) base[e] = column.hidden[e] - norm[e / 2];
       for (int i = 0; i < walk.depth; i += EIGHT::DEEP) {
         const na_picked at = na_pick<EIGHT>(walk, column, i);
         na_frag<float> s, dp;
         na_frag<T> ds;
         na_clear<1>(&s);
-        na_clear<1>(&dp);
-        na_dot<LK, FK>(s, q, keys, at, me);
-        na_dot<LV, FV>(dp, g_out, values, at, me);
+        NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) dp.e[e] = -shift[e / 2];
+        na_dot<FK>(s, q, keys, at, me);
+        na_dot<FV>(dp, g_out, values, at, me);
         float share[2 * NA_ROWS];
         int bin[2 * NA_ROWS];
         NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
-          const bool in = na_in_sight<EIGHT>(column, i, e);
-          float logit = s.e[e] * (scale * NA_LOG2E);
-          bin[e] = BIAS && in ? mine[e / 2].bin + na_entry_at<EIGHT>(bins, column, i, e) : -1;
-          if (BIAS && in) logit += bias[bin[e]] * NA_LOG2E;
-          const float weight = na_exp2(in ? logit - norm[e / 2] : NA_MASKED);
-          share[e] = in ? weight * (dp.e[e] - shift[e / 2]) : 0.0f;
+          float more = na_mask<EIGHT>(column, i, e, base[e]);
+          bin[e] = -1;
+          if (BIAS && na_in_sight<EIGHT>(column, i, e)) {
+            bin[e] = mine[e / 2].bin + na_entry_at<EIGHT>(bins, column, i, e);
+            more += bias[bin[e]] * NA_LOG2E;
+          }
+          share[e] = na_exp2(s.e[e] * log2_scale + more) * dp.e[e];
           ds.e[e] = T(share[e]);
         }
-        na_accumulate<LK, FK>(sum, ds, keys, at, me);
+        na_accumulate<FK>(sum, ds, keys, at, me);
         if (BIAS) na_add_to_bins<BINS>(close, share_of_rpb, me, bin, share);
       }
     }

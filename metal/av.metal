@@ -5,11 +5,11 @@
 // inputs    attn [B, *out, H, prod K], value [B, *L, Hkv, DV], params, lengths, rpb (unused)
 // outputs   out [B, *out, H, DV], d_rpb [H, slices * simdgroups, 2K-1 per axis] float
 // grid      slices * H threadgroups; with SUMS each works through several items
-typedef na_eight<RANK, E1> EIGHT;
-constexpr int FV = (DV + 7) / 8, LV = na_pitch<T, DV>();
-constexpr int CAPACITY = SLAB / (LV * int(sizeof(T)));
+constexpr int FV = (DV + 7) / 8, PITCH = na_pitch<T, DV>();
+typedef na_eight<RANK, E1, PITCH> EIGHT;
+constexpr int CAPACITY = SLAB / (PITCH * int(sizeof(T)));
 constexpr int SIMDGROUPS = G0 * G1 * G2, THREADS = 32 * SIMDGROUPS;
-threadgroup T values[CAPACITY * LV];
+threadgroup T values[CAPACITY * PITCH];
 threadgroup float close_bins[BINS > 0 ? SIMDGROUPS * BINS : 1];
 
 const uint thread_index = thread_index_in_threadgroup, simdgroup = thread_index / 32;
@@ -25,7 +25,7 @@ const int volume = na_volume(params);
 TGP float* close = close_bins + simdgroup * BINS;
 DEV float* share_of_rpb = d_rpb + (long(head * slices + slice) * SIMDGROUPS + simdgroup) * count;
 
-na_clear_tails<THREADS, DV>(values, CAPACITY, thread_index);
+na_clear_tails<THREADS, DV, PITCH>(values, CAPACITY, thread_index);
 if (SUMS) na_clear_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
 
 for (int item = slice; item < params[NA_ITEMS]; item += slices) {
@@ -42,18 +42,16 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
 
   const na_box seen = na_keys_seen<RANK>(tile, na_size(0, 0, 0), many);
   const na_box wanted = na_keys_seen<RANK>(tile, corner, few);
-  const na_point reach = na_slab_size<RANK>(seen, CAPACITY);
+  const na_point reach = na_slab_size<EIGHT>(seen, CAPACITY);
   NA_EACH_SLAB(seen, reach) {
     const na_box slab = na_slab<RANK>(seen, reach, z, y, x);
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    na_stage<RANK, THREADS, DV>(values, value, key_rows, slab, thread_index);
+    na_stage<RANK, THREADS, DV, PITCH>(values, value, key_rows, slab, thread_index);
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
     const na_walk walk = na_walk_over<EIGHT>(wanted, slab);
-    na_sight sight[NA_ROWS];
-    NA_UNROLL for (int h = 0; h < NA_ROWS; h++) sight[h] = na_clip<RANK>(mine[h].sight, slab);
     NA_EACH_COLUMN(walk) {
-      const na_column column = na_column_at<EIGHT>(walk, sight, cz, cx, me);
+      const na_column column = na_column_at<EIGHT>(walk, mine, across, me);
       for (int i = 0; i < walk.depth; i += EIGHT::DEEP) {
         na_frag<T> p;
         float weight[2 * NA_ROWS];
@@ -67,7 +65,8 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
           bin[e] = SUMS && in ? one.bin + na_entry_at<EIGHT>(bins, column, i, e) : -1;
         }
         simdgroup_barrier(mem_flags::mem_none);  // together again for the product
-        na_accumulate<LV, FV>(sum, p, values, na_pick<EIGHT>(walk, column, i), me);
+        const na_picked at = na_pick<EIGHT>(walk, column, i);
+        na_accumulate<FV>(sum, p, values, at, me);
         if (SUMS) na_add_to_bins<BINS>(close, share_of_rpb, me, bin, weight);
       }
     }

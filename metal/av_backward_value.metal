@@ -5,11 +5,11 @@
 // inputs    attn [B, *out, H, prod K], d_out [B, *out, H, DV], params, lengths, rpb (unused)
 // outputs   d_value [B, *L, Hkv, DV]
 // grid      items * Hkv threadgroups
-typedef na_eight<RANK, E1> EIGHT;
-constexpr int FV = (DV + 7) / 8, LV = na_pitch<T, DV>();
-constexpr int CAPACITY = SLAB / (LV * int(sizeof(T)));
+constexpr int FV = (DV + 7) / 8, PITCH = na_pitch<T, DV>();
+typedef na_eight<RANK, E1, PITCH> EIGHT;
+constexpr int CAPACITY = SLAB / (PITCH * int(sizeof(T)));
 constexpr int THREADS = 32 * G0 * G1 * G2;
-threadgroup T gradients[CAPACITY * LV];
+threadgroup T gradients[CAPACITY * PITCH];
 
 const uint thread_index = thread_index_in_threadgroup;
 const int kv_heads = params[NA_KV_HEADS], group = int(threadgroup_position_in_grid.x);
@@ -32,22 +32,20 @@ NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
 }
 const na_box seeing = na_queries_seeing<RANK>(tile, na_size(0, 0, 0), many);
 const na_box wanted = na_queries_seeing<RANK>(tile, corner, few);
-const na_point reach = na_slab_size<RANK>(seeing, CAPACITY);
-na_clear_tails<THREADS, DV>(gradients, CAPACITY, thread_index);
+const na_point reach = na_slab_size<EIGHT>(seeing, CAPACITY);
+na_clear_tails<THREADS, DV, PITCH>(gradients, CAPACITY, thread_index);
 
 for (int head = kv_head * sharing; head < (kv_head + 1) * sharing; head++)
 NA_EACH_SLAB(seeing, reach) {
   const na_box slab = na_slab<RANK>(seeing, reach, z, y, x);
   const na_rows rows = na_query_rows<RANK>(params, tile, head);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  na_stage<RANK, THREADS, DV>(gradients, d_out, rows, slab, thread_index);
+  na_stage<RANK, THREADS, DV, PITCH>(gradients, d_out, rows, slab, thread_index);
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
   const na_walk walk = na_walk_over<EIGHT>(wanted, slab);
-  na_sight sight[NA_ROWS];
-  NA_UNROLL for (int h = 0; h < NA_ROWS; h++) sight[h] = na_clip<RANK>(mine[h].sight, slab);
   NA_EACH_COLUMN(walk) {
-    const na_column column = na_column_at<EIGHT>(walk, sight, cz, cx, me);
+    const na_column column = na_column_at<EIGHT>(walk, mine, across, me);
     for (int i = 0; i < walk.depth; i += EIGHT::DEEP) {
       na_frag<T> p;
       NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
@@ -62,7 +60,8 @@ NA_EACH_SLAB(seeing, reach) {
         p.e[e] = attn[na_row<RANK>(rows, token) * volume + slot];
       }
       simdgroup_barrier(mem_flags::mem_none);  // together again for the product
-      na_accumulate<LV, FV>(sum, p, gradients, na_pick<EIGHT>(walk, column, i), me);
+      const na_picked at = na_pick<EIGHT>(walk, column, i);
+      na_accumulate<FV>(sum, p, gradients, at, me);
     }
   }
 }

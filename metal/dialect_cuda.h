@@ -202,20 +202,20 @@ NA_FN void na_multiply(na_frag<float>& sum, const na_frag<float>& left, const fl
 
 // ---- dot[row, token] += left[row, channel] * slab[token, channel], over F * 8 channels.
 
-template <int PITCH, int F, typename T>
-NA_FN void na_dot(na_frag<float>& dot, const na_frag<T>* left, const T* slab, na_picked at,
-                  na_lane) {
+template <int F, typename T>
+NA_FN void na_dot(na_frag<float>& dot, const na_frag<T>* left, const T* slab,
+                  const na_picked& at, na_lane) {
   unsigned right[F];
-  na_load_channels<F>(right, slab + at.mine * PITCH, false);
+  na_load_channels<F>(right, slab + at.mine, false);
   NA_UNROLL for (int f = 0; f + 1 < F; f += 2) na_multiply_two(dot, left + f, right + f);
   if (F % 2) na_multiply(dot, left[F - 1], right[F - 1]);
 }
-template <int PITCH, int F>
-NA_FN void na_dot(na_frag<float>& dot, const na_frag<float>* left, const float* slab, na_picked at,
-                  na_lane me) {
+template <int F>
+NA_FN void na_dot(na_frag<float>& dot, const na_frag<float>* left, const float* slab,
+                  const na_picked& at, na_lane me) {
   NA_UNROLL for (int f = 0; f < F; f++) {
     const float2 pair =
-        *reinterpret_cast<const float2*>(slab + at.mine * PITCH + f * 8 + me.column);
+        *reinterpret_cast<const float2*>(slab + at.mine + f * 8 + me.column);
     const float right[2] = {pair.x, pair.y};
     na_multiply(dot, left[f], right);
   }
@@ -223,19 +223,19 @@ NA_FN void na_dot(na_frag<float>& dot, const na_frag<float>* left, const float* 
 
 // ---- sum[row, channel] += left[row, token] * slab[token, channel], for F * 8 channels.
 
-template <int PITCH, int F, typename T>
-NA_FN void na_accumulate(na_frag<float>* sum, const na_frag<T>& left, const T* slab, na_picked at,
-                         na_lane) {
+template <int F, typename T>
+NA_FN void na_accumulate(na_frag<float>* sum, const na_frag<T>& left, const T* slab,
+                         const na_picked& at, na_lane) {
   unsigned right[F];
-  na_load_channels<F>(right, slab + at.mine * PITCH, true);
+  na_load_channels<F>(right, slab + at.mine, true);
   NA_UNROLL for (int f = 0; f < F; f++) na_multiply(sum[f], left, right[f]);
 }
-template <int PITCH, int F>
+template <int F>
 NA_FN void na_accumulate(na_frag<float>* sum, const na_frag<float>& left, const float* slab,
-                         na_picked at, na_lane me) {
+                         const na_picked& at, na_lane me) {
   NA_UNROLL for (int f = 0; f < F; f++) {
-    const float right[2] = {slab[at.column[0] * PITCH + f * 8 + me.row],
-                            slab[at.column[1] * PITCH + f * 8 + me.row]};
+    const float right[2] = {slab[at.column[0] + f * 8 + me.row],
+                            slab[at.column[1] + f * 8 + me.row]};
     na_multiply(sum[f], left, right);
   }
 }

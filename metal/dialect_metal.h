@@ -93,24 +93,24 @@ METAL_FUNC void na_multiply(thread na_frag<float>& sum, const thread na_frag<T>&
 }
 
 // dot[row, token] += left[row, channel] * slab[token, channel], over F * 8 channels.
-template <int PITCH, int F, typename T>
+template <int F, typename T>
 METAL_FUNC void na_dot(thread na_frag<float>& dot, const thread na_frag<T>* left,
-                       const threadgroup T* slab, na_picked at, na_lane me) {
+                       const threadgroup T* slab, const thread na_picked& at, na_lane me) {
+  const threadgroup T *one = slab + me.row + at.column[0], *other = slab + me.row + at.column[1];
   NA_UNROLL for (int f = 0; f < F; f++) {
-    const int channel = f * 8 + me.row;
-    const vec<T, 2> right = vec<T, 2>(slab[at.column[0] * PITCH + channel],
-                                      slab[at.column[1] * PITCH + channel]);
+    const vec<T, 2> right = vec<T, 2>(one[f * 8], other[f * 8]);
     NA_UNROLL for (int h = 0; h < NA_ROWS; h++) na_multiply(dot, left[f], right, h);
   }
 }
 
 // sum[row, channel] += left[row, token] * slab[token, channel], for F * 8 channels.
-template <int PITCH, int F, typename T>
+template <int F, typename T>
 METAL_FUNC void na_accumulate(thread na_frag<float>* sum, const thread na_frag<T>& left,
-                              const threadgroup T* slab, na_picked at, na_lane me) {
+                              const threadgroup T* slab, const thread na_picked& at,
+                              na_lane me) {
+  const threadgroup T* token = slab + me.column + at.mine;
   NA_UNROLL for (int f = 0; f < F; f++) {
-    const vec<T, 2> right =
-        *(const threadgroup vec<T, 2>*)(slab + at.mine * PITCH + f * 8 + me.column);
+    const vec<T, 2> right = *(const threadgroup vec<T, 2>*)(token + f * 8);
     NA_UNROLL for (int h = 0; h < NA_ROWS; h++) na_multiply(sum[f], left, right, h);
   }
 }

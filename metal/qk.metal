@@ -5,11 +5,11 @@
 // inputs    query [B, *out, H, D], key [B, *L, Hkv, D], params, lengths, rpb
 // outputs   logits [B, *out, H, prod K]; slots without a key hold params[NA_FILL]
 // grid      items * H threadgroups
-typedef na_eight<RANK, E1> EIGHT;
-constexpr int FK = (D + 7) / 8, LK = na_pitch<T, D>();
-constexpr int CAPACITY = SLAB / (LK * int(sizeof(T)));
+constexpr int FK = (D + 7) / 8, PITCH = na_pitch<T, D>();
+typedef na_eight<RANK, E1, PITCH> EIGHT;
+constexpr int CAPACITY = SLAB / (PITCH * int(sizeof(T)));
 constexpr int THREADS = 32 * G0 * G1 * G2;
-threadgroup T keys[CAPACITY * LK];
+threadgroup T keys[CAPACITY * PITCH];
 
 const uint thread_index = thread_index_in_threadgroup;
 const int heads = params[NA_HEADS], group = int(threadgroup_position_in_grid.x);
@@ -31,7 +31,7 @@ na_frag<T> q[FK];
 NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
   const na_point place = na_place<Q1, Q2>(h * 8 + me.row, na_size(1, 1, 1));
   mine[h] = na_query_at<RANK>(params, tile, rows, corner, place);
-  na_load<D>(q, h, query + mine[h].row * D, me);
+  na_load<D>(q, h, query + mine[h].row * D, me, mine[h].live);
   if (mine[h].stored && !na_whole<RANK>(mine[h], volume))
     for (int i = me.column / 2; i < volume; i += 4)
       logits[mine[h].row * volume + i] = T(na_float(params[NA_FILL]));
@@ -40,23 +40,22 @@ simdgroup_barrier(mem_flags::mem_device);
 
 const na_box seen = na_keys_seen<RANK>(tile, na_size(0, 0, 0), many);
 const na_box wanted = na_keys_seen<RANK>(tile, corner, few);
-const na_point reach = na_slab_size<RANK>(seen, CAPACITY);
-na_clear_tails<THREADS, D>(keys, CAPACITY, thread_index);
+const na_point reach = na_slab_size<EIGHT>(seen, CAPACITY);
+na_clear_tails<THREADS, D, PITCH>(keys, CAPACITY, thread_index);
 NA_EACH_SLAB(seen, reach) {
   const na_box slab = na_slab<RANK>(seen, reach, z, y, x);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  na_stage<RANK, THREADS, D>(keys, key, key_rows, slab, thread_index);
+  na_stage<RANK, THREADS, D, PITCH>(keys, key, key_rows, slab, thread_index);
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
   const na_walk walk = na_walk_over<EIGHT>(wanted, slab);
-  na_sight sight[NA_ROWS];
-  NA_UNROLL for (int h = 0; h < NA_ROWS; h++) sight[h] = na_clip<RANK>(mine[h].sight, slab);
   NA_EACH_COLUMN(walk) {
-    const na_column column = na_column_at<EIGHT>(walk, sight, cz, cx, me);
+    const na_column column = na_column_at<EIGHT>(walk, mine, across, me);
     for (int i = 0; i < walk.depth; i += EIGHT::DEEP) {
       na_frag<float> s;
       na_clear<1>(&s);
-      na_dot<LK, FK>(s, q, keys, na_pick<EIGHT>(walk, column, i), me);
+      const na_picked at = na_pick<EIGHT>(walk, column, i);
+      na_dot<FK>(s, q, keys, at, me);
       NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
         const na_query one = mine[e / 2];
         if (!na_in_sight<EIGHT>(column, i, e)) continue;

@@ -1,22 +1,23 @@
 // Fragments: from and to rows of device memory, and sums per relative position.
 
-// ---- Rows of device memory, zero beyond D: element e is column e % 2 of row e / 2.
+// ---- Rows of device memory, zero beyond D and where they are not live, for what lies there is masked
+// by adding to it: element e is column e % 2 of row e / 2.
 
 template <int D, int WIDE, typename T>
-NA_FN void na_load_by(THR na_frag<T>* part, int h, const DEV T* row, na_lane me) {
+NA_FN void na_load_by(THR na_frag<T>* part, int h, const DEV T* row, na_lane me, bool live) {
   NA_UNROLL for (int f = 0; f < (D + 7) / 8; f++)
     NA_UNROLL for (int e = 0; e < 2; e += WIDE) {
       const int d = f * 8 + me.column + e;
       na_pack<T, WIDE> pack = {};
-      if (D % 8 == 0 || d < D) pack = *(const DEV na_pack<T, WIDE>*)(row + d);
+      if (live && (D % 8 == 0 || d < D)) pack = *(const DEV na_pack<T, WIDE>*)(row + d);
       NA_UNROLL for (int i = 0; i < WIDE; i++) part[f].e[h * 2 + e + i] = pack.e[i];
     }
 }
 
 template <int D, typename T>
-NA_FN void na_load(THR na_frag<T>* part, int h, const DEV T* row, na_lane me) {
-  if (D % 2 == 0 && na_aligned(row, 2)) na_load_by<D, D % 2 ? 1 : 2>(part, h, row, me);
-  else na_load_by<D, 1>(part, h, row, me);
+NA_FN void na_load(THR na_frag<T>* part, int h, const DEV T* row, na_lane me, bool live) {
+  if (D % 2 == 0 && na_aligned(row, 2)) na_load_by<D, D % 2 ? 1 : 2>(part, h, row, me, live);
+  else na_load_by<D, 1>(part, h, row, me, live);
 }
 
 template <int D, typename T>

@@ -1,21 +1,26 @@
 // Slabs: the tokens that a tile wants, in as many pieces as threadgroup memory needs.
 
-// How far a slab of at most `capacity` tokens reaches: over all of the box if it can, else in pieces
-// of about equal size.
-template <int RANK>
+// The eight tokens of a fragment: E1 rows on the axis of columns (walk.h), in 1-D one token each.
+template <int RANK_, int E1, int PITCH_>
+struct na_eight {
+  enum { RANK = RANK_, IN_1D = RANK_ == 1 ? 1 : 0, AXIS = 3 - RANK_ };
+  enum { DEEP = RANK_ > 1 ? E1 : 8, COLUMNS = 8 / DEEP };
+  enum { PITCH = PITCH_ };  // elements from a token of a slab to the next
+};
+
+// How far a slab of at most `capacity` tokens reaches: over all of the inner axes, if it can; where it
+// cuts columns (walk.h), into whole fragments.
+template <typename EIGHT>
 NA_FN na_point na_slab_size(const na_box box, int capacity) {
+  constexpr int RANK = EIGHT::RANK, DEEP = EIGHT::DEEP;
   na_point size = na_size(1, 1, 1);
-  int volume = 1;
-  NA_EACH_AXIS(a) {
-    size.at[a] = na_max(box.high[a] - box.low[a], 1);
-    volume = na_min(volume * na_min(size.at[a], capacity + 1), capacity + 1);
+  NA_EACH_AXIS_BACK(a) {
+    const int length = box.high[a] - box.low[a];
+    int most = na_min(length, capacity);
+    if (a == EIGHT::AXIS && most < length && most > DEEP) most -= most % DEEP;
+    size.at[a] = na_max(most, 1);
+    if (a > 3 - RANK) capacity = na_small_quotient(capacity, size.at[a]);
   }
-  if (volume > capacity)
-    NA_EACH_AXIS_BACK(a) {
-      const int length = size.at[a];
-      size.at[a] = na_pieces(length, na_pieces(length, na_min(length, capacity)));
-      capacity = na_small_quotient(capacity, size.at[a]);
-    }
   return size;
 }
 
@@ -85,11 +90,18 @@ NA_FN constexpr int na_pitch() {
   return (D + 7) / 8 * 8 + NA_PAD_BYTES / int(sizeof(T));
 }
 
+// Two floats of a query, negative: its LSE, of base 2, and delta. In a slab they follow its row.
+struct na_marks {
+  const DEV float* lse;  // null: nothing follows
+  const DEV float* delta;
+};
+
 // Copies the rows [D] and [DV] of all tokens of `slab` from device to threadgroup memory, WIDE
-// elements at once.
-template <int RANK, int THREADS, int D, int DV, int WIDE, typename T>
+// elements at once, and the marks.
+template <int RANK, int THREADS, int D, int DV, int PITCH, int WIDE, typename T>
 NA_FN void na_copy_rows(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* value,
-                        const na_rows rows, const na_box slab, uint thread_index) {
+                        const na_marks marks, const na_rows rows, const na_box slab,
+                        uint thread_index) {
   constexpr int VECTORS = (D > DV ? D : DV) / WIDE;
   constexpr int LANES = VECTORS < THREADS ? VECTORS : THREADS, TOKENS = THREADS / LANES;
   constexpr int TIMES = (VECTORS + LANES - 1) / LANES;
@@ -102,8 +114,12 @@ NA_FN void na_copy_rows(TGP T* keys, const DEV T* key, TGP T* values, const DEV 
     const long row = na_row<RANK>(rows, token);
     for (int i = 0; i < TIMES; i++) {
       const int d = (lane + i * LANES) * WIDE;
-      if (d < D) na_copy<WIDE>(keys + n * na_pitch<T, D>() + d, key + row * D + d);
-      if (d < DV) na_copy<WIDE>(values + n * na_pitch<T, DV>() + d, value + row * DV + d);
+      if (d < D) na_copy<WIDE>(keys + n * PITCH + d, key + row * D + d);
+      if (d < DV) na_copy<WIDE>(values + n * PITCH + d, value + row * DV + d);
+    }
+    if (marks.lse && lane == 0) {
+      const na_pack<float, 2> mark = {{-marks.lse[row] * NA_LOG2E, -marks.delta[row]}};
+      *(TGP na_pack<float, 2>*)(keys + n * PITCH + (D + 7) / 8 * 8) = mark;
     }
     na_next_round<RANK>(slab, rounds, token);
   }
@@ -111,44 +127,40 @@ NA_FN void na_copy_rows(TGP T* keys, const DEV T* key, TGP T* values, const DEV 
 
 // The same, 16 bytes at once where rows are so long and begin at such an address: an array may be
 // a slice of another.
-template <int RANK, int THREADS, int D, int DV, typename T>
+template <int RANK, int THREADS, int D, int DV, int PITCH, typename T>
 NA_FN void na_stage(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* value,
-                    const na_rows rows, const na_box slab, uint thread_index) {
+                    const na_marks marks, const na_rows rows, const na_box slab,
+                    uint thread_index) {
   constexpr int MOST = 16 / int(sizeof(T)), BOTH = D | DV | MOST;
   constexpr int WIDE = BOTH & -BOTH;  // the largest power of two that divides all
   if (na_aligned(key, WIDE) && na_aligned(value, WIDE))
-    na_copy_rows<RANK, THREADS, D, DV, WIDE>(keys, key, values, value, rows, slab, thread_index);
+    na_copy_rows<RANK, THREADS, D, DV, PITCH, WIDE>(keys, key, values, value, marks, rows, slab,
+                                                    thread_index);
   else
-    na_copy_rows<RANK, THREADS, D, DV, 1>(keys, key, values, value, rows, slab, thread_index);
+    na_copy_rows<RANK, THREADS, D, DV, PITCH, 1>(keys, key, values, value, marks, rows, slab,
+                                                 thread_index);
   na_copied();
 }
 
-// One array alone.
-template <int RANK, int THREADS, int D, typename T>
-NA_FN void na_stage(TGP T* to, const DEV T* from, const na_rows rows, const na_box slab,
-                    uint thread_index) {
-  na_stage<RANK, THREADS, D, 0>(to, from, to, from, rows, slab, thread_index);
+// Without marks.
+template <int RANK, int THREADS, int D, int DV, int PITCH, typename T>
+NA_FN void na_stage(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* value,
+                    const na_rows rows, const na_box slab, uint thread_index) {
+  const na_marks none = {0, 0};
+  na_stage<RANK, THREADS, D, DV, PITCH>(keys, key, values, value, none, rows, slab, thread_index);
 }
 
-// The same for two floats per token: the LSE, of base 2, and delta.
-template <int RANK, int THREADS>
-NA_FN void na_stage_marks(TGP na_pack<float, 2>* marks, const DEV float* lse,
-                          const DEV float* delta, const na_rows rows, const na_box slab,
-                          uint thread_index) {
-  const na_rounds rounds = na_rounds_of<RANK>(slab, THREADS);
-  na_point token = na_numbered<RANK>(slab, rounds, int(thread_index));
-  NA_ROLLED for (int i = int(thread_index); i < rounds.count; i += THREADS) {
-    const long row = na_row<RANK>(rows, token);
-    const na_pack<float, 2> mark = {{lse[row] * NA_LOG2E, delta[row]}};
-    marks[i] = mark;
-    na_next_round<RANK>(slab, rounds, token);
-  }
+// One array alone.
+template <int RANK, int THREADS, int D, int PITCH, typename T>
+NA_FN void na_stage(TGP T* to, const DEV T* from, const na_rows rows, const na_box slab,
+                    uint thread_index) {
+  na_stage<RANK, THREADS, D, 0, PITCH>(to, from, to, from, rows, slab, thread_index);
 }
 
 // Zeroes the elements between D and the end of its last fragment in every row of a slab.
-template <int THREADS, int D, typename T>
+template <int THREADS, int D, int PITCH, typename T>
 NA_FN void na_clear_tails(TGP T* slab, int rows, uint thread_index) {
-  constexpr int TAIL = (8 - D % 8) % 8, PITCH = na_pitch<T, D>();
+  constexpr int TAIL = (8 - D % 8) % 8;
   if (TAIL > 0)
     NA_ROLLED for (int i = int(thread_index); i < rows * TAIL; i += THREADS)
       slab[i / (TAIL + !TAIL) * PITCH + D + i % (TAIL + !TAIL)] = T(0.0f);

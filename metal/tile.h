@@ -293,21 +293,9 @@ struct na_sight {
   int count[3];
 };
 
-// What of a sight lies in a box.
-template <int RANK>
-NA_FN na_sight na_clip(const na_sight sight, const na_box box) {
-  na_sight clipped;
-  NA_EACH_AXIS(a) {
-    const int last = na_min(sight.first[a] + sight.count[a], box.high[a]);
-    clipped.first[a] = na_max(sight.first[a], box.low[a]);
-    clipped.count[a] = na_max(last - clipped.first[a], 0);
-  }
-  return clipped;
-}
-
 // The query of one matrix row.
 struct na_query {
-  long row;        // of the output
+  long row;        // of the output, if it is stored
   na_sight sight;  // its window; empty if it is outside the sample
   int bin;         // of the key 0, 0, 0; likewise slot
   int slot;
@@ -328,7 +316,7 @@ NA_FN na_query na_query_at(const DEV int* p, const na_tile tile, const na_rows r
     const int at = tile.start[a] + corner.at[a] + place.at[a];
     query.stored = query.stored && at < axis.padded;
     query.live = query.live && at < axis.queries;
-    t.at[a] = na_min(at, axis.padded - 1);
+    t.at[a] = at;
     const na_span keys = na_window(axis, t.at[a]);
     query.sight.first[a] = keys.first;
     query.sight.count[a] = keys.last - keys.first;
@@ -354,7 +342,8 @@ struct na_key {
   int rank[3];
   na_sight sight;  // the queries that see it; none if it is outside the sample
   int bin;         // of the query 0, 0, 0
-  bool stored;
+  bool stored;     // it is an entry of the padded array
+  bool live;       // ... and of this sample
 };
 
 template <int RANK>
@@ -363,21 +352,20 @@ NA_FN na_key na_key_at(const DEV int* p, const na_tile tile, const na_rows rows,
   const na_table bins = na_bins<RANK>(p);
   na_key key;
   na_point rank;
-  bool live = true;
-  key.stored = true;
+  key.stored = key.live = true;
   key.bin = 0;
   NA_EACH_AXIS(a) {
     const na_axis axis = tile.axis[a];
     const int at = tile.start[a] + corner.at[a] + place.at[a];
     key.stored = key.stored && at < axis.padded;
-    live = live && at < axis.keys;
-    key.rank[a] = rank.at[a] = na_min(at, axis.padded - 1);
+    key.live = key.live && at < axis.keys;
+    key.rank[a] = rank.at[a] = at;
     const na_span queries = na_viewers(axis, rank.at[a]);
     key.sight.first[a] = queries.first;
     key.sight.count[a] = na_max(queries.last - queries.first, 0);
     key.bin += (axis.window - 1 - axis.rank0 + rank.at[a]) * bins.pitch[a];
   }
-  if (!live) key.sight.count[2] = 0;
+  if (!key.live) key.sight.count[2] = 0;
   key.row = na_row<RANK>(rows, rank);
   return key;
 }

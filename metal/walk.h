@@ -1,118 +1,143 @@
-// A simdgroup's walk over a slab, a fragment of eight tokens at a time. The eight lie in E1 rows.
-// Fragments that differ only on the inner axis (y, in 1-D x) form a column; whatever does not change
-// along a column is found out once.
-
-template <int RANK_, int E1>
-struct na_eight {
-  enum { RANK = RANK_, ROWS = E1, COLUMNS = 8 / E1, IN_1D = RANK_ == 1 ? 1 : 0 };
-  enum { INNER = RANK_ > 1 ? 1 : 2, DEEP = RANK_ > 1 ? E1 : 8 };
-};
+// A simdgroup's walk over a slab, a fragment of eight tokens at a time. Fragments that differ only on
+// the outermost axis (z, y, in 1-D x) form a column; whatever does not change along a column is found
+// out once. Across the columns tokens are numbered row by row (in 2-D there is one row), and a
+// fragment has E1 times 8 / E1 neighbors.
 
 struct na_walk {
   na_box box;    // the tokens that a simdgroup wants and the slab has
   int depth;     // of a column
-  int pitch[3];  // slab rows from a token to the next
-  int start;     // slab row of the token 0, 0, 0
+  int width;     // tokens across,
+  int length;    // and how many of them are in a row
+  int first;     // where the first token lies in the slab,
+  int down;      // how far the one below it is,
+  int gap;       // and how much farther than its predecessor the first of a row across
 };
 
 template <typename EIGHT>
 NA_FN na_walk na_walk_over(const na_box wanted, const na_box slab) {
-  constexpr int RANK = EIGHT::RANK;
+  constexpr int RANK = EIGHT::RANK, AXIS = EIGHT::AXIS;
   na_walk walk;
-  int pitch = 1;
-  walk.start = 0;
+  int size[3], pitch = EIGHT::PITCH;
+  walk.first = walk.gap = 0;
   NA_EACH_AXIS_BACK(a) {
     walk.box.low[a] = na_max(wanted.low[a], slab.low[a]);
-    walk.box.high[a] = na_max(na_min(wanted.high[a], slab.high[a]), walk.box.low[a]);
-    walk.pitch[a] = pitch;
-    walk.start -= slab.low[a] * pitch;
+    walk.box.high[a] = na_min(wanted.high[a], slab.high[a]);
+    size[a] = na_max(walk.box.high[a] - walk.box.low[a], 0);
+    walk.first += (walk.box.low[a] - slab.low[a]) * pitch;
+    if (a == AXIS) walk.down = pitch;
     pitch *= slab.high[a] - slab.low[a];
+    if (a == 2) walk.gap = pitch - size[2] * EIGHT::PITCH;
   }
-  walk.depth = walk.box.high[EIGHT::INNER] - walk.box.low[EIGHT::INNER];
+  walk.depth = size[AXIS];
+  walk.length = RANK > 1 ? size[2] : 1;
+  walk.width = walk.depth > 0 ? walk.length * (RANK > 2 ? size[1] : 1) : 0;
   return walk;
 }
 
+#define NA_EACH_COLUMN(walk) for (int across = 0; across < walk.width; across += EIGHT::COLUMNS)
+
 struct na_column {
-  na_point token;           // the left of my two tokens, in the first fragment
-  na_picked at;             // slab rows of my tokens there,
-  na_picked last;           // and of the last ones below them
-  int from[NA_ROWS];        // how far the left token lies behind the first in sight of each row,
-  uint reach[2 * NA_ROWS];  // and how many are in sight; none if another axis is out of it
+  na_point token[2];          // my two tokens in the first fragment,
+  na_picked at;               // where they lie, and the one that I look up,
+  na_picked last;             // and the last ones below them
+  int from[NA_ROWS];          // how far the left token lies behind the first in sight of each row,
+  uint count[NA_ROWS];        // how many are in sight,
+  float hidden[2 * NA_ROWS];  // and what masks a logit: 0, or NA_MASKED if another axis does
 };
 
-#define NA_EACH_COLUMN(walk)                                                                \
-  for (int cz = RANK > 2 ? walk.box.low[0] : 0; cz < (RANK > 2 ? walk.box.high[0] : 1); cz++) \
-    for (int cx = RANK > 1 ? walk.box.low[2] : 0; cx < (RANK > 1 ? walk.box.high[2] : 1);   \
-         cx += EIGHT::COLUMNS)
+struct na_spot {
+  na_point token;
+  int at;  // in the slab
+};
 
+// Row `row` of the tokens number `across`. Beyond the end it is the last: what is read there must be
+// numbers.
 template <typename EIGHT>
-NA_FN na_column na_column_at(const na_walk walk, const THR na_sight* sight, int z, int x,
-                             na_lane me) {
-  constexpr int RANK = EIGHT::RANK, INNER = EIGHT::INNER;
-  const na_point one = na_size(1, 1, 1);
-  const na_point left = na_place<EIGHT::ROWS, EIGHT::COLUMNS>(me.column, one);
-  const na_point mine = na_place<EIGHT::ROWS, EIGHT::COLUMNS>(me.token, one);
-  na_point corner = na_size(z, 0, x);
-  corner.at[INNER] = walk.box.low[INNER];
+NA_FN na_spot na_spot_at(const na_walk walk, int row, int across) {
+  constexpr int RANK = EIGHT::RANK;
+  const int number = na_min(across, walk.width - 1);
+  const int y = RANK > 2 ? na_small_quotient(number, walk.length) : 0;
+  na_spot spot;
+  NA_EACH_AXIS(a) spot.token.at[a] = walk.box.low[a];
+  spot.token.at[EIGHT::AXIS] += row;
+  if (RANK > 2) spot.token.at[1] += y;
+  if (RANK > 1) spot.token.at[2] += number - y * walk.length;
+  spot.at = walk.first + row * walk.down;
+  if (RANK > 2) spot.at += y * walk.gap;
+  if (RANK > 1) spot.at += number * EIGHT::PITCH;
+  return spot;
+}
+
+template <typename EIGHT, typename ROW>
+NA_FN na_column na_column_at(const na_walk walk, const THR ROW* mine, int across, na_lane me) {
+  constexpr int RANK = EIGHT::RANK, AXIS = EIGHT::AXIS, COLUMNS = EIGHT::COLUMNS;
+  const int row = me.column / COLUMNS, left = across + me.column % COLUMNS;
+  const int my_row = me.token / COLUMNS, below = (walk.depth - 1) * walk.down;
   na_column column;
-  bool inside[2 * NA_ROWS];
-  NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) inside[e] = true;
-  column.last.mine = column.last.column[0] = column.last.column[1] = walk.start;
-  NA_EACH_AXIS(a) {
-    const int token = corner.at[a] + left.at[a], last = walk.box.high[a] - 1;
-    column.token.at[a] = token;
-    column.last.mine +=
-        (a == INNER ? last : na_min(corner.at[a] + mine.at[a], last)) * walk.pitch[a];
-    NA_UNROLL for (int e = 0; e < 2; e++)
-      column.last.column[e] +=
-          (a == INNER ? last : na_min(token + (a == 2 ? e : 0), last)) * walk.pitch[a];
-    NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++)
-      if (a != INNER)
-        inside[e] = inside[e] && uint(token + (a == 2 ? e % 2 : 0) - sight[e / 2].first[a]) <
-                                     uint(sight[e / 2].count[a]);
+  column.at.mine = na_spot_at<EIGHT>(walk, my_row, across + me.token % COLUMNS).at;
+  column.last.mine = column.at.mine + below - my_row * walk.down;
+  NA_UNROLL for (int e = 0; e < 2; e++) {
+    const int one_down = e * EIGHT::IN_1D, token_row = row + one_down;
+    const na_spot spot = na_spot_at<EIGHT>(walk, token_row, left + e - one_down);
+    column.token[e] = spot.token;
+    column.at.column[e] = spot.at;
+    column.last.column[e] = spot.at + below - token_row * walk.down;
   }
-  const int below = walk.depth - 1;  // rows of tokens from the first to the last
-  column.at.mine = column.last.mine - (below - mine.at[INNER]) * walk.pitch[INNER];
-  NA_UNROLL for (int e = 0; e < 2; e++)
-    column.at.column[e] = column.last.column[e] -
-                          (below - left.at[INNER] - e * EIGHT::IN_1D) * walk.pitch[INNER];
-  NA_UNROLL for (int h = 0; h < NA_ROWS; h++)
-    column.from[h] = column.token.at[INNER] - sight[h].first[INNER];
-  NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++)
-    column.reach[e] = inside[e] ? uint(sight[e / 2].count[INNER]) : 0u;
+  NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
+    const na_sight sight = mine[h].sight;
+    const int ahead = walk.box.high[AXIS] - sight.first[AXIS];
+    column.from[h] = column.token[0].at[AXIS] - sight.first[AXIS];
+    column.count[h] = uint(sight.count[AXIS]);
+    if (EIGHT::DEEP * NA_ROWS > 1)  // fragments may pass the end, sight must not
+      column.count[h] = uint(na_clamp(ahead, 0, sight.count[AXIS]));
+    NA_UNROLL for (int e = 0; e < 2; e++) {
+      bool inside = left + e < walk.width || EIGHT::IN_1D;
+      NA_EACH_AXIS(a)
+        if (a != AXIS)
+          inside = inside && uint(column.token[e].at[a] - sight.first[a]) < uint(sight.count[a]);
+      column.hidden[2 * h + e] = inside ? 0.0f : NA_MASKED;
+    }
+  }
   return column;
 }
 
-// Where the tokens of the fragment lie that begins i tokens down a column. Those beyond the end stay
-// with the last: what is read there must be numbers.
-template <typename EIGHT>
+// Where the tokens of the fragment lie that begins i tokens down a column, the first of COUNT that
+// are picked at once.
+template <typename EIGHT, int COUNT = 1>
 NA_FN na_picked na_pick(const na_walk walk, const na_column column, int i) {
-  const int down = i * walk.pitch[EIGHT::INNER];
+  const int down = i * walk.down;
   na_picked at;
-  at.mine = na_min(column.at.mine + down, column.last.mine);
-  at.column[0] = na_min(column.at.column[0] + down, column.last.column[0]);
-  at.column[1] = EIGHT::IN_1D ? na_min(column.at.column[1] + down, column.last.column[1])
-                              : at.column[0] + column.last.column[1] - column.last.column[0];
+  at.mine = column.at.mine + down;
+  NA_UNROLL for (int e = 0; e < 2; e++) at.column[e] = column.at.column[e] + down;
+  if (EIGHT::DEEP * COUNT > 1) {
+    at.mine = na_min(at.mine, column.last.mine);
+    NA_UNROLL for (int e = 0; e < 2; e++)
+      at.column[e] = na_min(at.column[e], column.last.column[e]);
+  }
   return at;
 }
 
-// Whether row e / 2 and token e % 2 of mine see each other.
+// What to add to a logit, of row e / 2 and token e % 2 of mine: x, which is column.hidden[e] and more,
+// or NA_MASKED if the column's axis hides one from the other.
+template <typename EIGHT>
+NA_FN float na_mask(const na_column column, int i, int e, float x) {
+  return uint(column.from[e / 2] + i + e % 2 * EIGHT::IN_1D) < column.count[e / 2] ? x : NA_MASKED;
+}
+
 template <typename EIGHT>
 NA_FN bool na_in_sight(const na_column column, int i, int e) {
-  return uint(column.from[e / 2] + i + e % 2 * EIGHT::IN_1D) < column.reach[e];
+  return na_mask<EIGHT>(column, i, e, column.hidden[e]) == 0.0f;
 }
 
 template <typename EIGHT>
 NA_FN na_point na_token(const na_column column, int i, int e) {
-  na_point token = column.token;
-  token.at[EIGHT::INNER] += i;
-  token.at[2] += e % 2;
+  na_point token = column.token[e % 2];
+  token.at[EIGHT::AXIS] += i;
   return token;
 }
 
 // na_entry of na_token.
 template <typename EIGHT>
 NA_FN int na_entry_at(const na_table table, const na_column column, int i, int e) {
-  return na_entry<EIGHT::RANK>(table, column.token) + i * table.pitch[EIGHT::INNER] +
-         e % 2 * table.pitch[2];
+  return na_entry<EIGHT::RANK>(table, column.token[e % 2]) + i * table.pitch[EIGHT::AXIS];
 }

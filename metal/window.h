@@ -3,7 +3,8 @@
 // Neighborhood.window in ops/neighborhood.py.
 //
 // Everything is in ranks: with dilation d the tokens i of equal i % d form a class, i / d is the
-// rank of a token inside its class and a class is an undilated axis.
+// rank of a token inside its class and a class is an undilated axis. Halves are shifts: GPUs have no
+// division of integers.
 #ifndef NATTEN_ZOO_WINDOW_H
 #define NATTEN_ZOO_WINDOW_H
 
@@ -34,7 +35,7 @@ NA_FN na_span na_keys_of(int query, int length, int window, int window_stride, i
   int leader = query;
   if (window_stride > 1) {
     leader = na_quotient(query, window_stride) * window_stride;
-    leader += causal ? window_stride - 1 : window_stride / 2;
+    leader += causal ? window_stride - 1 : window_stride >> 1;
     leader = na_min(leader, length - 1);
   }
   na_span keys;
@@ -42,7 +43,7 @@ NA_FN na_span na_keys_of(int query, int length, int window, int window_stride, i
     keys.first = na_max(leader - window + 1, 0);
     keys.last = query + 1;
   } else {
-    keys.first = na_max(na_min(leader - window / 2, length - window), 0);
+    keys.first = na_max(na_min(leader - (window >> 1), length - window), 0);
     keys.last = na_min(keys.first + window, length);
   }
   return keys;
@@ -52,13 +53,14 @@ NA_FN na_span na_keys_of(int query, int length, int window, int window_stride, i
 // the windows' ends move monotonically with the query.
 NA_FN na_span na_queries_of(int key, int length, int window, int window_stride, int causal) {
   // The leaders that see the key: [first, last), the ends of the axis open.
-  const int first = causal ? key : key < window ? 0 : key - window + 1 + window / 2;
-  const int last = causal ? key + window : key >= length - window ? length : key + window / 2 + 1;
+  const int middle = window >> 1;
+  const int first = causal ? key : key < window ? 0 : key - window + 1 + middle;
+  const int last = causal ? key + window : key >= length - window ? length : key + middle + 1;
   na_span queries;
   queries.first = first;
   queries.last = na_min(last, length);
   if (window_stride > 1) {
-    const int offset = causal ? window_stride - 1 : window_stride / 2;
+    const int offset = causal ? window_stride - 1 : window_stride >> 1;
     if (!causal)
       queries.first = na_ceil_div(na_max(first - offset, 0), window_stride) * window_stride;
     if (last < length) {

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import struct
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import product
+from statistics import fmean
 from typing import Any
 
 import mlx.core as mx
@@ -20,8 +22,7 @@ Axes = tuple[int, int, int]
 # for all its queries, so the largest that still gives every core of the GPU work is taken. 256
 # threads are what every Apple GPU can run.
 SIMDGROUPS = {1: (8, 4, 2, 1), 2: (4, 2, 1)}
-COLUMN_COST = 0.7  # of beginning a column of fragments, in fragments
-BORDER = {1: 0.0, 2: 0.1, 3: 0.2}  # what part of the tiles lies at a border, on each axis
+COLUMN_COST = 0.2  # of beginning a column of fragments, in fragments
 BIAS_GROUPS = 512  # threadgroups that sum the gradient of rpb, each simdgroup into its own table
 MAX_ROWS = 2**31 - 1  # tokens times heads of a sample; all else is counted in 64 bits
 MAX_DIM = 512  # a query's row is held in registers
@@ -197,26 +198,33 @@ def fragment(rank: int, kernel: Axes, rows: int, by_key: bool) -> tuple[Axes, in
     """How the tokens of a fragment lie: a simdgroup's queries, and in how many rows eight keys.
 
     The cheapest queries are those that together see few eights of keys, in few columns
-    (metal/walk.h); ``rows`` fragments of a column are computed at once. The same with queries and
-    keys in each other's places: near a border more queries see a key.
+    (metal/walk.h); ``rows`` fragments of a column are computed at once. Counted over a whole map,
+    and with queries and keys in each other's places for tiles of keys: near a border fewer keys are
+    seen, but more queries see a key.
     """
-    inner = 1 if rank > 1 else 2
 
-    def cost(shape: tuple[Axes, int]) -> tuple[float, int]:
+    def cost(shape: tuple[Axes, int]) -> tuple[float, float]:
         queries, high = shape
-        seen = [q + k - 1 for q, k in zip(queries, kernel, strict=True)]
-        eight = [1, high, 8 // high]
-        eight[inner] *= rows
-        share = BORDER[rank] if by_key else 0.0
-        steps = [
-            (1 - share) * -(-n // e) + share * -(-(n + k // 2) // e)
-            for n, k, e in zip(seen, kernel, eight, strict=True)
-        ]
-        columns = math.prod(steps) / steps[inner]
-        return math.prod(steps) * rows + COLUMN_COST * columns, math.prod(seen)
+        extents = [_extents(k, q, by_key) for q, k in zip(queries, kernel, strict=True)][3 - rank :]
+        deep = (8 if rank == 1 else high) * rows
+        depth = fmean(-(-n // deep) for n in extents[0])
+        columns = fmean(-(-math.prod(x) * high // 8) for x in product(*extents[1:]))
+        seen = math.prod(map(fmean, extents))
+        return depth * columns * rows + COLUMN_COST * columns, seen
 
-    heights = (1, 2, 4) if rank > 1 else (1,)  # the two tokens of a lane are neighbors in a row
+    # The two tokens of a lane are neighbors across columns, and in 3-D slabs have too few layers.
+    heights = (1, 2, 4) if rank == 2 else (1,)
     return min(product(_boxes(8 * rows, rank), heights), key=cost)
+
+
+def _extents(kernel: int, count: int, by_key: bool) -> list[int]:
+    """How many keys ``count`` neighboring queries see, all over an axis; or the reverse."""
+    length = max(4 * kernel, 16)
+    firsts = [min(max(i - kernel // 2, 0), length - kernel) for i in range(length)]
+    ends = [(i, min(i + count, length) - 1) for i in range(0, length, count)]
+    if by_key:
+        return [bisect_right(firsts, b) - bisect_right(firsts, a - kernel) for a, b in ends]
+    return [firsts[b] + kernel - firsts[a] for a, b in ends]
 
 
 def _boxes(volume: int, rank: int) -> list[Axes]:

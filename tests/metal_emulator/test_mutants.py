@@ -54,23 +54,24 @@ MUTANTS = {
     ),
     # bounds
     "slab longer than its memory": Mutant(
-        FORWARD, r"na_slab_size<RANK>\(seen, CAPACITY", r"\g<0> * 2", "out-of-bounds"
+        FORWARD, r"na_slab_size<EIGHT>\(seen, CAPACITY", r"\g<0> * 2", "out-of-bounds"
     ),
     "slab twice as large": Mutant(FORWARD, "= SLAB /", "= 2 * SLAB /", "threadgroup-memory"),
-    "query not clamped to the array": Mutant(
-        "tile.h", r"t\.at\[a\] = na_min\(at, axis\.padded - 1\)", "t.at[a] = at", "out-of-bounds"
-    ),
+    "row beyond the array loaded": Mutant("rows.h", r"live && \(", "(", "out-of-bounds"),
     "index beyond an array": Mutant(
-        FORWARD, r"h < NA_ROWS; h\+\+\) best", "h <= NA_ROWS; h++) best", "array-out-of-bounds"
+        FORWARD,
+        r"e < 2 \* NA_ROWS; e\+\+\) base",
+        "e <= 2 * NA_ROWS; e++) base",
+        "array-out-of-bounds",
     ),
     # what is read, and what is written
     "token not clamped to the slab": Mutant(
-        "walk.h", r"na_min\((corner\.at\[a\] \+ mine\.at\[a\]), last\)", r"(\1)", "uninit-"
+        "walk.h", r"na_min\(across, walk\.width - 1\)", "across", "uninit-"
     ),
     "last round of staging missed": Mutant(
         "slab.h", r"n < rounds\.count; n", "n < rounds.count - TOKENS; n", "uninit-"
     ),
-    "LSE and delta not staged": Mutant(KEY, r"na_stage_marks<[^;]*;", "", "uninit-"),
+    "LSE and delta not staged": Mutant(KEY, r"= \{lse, delta\}", "= {0, 0}", "uninit-"),
     "bins not cleared": Mutant("rows.h", r"sums\[i\] = 0\.0f;", ";", "uninit-"),
     "sum not initialised": Mutant(FORWARD, r"na_clear<FV>\(sum\);", "", "uninitialised-value"),
     "padding queries stored": Mutant(
@@ -88,7 +89,7 @@ MUTANTS = {
         "tile.h", r"keys\.last - keys\.first;", "keys.last - keys.first - 1;", "numbers"
     ),
     "inverse window one query too short": Mutant(
-        "window.h", r"key \+ window / 2 \+ 1", "key + window / 2", "numbers"
+        "window.h", r"key \+ middle \+ 1", "key + middle", "numbers"
     ),
 }
 
