@@ -105,14 +105,30 @@ def _differentiable(
     problem: Problem, forward: Arrays, backward: Arrays, rpb_at: int | None = None
 ) -> Arrays:
     function = mx.custom_function(lambda *inputs: forward(problem, *inputs))
-    gradient = mx.custom_function(lambda *inputs: backward(problem, *inputs))
+    gradient = _gradient(problem, backward)
 
     @function.vjp
     def vjp(primals: Any, cotangents: Any, outputs: Any) -> list[mx.array]:
         if problem.batch == 0:
             return [mx.zeros_like(x) for x in primals]
-        grads = cast(list[mx.array], gradient(*primals, *outputs, *cotangents))
+        grads = gradient(*primals, *outputs, *cotangents)
         return [*grads, mx.zeros_like(primals[-1])] if problem.has_lengths else grads
+
+    @function.vmap
+    def vmap(inputs: Any, axes: Any) -> Any:
+        # With the rules again: what is mapped may be differentiated, or mapped once more.
+        def mapped(problem: Problem, *inputs: mx.array) -> list[mx.array]:
+            return _differentiable(problem, forward, backward, rpb_at)(*inputs)
+
+        if problem.has_rpb and axes[rpb_at] is not None:
+            return _loop(problem, mapped, inputs, axes)
+        return _fold(problem, mapped, inputs, axes, rpb_at if problem.has_rpb else None)
+
+    return cast(Arrays, function)
+
+
+def _gradient(problem: Problem, backward: Arrays) -> Arrays:
+    gradient = mx.custom_function(lambda *inputs: backward(problem, *inputs))
 
     @gradient.vjp
     def second_order(primals: Any, cotangents: Any, outputs: Any) -> Any:
@@ -120,19 +136,16 @@ def _differentiable(
             "[neighborhood attention] gradients of gradients are not supported."
         )
 
-    @function.vmap
-    def vmap(inputs: Any, axes: Any) -> Any:
-        if problem.has_rpb and axes[rpb_at] is not None:
-            return _loop(problem, forward, inputs, axes)
-        return _fold(problem, forward, inputs, axes, rpb_at if problem.has_rpb else None)
-
     @gradient.vmap
-    def gradient_vmap(inputs: Any, axes: Any) -> Any:
+    def vmap(inputs: Any, axes: Any) -> Any:
+        def mapped(problem: Problem, *inputs: mx.array) -> list[mx.array]:
+            return _gradient(problem, backward)(*inputs)
+
         # The gradient of rpb sums over the batch, which must not mix mapped entries.
         map_over = _loop if problem.has_rpb else _fold
-        return map_over(problem, backward, inputs, axes)
+        return map_over(problem, mapped, inputs, axes)
 
-    return cast(Arrays, function)
+    return cast(Arrays, gradient)
 
 
 def _fold(
@@ -154,11 +167,9 @@ def _loop(
     problem: Problem, function: Arrays, inputs: Any, axes: Any
 ) -> tuple[list[mx.array], list[int]]:
     """Maps over an axis by calling the function once per entry."""
+    first = [x if a is None else mx.moveaxis(x, a, 0) for x, a in zip(inputs, axes, strict=True)]
     each = [
-        function(
-            problem,
-            *(x if a is None else mx.take(x, i, a) for x, a in zip(inputs, axes, strict=True)),
-        )
+        function(problem, *(x if a is None else x[i] for x, a in zip(first, axes, strict=True)))
         for i in range(_mapped_size(inputs, axes))
     ]
     return [mx.stack(list(ys)) for ys in zip(*each, strict=True)], [0] * len(each[0])

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <sstream>
 #include <stdexcept>
 
 #include "core/attention.h"
@@ -147,7 +148,9 @@ class NeighborhoodOp : public mx::Primitive {
     if (gradient == Op::kAttentionBackward) {
       inputs.insert(inputs.end(), outputs.begin(), outputs.end());
     }
-    inputs.insert(inputs.end(), cotangents.begin(), cotangents.end());
+    for (size_t i = 0; i < cotangents.size(); ++i) {  // a rule of the user's may give other dtypes
+      inputs.push_back(mx::astype(cotangents[i], outputs[i].dtype(), stream()));
+    }
     inputs.insert(inputs.end(), options, primals.end());
     const auto grads = NeighborhoodOp(stream(), gradient, call_, rpb_, lengths_)
                            .add_to_graph(std::move(inputs));
@@ -192,7 +195,9 @@ class NeighborhoodOp : public mx::Primitive {
            rpb_ == o.rpb_ && lengths_ == o.lengths_;
   }
 
-  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>&) override {
+  // Also where a function compiled with shapeless=True meets inputs of other shapes.
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override {
+    check_shapes(inputs);
     std::vector<mx::Shape> shapes;
     for (Member member : signature(op_).outputs) shapes.push_back(shape_of(member, call_));
     if (sums_bias_gradient()) shapes.push_back(bias_shape(call_));
@@ -202,6 +207,22 @@ class NeighborhoodOp : public mx::Primitive {
  private:
   bool sums_bias_gradient() const {
     return rpb_ && (op_ == Op::kAttentionBackward || op_ == Op::kQkBackward);
+  }
+
+  void check_shapes(const std::vector<mx::array>& inputs) const {
+    const Signature& one = signature(op_);
+    size_t i = 0;
+    for (Member member : one.inputs) check_shape(inputs[i++], shape_of(member, call_));
+    if (rpb_) check_shape(inputs[i++], bias_shape(call_));
+    if (lengths_) check_shape(inputs[i++], {call_.problem.batch, call_.rank});
+  }
+
+  void check_shape(const mx::array& x, const mx::Shape& shape) const {
+    if (x.shape() == shape) return;
+    std::ostringstream text;
+    text << "[" << name() << "] an array of shape " << x.shape()
+         << " does not fit the problem, which needs " << shape << ".";
+    throw std::invalid_argument(text.str());
   }
 
   std::vector<mx::array> folded(const std::vector<mx::array>& inputs, const std::vector<int>& axes,
@@ -228,11 +249,12 @@ class NeighborhoodOp : public mx::Primitive {
 
   std::vector<mx::array> one_by_one(const std::vector<mx::array>& inputs,
                                     const std::vector<int>& axes, int n) {
+    if (n == 0) throw std::invalid_argument("[neighborhood attention] a mapped axis is empty.");
     std::vector<std::vector<mx::array>> outputs;
     for (int k = 0; k < n; ++k) {
       std::vector<mx::array> entry;
       for (size_t i = 0; i < inputs.size(); ++i) {
-        entry.push_back(axes[i] < 0 ? inputs[i] : mx::take(inputs[i], k, axes[i], stream()));
+        entry.push_back(axes[i] < 0 ? inputs[i] : at(inputs[i], axes[i], k));
       }
       const auto results = add_to_graph(std::move(entry));
       outputs.resize(results.size());
@@ -241,6 +263,13 @@ class NeighborhoodOp : public mx::Primitive {
     std::vector<mx::array> stacked;
     for (const auto& results : outputs) stacked.push_back(mx::stack(results, 0, stream()));
     return stacked;
+  }
+
+  mx::array at(const mx::array& x, int axis, int k) {
+    mx::Shape first(x.ndim(), 0), last = x.shape();
+    first[axis] = k;
+    last[axis] = k + 1;
+    return mx::squeeze(mx::slice(x, first, last, stream()), axis, stream());
   }
 
   View input(const mx::array& x, mx::cpu::CommandEncoder& encoder) const {
@@ -264,12 +293,6 @@ class NeighborhoodOp : public mx::Primitive {
   bool rpb_, lengths_;
 };
 
-void check(const mx::array& x, const mx::Shape& shape, const char* name, bool float32 = false) {
-  if (x.shape() != shape || (float32 && x.dtype() != mx::float32)) {
-    throw std::invalid_argument(std::string("[") + name + "] an array does not fit the problem.");
-  }
-}
-
 }  // namespace
 
 Call make_call(const std::vector<int>& spatial, const std::vector<int>& kernel_size,
@@ -291,14 +314,12 @@ std::vector<mx::array> apply(Op op, const Call& call, std::vector<mx::array> inp
   const Signature& one = signature(op);
   const mx::Stream stream = mx::to_stream(std::monostate{}, mx::Device::cpu);
   for (size_t i = 0; i < inputs.size(); ++i) {
-    check(inputs[i], shape_of(one.inputs[i], call), one.name, is_lse(one.inputs[i]));
+    if (is_lse(one.inputs[i])) inputs[i] = mx::astype(inputs[i], mx::float32, stream);
   }
   if (rpb) {
-    check(*rpb, bias_shape(call), one.name);
     inputs.push_back(mx::astype(*rpb, mx::float32, stream));
   }
   if (lengths) {
-    check(*lengths, {call.problem.batch, call.rank}, one.name);
     inputs.push_back(mx::astype(*lengths, mx::int32, stream));
   }
   return NeighborhoodOp(stream, op, call, rpb.has_value(), lengths.has_value())

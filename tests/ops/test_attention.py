@@ -153,6 +153,27 @@ def test_vmap_is_a_loop(tier, has_rpb):
                 assert mx.allclose(x, y[i], atol=1e-4)
 
 
+@EACH_TIER
+@pytest.mark.parametrize("rpb_axis", [None, 0])
+def test_gradients_of_vmap_are_sums_over_a_loop(tier, rpb_axis):
+    x, rpb = mx.random.normal((3, 2, 9, 2, 8)), mx.random.normal((3, 2, 5))
+    rpb = rpb[0] if rpb_axis is None else rpb
+
+    def loss(x, rpb):
+        out, lse = ops.na1d(x, x, x, 3, rpb=rpb, return_lse=True)
+        return (out * out).sum() + lse.sum()
+
+    def mapped(x, rpb):
+        return mx.vmap(loss, (0, rpb_axis))(x, rpb).sum()
+
+    def looped(x, rpb):
+        return sum(loss(x[i], rpb if rpb_axis is None else rpb[i]) for i in range(3))
+
+    with ops.use_backend(tier):
+        got, want = (mx.grad(f, (0, 1))(x, rpb) for f in (mapped, looped))
+        assert all(mx.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(got, want, strict=True))
+
+
 @pytest.mark.parametrize("has_rpb", [False, True])
 def test_vmap_where_the_pure_tier_works_in_parts(has_rpb, monkeypatch):
     monkeypatch.setattr(tiles_module, "CPU_SCORES", 500)
@@ -209,8 +230,12 @@ def test_a_gradient_nobody_asked_for_is_not_needed(op, tier):
 def test_gradients_of_gradients_are_refused(tier):
     x = mx.random.normal((1, 8, 2, 4))
     slope = mx.grad(lambda q: (ops.na1d(q, x, x, 3) ** 2).sum())
-    with ops.use_backend(tier), pytest.raises(NotImplementedError, match="gradients of gradients"):
-        mx.grad(lambda q: slope(q).sum())(x)
+    for f, y in ((slope, x), (mx.compile(slope), x), (mx.vmap(slope), x[None])):
+        with (
+            ops.use_backend(tier),
+            pytest.raises(NotImplementedError, match="gradients of gradients"),
+        ):
+            mx.grad(lambda q: f(q).sum())(y)  # noqa: B023
 
 
 @EACH_TIER

@@ -144,6 +144,45 @@ def test_the_rule_in_cpp_is_that_of_all_tiers(nanobind):
 
 
 @compiled
+@pytest.mark.parametrize("dtype", (mx.float16, mx.int32), ids=str)
+def test_cotangents_of_another_dtype(nanobind, dtype):
+    """A custom rule behind the operator may hand back what it likes."""
+    double = mx.custom_function(lambda x: 2 * x)
+    double.vjp(lambda primals, cotangent, output: (2 * cotangent).astype(dtype))
+    x = mx.random.normal((1, 9, 2, 8))
+
+    def loss(x, twice):
+        return sum(twice(y).sum() for y in ops.na1d(x, x, x, 3, return_lse=True))
+
+    assert mx.array_equal(mx.grad(loss)(x, double), mx.grad(loss)(x, lambda y: 2 * y))
+
+
+@compiled
+def test_arrays_of_other_shapes_are_refused_in_the_graph(nanobind):
+    """A shapeless function and a custom rule pass arrays that the validation has not seen."""
+    shapeless = mx.compile(lambda x: ops.na1d(x, x, x, 3), shapeless=True)
+    shapeless(mx.zeros((2, 20, 1, 8)))
+    with pytest.raises(ValueError, match="does not fit"):
+        shapeless(mx.zeros((2, 9, 1, 8)))
+    total = mx.custom_function(lambda x: x.sum())
+    total.vjp(lambda primal, cotangent, output: mx.ones(1))
+    with pytest.raises(ValueError, match="does not fit"):
+        mx.grad(lambda x: total(ops.na1d(x, x, x, 3)))(mx.zeros((2, 9, 1, 8)))
+
+
+@compiled
+def test_vmap_with_nothing_to_do(nanobind):
+    def loss(x, rpb):
+        return ops.na1d(x, x, x, 3, rpb=rpb).sum()
+
+    grad = mx.vmap(mx.grad(loss, (0, 1)), (0, None))
+    d_x, d_rpb = grad(mx.zeros((3, 0, 9, 2, 8)), mx.zeros((2, 5)))
+    assert d_x.shape == (3, 0, 9, 2, 8) and d_rpb.shape == (3, 2, 5) and not d_rpb.any()
+    with pytest.raises(ValueError, match="mapped axis is empty"):
+        grad(mx.zeros((0, 1, 9, 2, 8)), mx.zeros((2, 5)))
+
+
+@compiled
 def test_compile_merges_equal_calls_only(nanobind):
     x = mx.random.normal((1, 12, 2, 8))
 
