@@ -61,7 +61,7 @@ NA_EACH_SLAB(seen, reach) {
   const na_walk walk = na_walk_over<EIGHT>(wanted, slab);
   NA_EACH_COLUMN(walk) {
     const na_column column = na_column_at<EIGHT>(walk, mine, across, me);
-    float base[2 * NA_ROWS];
+    float base[2 * NA_ROWS];  // what is added to a logit
     NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) base[e] = column.hidden[e] - top[e / 2];
     for (int i = 0; i < walk.depth; i += DEEP * STEP) {
       na_frag<float> s[STEP];
@@ -79,7 +79,7 @@ NA_EACH_SLAB(seen, reach) {
           higher = higher || s[g].e[e] > limit[e / 2];
         }
       }
-      if (na_any(higher))
+      if (na_any(higher))  // the largest logit becomes the reference, where it is too far above
         NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
           float best = NA_MASKED;
           NA_UNROLL for (int g = 0; g < STEP; g++)

@@ -8,11 +8,11 @@ struct na_eight {
   enum { PITCH = PITCH_ };  // elements from a token of a slab to the next
 };
 
-// How far a slab of at most `capacity` tokens reaches: over all of the inner axes, if it can; where it
-// cuts columns (walk.h), into whole fragments.
+// How far a slab of at most `capacity` tokens reaches: over all of the inner axes, if it can; where
+// it cuts columns (walk.h), into whole fragments.
 template <typename EIGHT>
 NA_FN na_point na_slab_size(const na_box box, int capacity) {
-  constexpr int RANK = EIGHT::RANK, DEEP = EIGHT::DEEP;
+  constexpr int RANK = EIGHT::RANK, DEEP = EIGHT::DEEP * NA_ROWS;  // of fragments computed at once
   na_point size = na_size(1, 1, 1);
   NA_EACH_AXIS_BACK(a) {
     const int length = box.high[a] - box.low[a];
