@@ -167,11 +167,12 @@ def _loop(
     problem: Problem, function: Arrays, inputs: Any, axes: Any
 ) -> tuple[list[mx.array], list[int]]:
     """Maps over an axis by calling the function once per entry."""
-    first = [x if a is None else mx.moveaxis(x, a, 0) for x, a in zip(inputs, axes, strict=True)]
-    each = [
-        function(problem, *(x if a is None else x[i] for x, a in zip(first, axes, strict=True)))
-        for i in range(_mapped_size(inputs, axes))
+    n = _mapped_size(inputs, axes)
+    entries = [
+        [x] * n if a is None else [y.squeeze(a) for y in mx.split(x, n, a)]
+        for x, a in zip(inputs, axes, strict=True)
     ]
+    each = [function(problem, *xs) for xs in zip(*entries, strict=True)]
     return [mx.stack(list(ys)) for ys in zip(*each, strict=True)], [0] * len(each[0])
 
 

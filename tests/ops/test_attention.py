@@ -193,6 +193,15 @@ def test_an_empty_batch(tier):
 
 
 @EACH_TIER
+def test_gradients_of_vmap_of_an_empty_batch(tier):
+    x, rpb = mx.zeros((3, 0, 9, 2, 8)), mx.ones((3, 2, 5))
+    out = mx.vmap(lambda x, rpb: ops.na1d(x, x, x, 3, rpb=rpb))
+    with ops.use_backend(tier):
+        d_x, d_rpb = mx.grad(lambda x, rpb: out(x, rpb).sum(), (0, 1))(x, rpb)
+    assert d_x.shape == x.shape and d_rpb.shape == rpb.shape and not d_rpb.any()
+
+
+@EACH_TIER
 def test_additional_keys_are_seen_by_every_query(tier):
     case = CASES["2-D"]
     q, k, v = case.arrays("query", "key", "value")
