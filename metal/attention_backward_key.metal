@@ -71,7 +71,7 @@ NA_EACH_SLAB(seeing, reach) {
         float more = na_mask<EIGHT>(column, i, e, mark[e % 2].e[0] + column.hidden[e]);
         if (BIAS && na_in_sight<EIGHT>(column, i, e)) {
           const int bin = mine[e / 2].bin - na_entry_at<EIGHT>(bins, column, i, e);
-          more += rpb[head * params[NA_BINS] + bin] * NA_LOG2E;
+          more += na_bias(rpb[head * params[NA_BINS] + bin]);
         }
         const float weight = na_exp2(s.e[e] * log2_scale + more);
         p.e[e] = T(weight);

@@ -90,7 +90,7 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
           bin[e] = -1;
           if (BIAS && na_in_sight<EIGHT>(column, i, e)) {
             bin[e] = mine[e / 2].bin + na_entry_at<EIGHT>(bins, column, i, e);
-            more += bias[bin[e]] * NA_LOG2E;
+            more += na_bias(bias[bin[e]]);
           }
           share[e] = na_exp2(s.e[e] * log2_scale + more) * dp.e[e];
           ds.e[e] = T(share[e]);

@@ -75,7 +75,7 @@ NA_EACH_SLAB(seen, reach) {
         NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
           s[g].e[e] = s[g].e[e] * scale + na_mask<EIGHT>(column, j, e, base[e]);
           if (BIAS && na_in_sight<EIGHT>(column, j, e))
-            s[g].e[e] += bias[mine[e / 2].bin + na_entry_at<EIGHT>(bins, column, j, e)] * NA_LOG2E;
+            s[g].e[e] += na_bias(bias[mine[e / 2].bin + na_entry_at<EIGHT>(bins, column, j, e)]);
           higher = higher || s[g].e[e] > limit[e / 2];
         }
       }

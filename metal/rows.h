@@ -1,5 +1,8 @@
 // Fragments: from and to rows of device memory, and sums per relative position.
 
+// A bias in powers of 2. However low, it stays above the logits of keys outside a window.
+NA_FN float na_bias(float x) { return (x < NA_LEAST_BIAS ? NA_LEAST_BIAS : x) * NA_LOG2E; }
+
 // ---- Rows of device memory, zero beyond D and where they are not live, for what lies there is masked
 // by adding to it: element e is column e % 2 of row e / 2.
 

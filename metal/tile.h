@@ -19,6 +19,7 @@ enum na_axis_param {
 #define NA_LN2 0.69314718056f
 #define NA_LOWEST -1.0e30f   // finite, so that no fast-math mode can break them
 #define NA_MASKED -3.0e38f
+#define NA_LEAST_BIAS -1.0e29f
 #define NA_MINUS_INFINITY int(0xff800000u)
 #define NA_EACH_AXIS(a) NA_UNROLL for (int a = 3 - RANK; a < 3; a++)
 #define NA_EACH_AXIS_BACK(a) NA_UNROLL for (int a = 2; a >= 3 - RANK; a--)

@@ -50,6 +50,14 @@ def test_extremes(metal, kernel_size, spatial, dtype, head_dim):  # noqa: F811
     assert worst(check_attention(case_of(one)), dtype) is None
 
 
+@pytest.mark.parametrize("bias", [-1e31, -mx.inf])
+def test_a_bias_never_reaches_beyond_a_window(metal, bias):  # noqa: F811
+    one = problem(3, (20,), has_rpb=True)
+    x = mx.random.normal((1, 20, 1, 8), key=mx.random.key(0))
+    out, _ = gpu.forward(one, x, x, x, mx.full((1, 5), bias), None)
+    assert mx.allclose(out[0, 5], x[0, 4:7].mean(axis=0), atol=1e-6)
+
+
 @pytest.mark.parametrize("changes", [{"order": 1}, {"order": 2}, {"fast_math": True}], ids=str)
 @pytest.mark.parametrize("family", [FAMILIES[0], FAMILIES[4], FAMILIES[9]], ids=str)
 def test_no_schedule_and_no_fast_math_matters(toolchain, family, changes):  # noqa: F811
