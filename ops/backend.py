@@ -141,10 +141,13 @@ def choose(problem: Problem, op: str) -> ModuleType:
     raise RuntimeError(f"[{op}] backend '{wanted}' cannot run this: {reasons[wanted]}.")
 
 
-def is_compiled(problem: Problem) -> bool:
-    """Whether the compiled tier computes a problem; it outruns MLX's own attention on a CPU."""
-    on_cpu = mx.default_device() == mx.Device(mx.cpu)
-    return on_cpu and get_backend() in ("auto", "nanobind") and why_not("nanobind", problem) is None
+def outruns_dense(problem: Problem) -> bool:
+    """Whether the tier for a problem outruns MLX's attention where each window is all there is."""
+    wanted = get_backend()
+    for name in TIERS if wanted == "auto" else [wanted]:
+        if why_not(name, problem) is None:
+            return _module(name).outruns_dense(problem)
+    return False
 
 
 def why_not(name: str, problem: Problem) -> str | None:

@@ -192,7 +192,7 @@ def _attend(
     _check_additional(op, problem, *more)
     query = downsample(problem, query)
     plain = hood.covers(problem.spatial) and rpb is None
-    if plain and not backend.is_compiled(problem):
+    if plain and not backend.outruns_dense(problem):
         return _dense(problem, query, key, value, more, return_lse)
     tier = backend.choose(problem, op)
     arrays = [query, key, value] if rpb is None else [query, key, value, rpb]

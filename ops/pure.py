@@ -23,6 +23,11 @@ def why_not(problem: Problem) -> str | None:
     return None
 
 
+def outruns_dense(problem: Problem) -> bool:
+    """MLX's own attention is as fast."""
+    return False
+
+
 def is_differentiable() -> bool:
     """ops/autograd.py has the rules of this tier."""
     return False

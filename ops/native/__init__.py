@@ -55,6 +55,11 @@ def why_not(problem: Problem) -> str | None:
     return None
 
 
+def outruns_dense(problem: Problem) -> bool:
+    """Always on a CPU; on a GPU like the kernels."""
+    return not _on_gpu() or gpu.outruns_dense(problem)
+
+
 def is_differentiable() -> bool:
     """Whether its arrays carry the rules of ops/autograd.py by themselves."""
     return not _on_gpu()

@@ -186,6 +186,13 @@ def test_says_why_not(metal):  # noqa: F811
     assert backend.get_support_matrix()["fast_metal"]["na3d"] == "yes"
 
 
+def test_only_large_maps_go_to_mlx(metal):  # noqa: F811
+    small, large = mx.zeros((1, 7, 7, 1, 8)), mx.zeros((1, 9, 9, 1, 8))
+    with ops.use_backend("fast_metal"):
+        assert ops.explain(ops.na2d, small, small, small, 7)[0].tier == "fast_metal"
+        assert ops.explain(ops.na2d, large, large, large, 9)[0].tier == "dense"
+
+
 def test_without_a_gpu_says_so():
     if gpu_plan.platform() is None:
         assert "back-end" in gpu.why_not(problem(3, (9,)))
