@@ -12,9 +12,6 @@ from natten_zoo import ops
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from benchmark_contestants import Case
 
-torch = pytest.importorskip("torch")
-import torch_contestants  # noqa: E402
-
 CASES = [
     Case("1-D", (20,), 2, 5, is_causal=True),
     Case("2-D", (10, 13), 2, (3, 5), dilation=2),
@@ -22,8 +19,19 @@ CASES = [
 ]
 
 
-def check(name, case, gradients=True):
+@pytest.fixture(scope="module")
+def contestants():
+    """The script, imported by tests that run: others make sure that nothing imports torch."""
+    pytest.importorskip("torch")
+    import torch_contestants
+
+    return torch_contestants
+
+
+def check(contestants, name, case, gradients=True):
     """Output and gradients beside those of the operator, which takes the heads last."""
+    import torch
+
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal((2, *case.spatial, case.heads, 32), np.float32) for _ in range(4)]
     function = getattr(ops, f"na{len(case.spatial)}d")
@@ -36,7 +44,7 @@ def check(name, case, gradients=True):
     leaves = [torch.from_numpy(x).flatten(1, -3).transpose(1, 2).contiguous() for x in arrays]
     for x in leaves[:3] if gradients else ():
         x.requires_grad_()
-    out = torch_contestants.PEERS[name](case)(*leaves[:3])
+    out = contestants.PEERS[name](case)(*leaves[:3])
     found = [[out]] + ([torch.autograd.grad(out, leaves[:3], leaves[3])] if gradients else [])
     for ours, theirs in zip(wanted, found, strict=gradients):
         for x, y in zip(ours, theirs, strict=True):
@@ -45,22 +53,23 @@ def check(name, case, gradients=True):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_dense_mask(case):
-    check("torch dense mask", case)
+def test_dense_mask(contestants, case):
+    check(contestants, "torch dense mask", case)
 
 
 @pytest.mark.slow  # compiles
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_flex(case):
-    check("torch flex", case, gradients=False)
+def test_flex(contestants, case):
+    check(contestants, "torch flex", case, gradients=False)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a backward on a GPU")
-def test_flex_is_compiled_after_its_backward_was_refused():
+def test_flex_is_compiled_after_its_backward_was_refused(contestants):
     from torch._dynamo.utils import counters
 
-    one = torch_contestants.torch_contestant("torch flex", CASES[1], 1, "float32")
+    if contestants.DEVICE == "cuda":
+        pytest.skip("there is a backward on a GPU")
+    one = contestants.torch_contestant("torch flex", CASES[1], 1, "float32")
     assert one.remark == "FlexAttention does not support backward on CPU"
     before = counters["frames"]["ok"]
     one.forward(*one.arrays)
@@ -69,6 +78,6 @@ def test_flex_is_compiled_after_its_backward_was_refused():
 
 @pytest.mark.slow  # so that it is not missed where nobody has built natten
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_natten(case):
+def test_natten(contestants, case):
     pytest.importorskip("natten.libnatten", reason="NATTEN 0.17.5 is not built here")
-    check("natten 0.17.5", case)
+    check(contestants, "natten 0.17.5", case)
