@@ -130,24 +130,30 @@ def choose(problem: Problem, op: str) -> ModuleType:
     Raises:
         RuntimeError: If the forced tier cannot.
     """
+    name, reasons = _first(problem)
+    if name is None:
+        wanted = get_backend()
+        raise RuntimeError(f"[{op}] backend '{wanted}' cannot run this: {reasons[wanted]}.")
+    record(problem, name, reasons)
+    return _module(name)
+
+
+def outruns_dense(problem: Problem) -> bool:
+    """Whether the tier for a problem outruns MLX's attention where each window is all there is."""
+    name, _ = _first(problem)
+    return name is not None and _module(name).outruns_dense(problem)
+
+
+def _first(problem: Problem) -> tuple[str | None, dict[str, str]]:
+    """The tier for a problem, None if the forced one cannot, and why others before it do not."""
     wanted = get_backend()
     reasons: dict[str, str] = {}
     for name in TIERS if wanted == "auto" else [wanted]:
         reason = why_not(name, problem)
         if reason is None:
-            record(problem, name, reasons)
-            return _module(name)
+            return name, reasons
         reasons[name] = reason
-    raise RuntimeError(f"[{op}] backend '{wanted}' cannot run this: {reasons[wanted]}.")
-
-
-def outruns_dense(problem: Problem) -> bool:
-    """Whether the tier for a problem outruns MLX's attention where each window is all there is."""
-    wanted = get_backend()
-    for name in TIERS if wanted == "auto" else [wanted]:
-        if why_not(name, problem) is None:
-            return _module(name).outruns_dense(problem)
-    return False
+    return None, reasons
 
 
 def why_not(name: str, problem: Problem) -> str | None:

@@ -38,6 +38,13 @@ class Case:
         d = self.head_dim
         return Problem(self.hood, batch, self.spatial, self.heads, self.heads, d, d, d**-0.5, dtype)
 
+    def mask(self) -> np.ndarray:
+        """``[tokens, tokens]``: whether a query sees a key."""
+        mask = np.ones((1, 1), bool)
+        for axis, length in enumerate(self.spatial):
+            mask = np.kron(mask, self.hood.mask(axis, length))
+        return mask
+
     def fused_multiply_adds(self) -> int:
         """Of one sample's forward: a logit and its share of the output per query and key."""
         pairs = 1

@@ -223,7 +223,7 @@ def ours(shape: Any, dtype: str) -> Steps:
 def dense(shape: Any, dtype: str) -> Steps:
     import mlx.core as mx
 
-    mask = mx.array(dense_mask(shape))
+    mask = mx.array(case_of(shape).mask())
 
     def attention(*qkv: Any) -> Any:
         q, k, v = (x.flatten(1, -3).swapaxes(1, 2) for x in qkv)
@@ -234,10 +234,10 @@ def dense(shape: Any, dtype: str) -> Steps:
 
 
 def gathered(shape: Any, dtype: str) -> Steps:
-    from benchmark_ops import Case, gather
+    from benchmark_ops import gather
 
-    name, spatial, heads, kernel, batch = shape
-    case = Case(name, spatial, heads, kernel)
+    _, spatial, heads, _, batch = shape
+    case = case_of(shape)
     size = 4 if dtype == "float32" else 2
     moved = batch * heads * math.prod(spatial) * case.hood.volume * 2 * 32 * size
     if moved > GATHER_LIMIT:
@@ -245,18 +245,11 @@ def gathered(shape: Any, dtype: str) -> Steps:
     return steps(gather(case), inputs(shape, dtype))
 
 
-def dense_mask(shape: Any) -> Any:
-    """``[tokens, tokens]``: which query sees which key."""
-    import numpy as np
+def case_of(shape: Any) -> Any:
+    """A shape as benchmark_ops.py has it."""
+    from benchmark_ops import Case
 
-    from natten_zoo.ops import Neighborhood
-
-    _, spatial, _, kernel, _ = shape
-    hood = Neighborhood.of(len(spatial), kernel)
-    mask = np.ones((1, 1), bool)
-    for axis, length in enumerate(spatial):
-        mask = np.kron(mask, hood.mask(axis, length))
-    return mask
+    return Case(*shape[:4])
 
 
 if __name__ == "__main__":

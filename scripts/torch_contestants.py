@@ -9,7 +9,6 @@ import math
 import os
 from typing import Any
 
-import numpy as np
 import torch
 from benchmark_contestants import Attention, Case, Contestant
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
@@ -21,11 +20,8 @@ torch.set_num_threads(int(os.environ.get("NATTEN_ZOO_THREADS") or PROCESSORS or 
 
 
 def seen(case: Case) -> torch.Tensor:
-    """``[tokens, tokens]``: whether a query sees a key."""
-    mask = np.ones((1, 1), bool)
-    for axis, length in enumerate(case.spatial):
-        mask = np.kron(mask, case.hood.mask(axis, length))
-    return torch.from_numpy(mask).to(DEVICE)
+    """The mask of a case, where it is needed."""
+    return torch.from_numpy(case.mask()).to(DEVICE)
 
 
 def dense_mask(case: Case) -> Attention:
