@@ -7,9 +7,9 @@
 // grid      items * Hkv threadgroups
 constexpr int FK = (D + 7) / 8, FV = (DV + 7) / 8;
 constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();  // of both slabs
-typedef na_eight<RANK, E1, PITCH> EIGHT;
+typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T)));
-constexpr int THREADS = 32 * G0 * G1 * G2;
+constexpr int THREADS = NA_TEAM * G0 * G1 * G2;
 threadgroup T queries[CAPACITY * PITCH];
 threadgroup T gradients[CAPACITY * PITCH];
 
@@ -17,10 +17,10 @@ const uint thread_index = thread_index_in_threadgroup;
 const int kv_heads = params[NA_KV_HEADS], group = int(threadgroup_position_in_grid.x);
 const int item = na_quotient(group, kv_heads), kv_head = group - item * kv_heads;
 const int sharing = params[NA_SHARING];  // heads that use a kv_head
-const na_lane me = na_lane_of<T>(thread_index % 32);
+const na_lane me = na_lane_of<T>(thread_index % NA_TEAM);
 const na_point few = na_size(Q0, Q1, Q2), many = na_size(G0 * Q0, G1 * Q1, G2 * Q2);
 const na_tile tile = na_key_tile<RANK, PLAIN>(params, lengths, item, many);
-const na_point corner = na_place<G1, G2>(thread_index / 32, few);
+const na_point corner = na_team_place<AXIS, G0, G1, G2>(thread_index / NA_TEAM, few);
 const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head);
 const float scale = na_float(params[NA_SCALE]), log2_scale = scale * NA_LOG2E;
 const na_marks marks = {lse, delta};
@@ -35,12 +35,12 @@ na_clear<FV>(dv);
 NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
   const na_point place = na_place<Q1, Q2>(h * 8 + me.row, na_size(1, 1, 1));
   mine[h] = na_key_at<RANK>(params, tile, key_rows, corner, place);
-  na_load<D>(k, h, key + mine[h].row * D, me, mine[h].live);
-  na_load<DV>(v, h, value + mine[h].row * DV, me, mine[h].live);
 }
+na_load_rows<D>(k, key, mine, me);
+na_load_rows<DV>(v, value, mine, me);
 const na_box seeing = na_queries_seeing<RANK>(tile, na_size(0, 0, 0), many);
 const na_box wanted = na_queries_seeing<RANK>(tile, corner, few);
-const na_point reach = na_slab_size<EIGHT>(seeing, CAPACITY);
+const na_point reach = na_slab_size<SHAPE>(seeing, CAPACITY);
 na_clear_tails<THREADS, D, PITCH>(queries, CAPACITY, thread_index);
 na_clear_tails<THREADS, DV, PITCH>(gradients, CAPACITY, thread_index);
 
@@ -53,29 +53,31 @@ NA_EACH_SLAB(seeing, reach) {
                                         thread_index);
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
-  const na_walk walk = na_walk_over<EIGHT>(wanted, slab);
+  const na_walk walk = na_walk_over<SHAPE>(wanted, slab);
   NA_EACH_COLUMN(walk) {
-    const na_column column = na_column_at<EIGHT>(walk, mine, across, me);
-    for (int i = 0; i < walk.depth; i += EIGHT::DEEP) {
-      const na_picked at = na_pick<EIGHT>(walk, column, i);
-      na_frag<float> s, dp;
-      na_frag<T> p, ds;
-      na_clear<1>(&s);
+    const na_column column = na_column_at<SHAPE>(walk, mine, across, me);
+    for (int i = 0; i < walk.depth; i += SHAPE::DEEP) {
+      const na_picked at = na_pick<SHAPE>(walk, column, i);
+      na_pairs<float> s, dp;
+      na_pairs<na_weight<T>> p, ds;
       na_pack<float, 2> mark[2];
       NA_UNROLL for (int e = 0; e < 2; e++)
         mark[e] = *(const TGP na_pack<float, 2>*)(queries + at.column[e] + FK * 8);
-      NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) dp.e[e] = mark[e % 2].e[1];
+      NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
+        s.e[e] = 0.0f;
+        dp.e[e] = mark[e % 2].e[1];
+      }
       na_dot<FK>(s, k, queries, at, me);
       na_dot<FV>(dp, v, gradients, at, me);
       NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
-        float more = na_mask<EIGHT>(column, i, e, mark[e % 2].e[0] + column.hidden[e]);
-        if (BIAS && na_in_sight<EIGHT>(column, i, e)) {
-          const int bin = mine[e / 2].bin - na_entry_at<EIGHT>(bins, column, i, e);
+        float more = na_mask<SHAPE>(column, i, e, mark[e % 2].e[0] + column.hidden[e]);
+        if (BIAS && na_in_sight<SHAPE>(column, i, e)) {
+          const int bin = mine[e / 2].bin - na_entry_at<SHAPE>(bins, column, i, e);
           more += na_bias(rpb[head * params[NA_BINS] + bin]);
         }
         const float weight = na_exp2(s.e[e] * log2_scale + more);
-        p.e[e] = T(weight);
-        ds.e[e] = T(weight * dp.e[e]);
+        p.e[e] = na_weight<T>(weight);
+        ds.e[e] = na_weight<T>(weight * dp.e[e]);
       }
       na_accumulate<FV>(dv, p, gradients, at, me);
       na_accumulate<FK>(dk, ds, queries, at, me);
@@ -83,8 +85,5 @@ NA_EACH_SLAB(seeing, reach) {
   }
 }
 
-NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
-  if (!mine[h].stored) continue;
-  na_store<D>(d_key + mine[h].row * D, dk, h, me, scale);
-  na_store<DV>(d_value + mine[h].row * DV, dv, h, me, 1.0f);
-}
+na_store_rows<D>(d_key, dk, mine, scale, me);
+na_store_rows<DV>(d_value, dv, mine, 1.0f, me);

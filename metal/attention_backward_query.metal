@@ -1,33 +1,34 @@
 // Gradient of the query, delta = rowsum(d_out * out) - d_lse for the second pass, and every
-// simdgroup's share of the gradient of rpb. Tiled like attention_forward.
+// team's share of the gradient of rpb. Tiled like attention_forward.
 //
-// template  as attention_forward, and BINS: entries of rpb per head that a simdgroup sums in
+// template  as attention_forward, and BINS: entries of rpb per head that a team sums in
 //           threadgroup memory (0: in d_rpb itself, where they would not fit)
 // inputs    query key value out d_out lse d_lse params lengths rpb
 // outputs   d_query [B, *out, H, D], delta [B, *out, H] float,
-//           d_rpb [H, slices * simdgroups, 2K-1 per axis] float, to be summed over its second axis
+//           d_rpb [H, slices * teams, 2K-1 per axis] float, to be summed over its second axis
 // grid      slices * H threadgroups; with BIAS each works through several items
 constexpr int FK = (D + 7) / 8, FV = (DV + 7) / 8;
 constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();  // of both slabs
-typedef na_eight<RANK, E1, PITCH> EIGHT;
+typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T)));
-constexpr int SIMDGROUPS = G0 * G1 * G2, THREADS = 32 * SIMDGROUPS;
+constexpr int TEAMS = G0 * G1 * G2, THREADS = NA_TEAM * TEAMS;
 threadgroup T keys[CAPACITY * PITCH];
 threadgroup T values[CAPACITY * PITCH];
-threadgroup float close_bins[BINS > 0 ? SIMDGROUPS * BINS : 1];
+threadgroup float close_bins[BINS > 0 ? TEAMS * BINS : 1];
+static_assert(!BIAS || NA_TEAM == 32, "sums per relative position need teams of a simdgroup");
 
-const uint thread_index = thread_index_in_threadgroup, simdgroup = thread_index / 32;
+const uint thread_index = thread_index_in_threadgroup, team = thread_index / NA_TEAM;
 const int heads = params[NA_HEADS], group = int(threadgroup_position_in_grid.x);
 const int slice = na_quotient(group, heads), head = group - slice * heads;
 const int slices = na_quotient(int(threadgroups_per_grid.x), heads), count = params[NA_BINS];
-const na_lane me = na_lane_of<T>(thread_index % 32);
+const na_lane me = na_lane_of<T>(thread_index % NA_TEAM);
 const na_point few = na_size(Q0, Q1, Q2), many = na_size(G0 * Q0, G1 * Q1, G2 * Q2);
-const na_point corner = na_place<G1, G2>(simdgroup, few);
+const na_point corner = na_team_place<AXIS, G0, G1, G2>(team, few);
 const int kv_head = na_quotient(head, params[NA_SHARING]);
 const na_table bins = na_bins<RANK>(params);
 const DEV float* bias = rpb + head * count;
-TGP float* close = close_bins + simdgroup * BINS;
-DEV float* share_of_rpb = d_rpb + (long(head * slices + slice) * SIMDGROUPS + simdgroup) * count;
+TGP float* close = close_bins + team * BINS;
+DEV float* share_of_rpb = d_rpb + (long(head * slices + slice) * TEAMS + team) * count;
 const float scale = na_float(params[NA_SCALE]), log2_scale = scale * NA_LOG2E;
 
 na_clear_tails<THREADS, D, PITCH>(keys, CAPACITY, thread_index);
@@ -40,22 +41,19 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
   const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head);
   na_query mine[NA_ROWS];
   float shift[NA_ROWS], norm[NA_ROWS];
-  na_frag<T> q[FK], g_out[FV];
+  na_frag<T> q[FK], o[FV], g_out[FV];
   na_frag<float> sum[FK];
   na_clear<FK>(sum);
   NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
     const na_point place = na_place<Q1, Q2>(h * 8 + me.row, na_size(1, 1, 1));
     mine[h] = na_query_at<RANK>(params, tile, rows, corner, place);
+  }
+  na_load_rows<D>(q, query, mine, me);
+  na_load_rows<DV>(o, out, mine, me);
+  na_load_rows<DV>(g_out, d_out, mine, me);
+  NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
     const long row = mine[h].row;
-    na_frag<T> o[FV];
-    na_load<D>(q, h, query + row * D, me, mine[h].live);
-    na_load<DV>(g_out, h, d_out + row * DV, me, mine[h].live);
-    na_load<DV>(o, h, out + row * DV, me, mine[h].live);
-    float dot = 0.0f;
-    NA_UNROLL for (int f = 0; f < FV; f++)
-      NA_UNROLL for (int e = h * 2; e < h * 2 + 2; e++)
-        dot += float(g_out[f].e[e]) * float(o[f].e[e]);
-    dot = na_row_sum(dot);  // by all lanes, live or not
+    const float dot = na_row_dot<FV>(g_out, o, h);  // by all lanes, live or not
     shift[h] = mine[h].live ? dot - d_lse[row] : 0.0f;
     norm[h] = mine[h].live ? lse[row] * NA_LOG2E : 0.0f;
     if (mine[h].stored && me.column == 0) delta[row] = shift[h];
@@ -63,46 +61,48 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
 
   const na_box seen = na_keys_seen<RANK>(tile, na_size(0, 0, 0), many);
   const na_box wanted = na_keys_seen<RANK>(tile, corner, few);
-  const na_point reach = na_slab_size<EIGHT>(seen, CAPACITY);
+  const na_point reach = na_slab_size<SHAPE>(seen, CAPACITY);
   NA_EACH_SLAB(seen, reach) {
     const na_box slab = na_slab<RANK>(seen, reach, z, y, x);
     threadgroup_barrier(mem_flags::mem_threadgroup);
     na_stage<RANK, THREADS, D, DV, PITCH>(keys, key, values, value, key_rows, slab, thread_index);
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
-    const na_walk walk = na_walk_over<EIGHT>(wanted, slab);
+    const na_walk walk = na_walk_over<SHAPE>(wanted, slab);
     NA_EACH_COLUMN(walk) {
-      const na_column column = na_column_at<EIGHT>(walk, mine, across, me);
+      const na_column column = na_column_at<SHAPE>(walk, mine, across, me);
       float base[2 * NA_ROWS];
       NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) base[e] = column.hidden[e] - norm[e / 2];
-      for (int i = 0; i < walk.depth; i += EIGHT::DEEP) {
-        const na_picked at = na_pick<EIGHT>(walk, column, i);
-        na_frag<float> s, dp;
-        na_frag<T> ds;
-        na_clear<1>(&s);
-        NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) dp.e[e] = -shift[e / 2];
+      for (int i = 0; i < walk.depth; i += SHAPE::DEEP) {
+        const na_picked at = na_pick<SHAPE>(walk, column, i);
+        na_pairs<float> s, dp;
+        na_pairs<na_weight<T>> ds;
+        NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
+          s.e[e] = 0.0f;
+          dp.e[e] = -shift[e / 2];
+        }
         na_dot<FK>(s, q, keys, at, me);
         na_dot<FV>(dp, g_out, values, at, me);
         float share[2 * NA_ROWS];
         int bin[2 * NA_ROWS];
         NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
-          float more = na_mask<EIGHT>(column, i, e, base[e]);
+          float more = na_mask<SHAPE>(column, i, e, base[e]);
           bin[e] = -1;
-          if (BIAS && na_in_sight<EIGHT>(column, i, e)) {
-            bin[e] = mine[e / 2].bin + na_entry_at<EIGHT>(bins, column, i, e);
+          if (BIAS && na_in_sight<SHAPE>(column, i, e)) {
+            bin[e] = mine[e / 2].bin + na_entry_at<SHAPE>(bins, column, i, e);
             more += na_bias(bias[bin[e]]);
           }
           share[e] = na_exp2(s.e[e] * log2_scale + more) * dp.e[e];
-          ds.e[e] = T(share[e]);
+          ds.e[e] = na_weight<T>(share[e]);
         }
         na_accumulate<FK>(sum, ds, keys, at, me);
         if (BIAS) na_add_to_bins<BINS>(close, share_of_rpb, me, bin, share);
       }
     }
   }
-  NA_UNROLL for (int h = 0; h < NA_ROWS; h++)
-    if (mine[h].stored)
-      na_store<D>(d_query + mine[h].row * D, sum, h, me, mine[h].live ? scale : 0.0f);
+  float factor[NA_ROWS];
+  NA_UNROLL for (int h = 0; h < NA_ROWS; h++) factor[h] = mine[h].live ? scale : 0.0f;
+  na_store_rows<D>(d_query, sum, mine, factor, me);
 }
 if (BIAS) na_write_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
 else if (group == 0 && thread_index == 0) d_rpb[0] = 0.0f;

@@ -2,17 +2,17 @@
 //
 // template  T; RANK; PLAIN (neither dilation, stride, window_stride, causal axis nor lengths);
 //           D, DV (head dims of query/key and of value); BIAS; SLAB (bytes);
-//           Q0 Q1 Q2 (the queries of a simdgroup), G0 G1 G2 (simdgroups of a threadgroup),
-//           E1 (rows in which the eight keys of a fragment lie)
+//           Q0 Q1 Q2 (the queries of a team), G0 G1 G2 (teams of a threadgroup),
+//           AXIS (of columns), HIGH (rows along it in which the keys of a fragment lie)
 // inputs    query [B, *out, H, D], key [B, *L, Hkv, D], value [B, *L, Hkv, DV], params, lengths,
 //           rpb [H, 2K-1 per axis] float
 // outputs   out [B, *out, H, DV], lse [B, *out, H] float
 // grid      items * H threadgroups
 constexpr int FK = (D + 7) / 8, FV = (DV + 7) / 8;  // fragments of a row
 constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();  // of both slabs
-typedef na_eight<RANK, E1, PITCH> EIGHT;
+typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T)));
-constexpr int THREADS = 32 * G0 * G1 * G2, DEEP = EIGHT::DEEP;
+constexpr int THREADS = NA_TEAM * G0 * G1 * G2, DEEP = SHAPE::DEEP;
 constexpr int STEP = NA_ROWS;  // fragments between two looks at the maximum
 constexpr float SLACK = 8.0f;  // weights may reach 2^8 before all are rescaled
 threadgroup T keys[CAPACITY * PITCH];
@@ -21,10 +21,10 @@ threadgroup T values[CAPACITY * PITCH];
 const uint thread_index = thread_index_in_threadgroup;
 const int heads = params[NA_HEADS], group = int(threadgroup_position_in_grid.x);
 const int item = na_quotient(group, heads), head = group - item * heads;
-const na_lane me = na_lane_of<T>(thread_index % 32);
+const na_lane me = na_lane_of<T>(thread_index % NA_TEAM);
 const na_point few = na_size(Q0, Q1, Q2), many = na_size(G0 * Q0, G1 * Q1, G2 * Q2);
 const na_tile tile = na_query_tile<RANK, PLAIN>(params, lengths, item, many);
-const na_point corner = na_place<G1, G2>(thread_index / 32, few);
+const na_point corner = na_team_place<AXIS, G0, G1, G2>(thread_index / NA_TEAM, few);
 const na_rows rows = na_query_rows<RANK>(params, tile, head);
 const int kv_head = na_quotient(head, params[NA_SHARING]);
 const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head);
@@ -41,14 +41,14 @@ na_clear<FV>(sum);
 NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
   const na_point place = na_place<Q1, Q2>(h * 8 + me.row, na_size(1, 1, 1));
   mine[h] = na_query_at<RANK>(params, tile, rows, corner, place);
-  na_load<D>(q, h, query + mine[h].row * D, me, mine[h].live);
   top[h] = total[h] = 0.0f;
   limit[h] = NA_LOWEST;
 }
+na_load_rows<D>(q, query, mine, me);
 
 const na_box seen = na_keys_seen<RANK>(tile, na_size(0, 0, 0), many);
 const na_box wanted = na_keys_seen<RANK>(tile, corner, few);
-const na_point reach = na_slab_size<EIGHT>(seen, CAPACITY);
+const na_point reach = na_slab_size<SHAPE>(seen, CAPACITY);
 na_clear_tails<THREADS, D, PITCH>(keys, CAPACITY, thread_index);
 na_clear_tails<THREADS, DV, PITCH>(values, CAPACITY, thread_index);
 
@@ -58,49 +58,53 @@ NA_EACH_SLAB(seen, reach) {
   na_stage<RANK, THREADS, D, DV, PITCH>(keys, key, values, value, key_rows, slab, thread_index);
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
-  const na_walk walk = na_walk_over<EIGHT>(wanted, slab);
+  const na_walk walk = na_walk_over<SHAPE>(wanted, slab);
   NA_EACH_COLUMN(walk) {
-    const na_column column = na_column_at<EIGHT>(walk, mine, across, me);
+    const na_column column = na_column_at<SHAPE>(walk, mine, across, me);
     float base[2 * NA_ROWS];  // what is added to a logit
     NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) base[e] = column.hidden[e] - top[e / 2];
     for (int i = 0; i < walk.depth; i += DEEP * STEP) {
-      na_frag<float> s[STEP];
+      na_pairs<float> s[STEP];
       na_picked at[STEP];
       bool higher = false;
       NA_UNROLL for (int g = 0; g < STEP; g++) {
         const int j = i + g * DEEP;
-        na_clear<1>(s + g);
-        at[g] = na_pick<EIGHT, STEP>(walk, column, j);
+        NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) s[g].e[e] = 0.0f;
+        at[g] = na_pick<SHAPE, STEP>(walk, column, j);
         na_dot<FK>(s[g], q, keys, at[g], me);
         NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
-          s[g].e[e] = s[g].e[e] * scale + na_mask<EIGHT>(column, j, e, base[e]);
-          if (BIAS && na_in_sight<EIGHT>(column, j, e))
-            s[g].e[e] += na_bias(bias[mine[e / 2].bin + na_entry_at<EIGHT>(bins, column, j, e)]);
-          higher = higher || s[g].e[e] > limit[e / 2];
+          s[g].e[e] = s[g].e[e] * scale + na_mask<SHAPE>(column, j, e, base[e]);
+          if (BIAS && na_in_sight<SHAPE>(column, j, e))
+            s[g].e[e] += na_bias(bias[mine[e / 2].bin + na_entry_at<SHAPE>(bins, column, j, e)]);
         }
+        NA_UNROLL for (int h = 0; h < NA_ROWS; h++)
+          higher = higher || na_fmax(s[g].e[2 * h], s[g].e[2 * h + 1]) > limit[h];
       }
-      if (na_any(higher))  // the largest logit becomes the reference, where it is too far above
+      if (na_team_any(higher)) {  // the largest logit becomes the reference, if it is too far above
+        float shrink[NA_ROWS];
         NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
           float best = NA_MASKED;
           NA_UNROLL for (int g = 0; g < STEP; g++)
             best = na_fmax(best, na_fmax(s[g].e[2 * h], s[g].e[2 * h + 1]));
           best = na_row_max(best);
-          const float rise = best > limit[h] ? best : 0.0f, shrink = na_exp2(-na_fmax(rise, 0.0f));
+          const float rise = best > limit[h] ? best : 0.0f;
           if (best > limit[h]) limit[h] = SLACK;
+          shrink[h] = na_exp2(-na_fmax(rise, 0.0f));
           top[h] += rise;
-          total[h] *= shrink;
+          total[h] *= shrink[h];
           NA_UNROLL for (int e = 2 * h; e < 2 * h + 2; e++) {
             base[e] -= rise;
             NA_UNROLL for (int g = 0; g < STEP; g++) s[g].e[e] -= rise;
-            NA_UNROLL for (int f = 0; f < FV; f++) sum[f].e[e] *= shrink;
           }
         }
+        na_scale_rows<FV>(sum, shrink);
+      }
       NA_UNROLL for (int g = 0; g < STEP; g++) {
-        na_frag<T> p;
+        na_pairs<na_weight<T>> p;
         NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
           const float weight = na_exp2(s[g].e[e]);
           total[e / 2] += weight;
-          p.e[e] = T(weight);
+          p.e[e] = na_weight<T>(weight);
         }
         na_accumulate<FV>(sum, p, values, at[g], me);
       }
@@ -108,12 +112,12 @@ NA_EACH_SLAB(seen, reach) {
   }
 }
 
+float norm[NA_ROWS];
 NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
   total[h] = na_row_sum(total[h]);
-  if (!mine[h].stored) continue;
-  const float norm = mine[h].live ? na_reciprocal(total[h]) : 0.0f;
-  na_store<DV>(out + mine[h].row * DV, sum, h, me, norm);
-  if (me.column == 0)
+  norm[h] = mine[h].live ? na_reciprocal(total[h]) : 0.0f;
+  if (mine[h].stored && me.column == 0)
     lse[mine[h].row] =
         mine[h].live ? (top[h] + na_log2(total[h])) * NA_LN2 : na_float(NA_MINUS_INFINITY);
 }
+na_store_rows<DV>(out, sum, mine, norm, me);

@@ -1,29 +1,29 @@
 // Weighted sum of what every query sees: out = scale * attn . value over its slots. Also the
 // gradient of the query from that of the logits (value is the key then) and, with SUMS, of rpb.
 //
-// template  T; RANK; PLAIN; DV; SUMS; BINS; SLAB; Q0 Q1 Q2, G0 G1 G2, E1 as attention_backward_query
+// template  T; RANK; PLAIN; DV; SUMS; BINS; SLAB; Q0 Q1 Q2, G0 G1 G2, AXIS, HIGH as attention_backward_query
 // inputs    attn [B, *out, H, prod K], value [B, *L, Hkv, DV], params, lengths, rpb (unused)
-// outputs   out [B, *out, H, DV], d_rpb [H, slices * simdgroups, 2K-1 per axis] float
+// outputs   out [B, *out, H, DV], d_rpb [H, slices * teams, 2K-1 per axis] float
 // grid      slices * H threadgroups; with SUMS each works through several items
 constexpr int FV = (DV + 7) / 8, PITCH = na_pitch<T, DV>();
-typedef na_eight<RANK, E1, PITCH> EIGHT;
+typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (PITCH * int(sizeof(T)));
-constexpr int SIMDGROUPS = G0 * G1 * G2, THREADS = 32 * SIMDGROUPS;
+constexpr int TEAMS = G0 * G1 * G2, THREADS = NA_TEAM * TEAMS;
 threadgroup T values[CAPACITY * PITCH];
-threadgroup float close_bins[BINS > 0 ? SIMDGROUPS * BINS : 1];
+threadgroup float close_bins[BINS > 0 ? TEAMS * BINS : 1];
 
-const uint thread_index = thread_index_in_threadgroup, simdgroup = thread_index / 32;
+const uint thread_index = thread_index_in_threadgroup, team = thread_index / NA_TEAM;
 const int heads = params[NA_HEADS], group = int(threadgroup_position_in_grid.x);
 const int slice = na_quotient(group, heads), head = group - slice * heads;
 const int slices = na_quotient(int(threadgroups_per_grid.x), heads), count = params[NA_BINS];
-const na_lane me = na_lane_of<T>(thread_index % 32);
+const na_lane me = na_lane_of<T>(thread_index % NA_TEAM);
 const na_point few = na_size(Q0, Q1, Q2), many = na_size(G0 * Q0, G1 * Q1, G2 * Q2);
-const na_point corner = na_place<G1, G2>(simdgroup, few);
+const na_point corner = na_team_place<AXIS, G0, G1, G2>(team, few);
 const int kv_head = na_quotient(head, params[NA_SHARING]);
 const na_table bins = na_bins<RANK>(params), slots = na_slots<RANK>(params);
 const int volume = na_volume(params);
-TGP float* close = close_bins + simdgroup * BINS;
-DEV float* share_of_rpb = d_rpb + (long(head * slices + slice) * SIMDGROUPS + simdgroup) * count;
+TGP float* close = close_bins + team * BINS;
+DEV float* share_of_rpb = d_rpb + (long(head * slices + slice) * TEAMS + team) * count;
 
 na_clear_tails<THREADS, DV, PITCH>(values, CAPACITY, thread_index);
 if (SUMS) na_clear_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
@@ -42,38 +42,36 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
 
   const na_box seen = na_keys_seen<RANK>(tile, na_size(0, 0, 0), many);
   const na_box wanted = na_keys_seen<RANK>(tile, corner, few);
-  const na_point reach = na_slab_size<EIGHT>(seen, CAPACITY);
+  const na_point reach = na_slab_size<SHAPE>(seen, CAPACITY);
   NA_EACH_SLAB(seen, reach) {
     const na_box slab = na_slab<RANK>(seen, reach, z, y, x);
     threadgroup_barrier(mem_flags::mem_threadgroup);
     na_stage<RANK, THREADS, DV, PITCH>(values, value, key_rows, slab, thread_index);
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
-    const na_walk walk = na_walk_over<EIGHT>(wanted, slab);
+    const na_walk walk = na_walk_over<SHAPE>(wanted, slab);
     NA_EACH_COLUMN(walk) {
-      const na_column column = na_column_at<EIGHT>(walk, mine, across, me);
-      for (int i = 0; i < walk.depth; i += EIGHT::DEEP) {
-        na_frag<T> p;
+      const na_column column = na_column_at<SHAPE>(walk, mine, across, me);
+      for (int i = 0; i < walk.depth; i += SHAPE::DEEP) {
+        na_pairs<T> p;
         float weight[2 * NA_ROWS];
         int bin[2 * NA_ROWS];
         NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
           const na_query one = mine[e / 2];
-          const int slot = one.slot + na_entry_at<EIGHT>(slots, column, i, e);
-          const bool in = na_in_sight<EIGHT>(column, i, e);
+          const int slot = one.slot + na_entry_at<SHAPE>(slots, column, i, e);
+          const bool in = na_in_sight<SHAPE>(column, i, e);
           p.e[e] = in ? attn[one.row * volume + slot] : T(0.0f);
           weight[e] = float(p.e[e]);
-          bin[e] = SUMS && in ? one.bin + na_entry_at<EIGHT>(bins, column, i, e) : -1;
+          bin[e] = SUMS && in ? one.bin + na_entry_at<SHAPE>(bins, column, i, e) : -1;
         }
         simdgroup_barrier(mem_flags::mem_none);  // together again for the product
-        const na_picked at = na_pick<EIGHT>(walk, column, i);
+        const na_picked at = na_pick<SHAPE>(walk, column, i);
         na_accumulate<FV>(sum, p, values, at, me);
         if (SUMS) na_add_to_bins<BINS>(close, share_of_rpb, me, bin, weight);
       }
     }
   }
-  NA_UNROLL for (int h = 0; h < NA_ROWS; h++)
-    if (mine[h].stored)
-      na_store<DV>(out + mine[h].row * DV, sum, h, me, na_float(params[NA_SCALE]));
+  na_store_rows<DV>(out, sum, mine, na_float(params[NA_SCALE]), me);
 }
 if (SUMS) na_write_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
 else if (group == 0 && thread_index == 0) d_rpb[0] = 0.0f;

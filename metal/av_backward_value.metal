@@ -1,24 +1,24 @@
 // Weighted sum of what sees every key: d_value = scale * attn^T . d_out over the queries that see it.
 // Also the gradient of the key from that of the logits (d_out is the query then).
 //
-// template  T; RANK; PLAIN; DV; SLAB; Q0 Q1 Q2, G0 G1 G2, E1 as attention_backward_key
+// template  T; RANK; PLAIN; DV; SLAB; Q0 Q1 Q2, G0 G1 G2, AXIS, HIGH as attention_backward_key
 // inputs    attn [B, *out, H, prod K], d_out [B, *out, H, DV], params, lengths, rpb (unused)
 // outputs   d_value [B, *L, Hkv, DV]
 // grid      items * Hkv threadgroups
 constexpr int FV = (DV + 7) / 8, PITCH = na_pitch<T, DV>();
-typedef na_eight<RANK, E1, PITCH> EIGHT;
+typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (PITCH * int(sizeof(T)));
-constexpr int THREADS = 32 * G0 * G1 * G2;
+constexpr int THREADS = NA_TEAM * G0 * G1 * G2;
 threadgroup T gradients[CAPACITY * PITCH];
 
 const uint thread_index = thread_index_in_threadgroup;
 const int kv_heads = params[NA_KV_HEADS], group = int(threadgroup_position_in_grid.x);
 const int item = na_quotient(group, kv_heads), kv_head = group - item * kv_heads;
 const int sharing = params[NA_SHARING];  // heads that use a kv_head
-const na_lane me = na_lane_of<T>(thread_index % 32);
+const na_lane me = na_lane_of<T>(thread_index % NA_TEAM);
 const na_point few = na_size(Q0, Q1, Q2), many = na_size(G0 * Q0, G1 * Q1, G2 * Q2);
 const na_tile tile = na_key_tile<RANK, PLAIN>(params, lengths, item, many);
-const na_point corner = na_place<G1, G2>(thread_index / 32, few);
+const na_point corner = na_team_place<AXIS, G0, G1, G2>(thread_index / NA_TEAM, few);
 const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head);
 const na_table slots = na_slots<RANK>(params);
 const int volume = na_volume(params);
@@ -32,7 +32,7 @@ NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
 }
 const na_box seeing = na_queries_seeing<RANK>(tile, na_size(0, 0, 0), many);
 const na_box wanted = na_queries_seeing<RANK>(tile, corner, few);
-const na_point reach = na_slab_size<EIGHT>(seeing, CAPACITY);
+const na_point reach = na_slab_size<SHAPE>(seeing, CAPACITY);
 na_clear_tails<THREADS, DV, PITCH>(gradients, CAPACITY, thread_index);
 
 for (int head = kv_head * sharing; head < (kv_head + 1) * sharing; head++)
@@ -43,15 +43,15 @@ NA_EACH_SLAB(seeing, reach) {
   na_stage<RANK, THREADS, DV, PITCH>(gradients, d_out, rows, slab, thread_index);
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
-  const na_walk walk = na_walk_over<EIGHT>(wanted, slab);
+  const na_walk walk = na_walk_over<SHAPE>(wanted, slab);
   NA_EACH_COLUMN(walk) {
-    const na_column column = na_column_at<EIGHT>(walk, mine, across, me);
-    for (int i = 0; i < walk.depth; i += EIGHT::DEEP) {
-      na_frag<T> p;
+    const na_column column = na_column_at<SHAPE>(walk, mine, across, me);
+    for (int i = 0; i < walk.depth; i += SHAPE::DEEP) {
+      na_pairs<T> p;
       NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
-        const na_point token = na_token<EIGHT>(column, i, e);
+        const na_point token = na_token<SHAPE>(column, i, e);
         p.e[e] = T(0.0f);
-        if (!na_in_sight<EIGHT>(column, i, e)) continue;
+        if (!na_in_sight<SHAPE>(column, i, e)) continue;
         int slot = 0;
         NA_EACH_AXIS(a) {
           const int first = na_window(tile.axis[a], token.at[a]).first;
@@ -60,12 +60,10 @@ NA_EACH_SLAB(seeing, reach) {
         p.e[e] = attn[na_row<RANK>(rows, token) * volume + slot];
       }
       simdgroup_barrier(mem_flags::mem_none);  // together again for the product
-      const na_picked at = na_pick<EIGHT>(walk, column, i);
+      const na_picked at = na_pick<SHAPE>(walk, column, i);
       na_accumulate<FV>(sum, p, gradients, at, me);
     }
   }
 }
 
-NA_UNROLL for (int h = 0; h < NA_ROWS; h++)
-  if (mine[h].stored)
-    na_store<DV>(d_value + mine[h].row * DV, sum, h, me, na_float(params[NA_SCALE]));
+na_store_rows<DV>(d_value, sum, mine, na_float(params[NA_SCALE]), me);

@@ -1,23 +1,23 @@
 // Logits of every query and slot: scale * query . key + rpb; also the gradient of attention weights,
 // d_out . value.
 //
-// template  T; RANK; PLAIN; D; BIAS; SLAB; Q0 Q1 Q2, G0 G1 G2, E1 as attention_forward
+// template  T; RANK; PLAIN; D; BIAS; SLAB; Q0 Q1 Q2, G0 G1 G2, AXIS, HIGH as attention_forward
 // inputs    query [B, *out, H, D], key [B, *L, Hkv, D], params, lengths, rpb
 // outputs   logits [B, *out, H, prod K]; slots without a key hold params[NA_FILL]
 // grid      items * H threadgroups
 constexpr int FK = (D + 7) / 8, PITCH = na_pitch<T, D>();
-typedef na_eight<RANK, E1, PITCH> EIGHT;
+typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (PITCH * int(sizeof(T)));
-constexpr int THREADS = 32 * G0 * G1 * G2;
+constexpr int THREADS = NA_TEAM * G0 * G1 * G2;
 threadgroup T keys[CAPACITY * PITCH];
 
 const uint thread_index = thread_index_in_threadgroup;
 const int heads = params[NA_HEADS], group = int(threadgroup_position_in_grid.x);
 const int item = na_quotient(group, heads), head = group - item * heads;
-const na_lane me = na_lane_of<T>(thread_index % 32);
+const na_lane me = na_lane_of<T>(thread_index % NA_TEAM);
 const na_point few = na_size(Q0, Q1, Q2), many = na_size(G0 * Q0, G1 * Q1, G2 * Q2);
 const na_tile tile = na_query_tile<RANK, PLAIN>(params, lengths, item, many);
-const na_point corner = na_place<G1, G2>(thread_index / 32, few);
+const na_point corner = na_team_place<AXIS, G0, G1, G2>(thread_index / NA_TEAM, few);
 const na_rows rows = na_query_rows<RANK>(params, tile, head);
 const int kv_head = na_quotient(head, params[NA_SHARING]);
 const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head);
@@ -31,16 +31,16 @@ na_frag<T> q[FK];
 NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
   const na_point place = na_place<Q1, Q2>(h * 8 + me.row, na_size(1, 1, 1));
   mine[h] = na_query_at<RANK>(params, tile, rows, corner, place);
-  na_load<D>(q, h, query + mine[h].row * D, me, mine[h].live);
   if (mine[h].stored && !na_whole<RANK>(mine[h], volume))
     for (int i = me.column / 2; i < volume; i += 4)
       logits[mine[h].row * volume + i] = T(na_float(params[NA_FILL]));
 }
+na_load_rows<D>(q, query, mine, me);
 simdgroup_barrier(mem_flags::mem_device);
 
 const na_box seen = na_keys_seen<RANK>(tile, na_size(0, 0, 0), many);
 const na_box wanted = na_keys_seen<RANK>(tile, corner, few);
-const na_point reach = na_slab_size<EIGHT>(seen, CAPACITY);
+const na_point reach = na_slab_size<SHAPE>(seen, CAPACITY);
 na_clear_tails<THREADS, D, PITCH>(keys, CAPACITY, thread_index);
 NA_EACH_SLAB(seen, reach) {
   const na_box slab = na_slab<RANK>(seen, reach, z, y, x);
@@ -48,20 +48,19 @@ NA_EACH_SLAB(seen, reach) {
   na_stage<RANK, THREADS, D, PITCH>(keys, key, key_rows, slab, thread_index);
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
-  const na_walk walk = na_walk_over<EIGHT>(wanted, slab);
+  const na_walk walk = na_walk_over<SHAPE>(wanted, slab);
   NA_EACH_COLUMN(walk) {
-    const na_column column = na_column_at<EIGHT>(walk, mine, across, me);
-    for (int i = 0; i < walk.depth; i += EIGHT::DEEP) {
-      na_frag<float> s;
-      na_clear<1>(&s);
-      const na_picked at = na_pick<EIGHT>(walk, column, i);
+    const na_column column = na_column_at<SHAPE>(walk, mine, across, me);
+    for (int i = 0; i < walk.depth; i += SHAPE::DEEP) {
+      na_pairs<float> s = {};
+      const na_picked at = na_pick<SHAPE>(walk, column, i);
       na_dot<FK>(s, q, keys, at, me);
       NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
         const na_query one = mine[e / 2];
-        if (!na_in_sight<EIGHT>(column, i, e)) continue;
+        if (!na_in_sight<SHAPE>(column, i, e)) continue;
         float logit = s.e[e] * scale;
-        if (BIAS) logit += bias[one.bin + na_entry_at<EIGHT>(bins, column, i, e)];
-        const int slot = one.slot + na_entry_at<EIGHT>(slots, column, i, e);
+        if (BIAS) logit += bias[one.bin + na_entry_at<SHAPE>(bins, column, i, e)];
+        const int slot = one.slot + na_entry_at<SHAPE>(slots, column, i, e);
         logits[one.row * volume + slot] = T(logit);
       }
       simdgroup_barrier(mem_flags::mem_none);  // together again for the next product

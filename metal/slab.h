@@ -1,24 +1,39 @@
 // Slabs: the tokens that a tile wants, in as many pieces as threadgroup memory needs.
 
-// The eight tokens of a fragment: E1 rows on the axis of columns (walk.h), in 1-D one token each.
-template <int RANK_, int E1, int PITCH_>
-struct na_eight {
-  enum { RANK = RANK_, IN_1D = RANK_ == 1 ? 1 : 0, AXIS = 3 - RANK_ };
-  enum { DEEP = RANK_ > 1 ? E1 : 8, COLUMNS = 8 / DEEP };
+// How the tokens of a fragment lie: HIGH rows of them along AXIS, that of columns (walk.h), on which a
+// team has QUERIES.
+template <int RANK_, int AXIS_, int HIGH, int QUERIES, int PITCH_>
+struct na_shape {
+  enum { RANK = RANK_, IN_1D = RANK_ == 1 ? 1 : 0 };
+  enum { AXIS = AXIS_, OTHER = 1 - AXIS_ };  // in 3-D the other one that is not the innermost
+  enum { DEEP = HIGH, COLUMNS = NA_TOKENS / HIGH };
   enum { PITCH = PITCH_ };  // elements from a token of a slab to the next
+  // All queries see the same of a column, and no fragments that are computed at once pass its end.
+  enum { FLAT = RANK_ > 1 && QUERIES == 1 && HIGH * NA_ROWS == 1 };
 };
 
-// How far a slab of at most `capacity` tokens reaches: over all of the inner axes, if it can; where
-// it cuts columns (walk.h), into whole fragments.
-template <typename EIGHT>
+// How far a slab reaches on an axis of `length` tokens if it may have at most `capacity`: where it is
+// cut, into pieces that fragments fill.
+NA_FN int na_reach(int length, int capacity, int piece) {
+  const int most = na_min(length, capacity);
+  return na_max(most < length && most > piece ? most - most % piece : most, 1);
+}
+
+// How far a slab of at most `capacity` tokens reaches. Teams of a whole simdgroup take wide fragments,
+// and a slab all of the inner axes, if it can. Small teams take long columns: it is theirs, and the
+// inner axes, which is cut.
+template <typename SHAPE>
 NA_FN na_point na_slab_size(const na_box box, int capacity) {
-  constexpr int RANK = EIGHT::RANK, DEEP = EIGHT::DEEP * NA_ROWS;  // of fragments computed at once
+  constexpr int RANK = SHAPE::RANK, AXIS = SHAPE::AXIS;
   na_point size = na_size(1, 1, 1);
+  if (NA_TEAM < 32 && RANK > 1) {
+    size.at[AXIS] = na_reach(box.high[AXIS] - box.low[AXIS], capacity, SHAPE::DEEP);
+    capacity = na_small_quotient(capacity, size.at[AXIS]);
+  }
   NA_EACH_AXIS_BACK(a) {
-    const int length = box.high[a] - box.low[a];
-    int most = na_min(length, capacity);
-    if (a == EIGHT::AXIS && most < length && most > DEEP) most -= most % DEEP;
-    size.at[a] = na_max(most, 1);
+    if (NA_TEAM < 32 && RANK > 1 && a == AXIS) continue;
+    const int piece = a == AXIS ? SHAPE::DEEP * NA_ROWS : NA_TEAM < 32 && a == 2 ? SHAPE::COLUMNS : 1;
+    size.at[a] = na_reach(box.high[a] - box.low[a], capacity, piece);
     if (a > 3 - RANK) capacity = na_small_quotient(capacity, size.at[a]);
   }
   return size;
@@ -103,7 +118,8 @@ NA_FN void na_copy_rows(TGP T* keys, const DEV T* key, TGP T* values, const DEV 
                         const na_marks marks, const na_rows rows, const na_box slab,
                         uint thread_index) {
   constexpr int VECTORS = (D > DV ? D : DV) / WIDE;
-  constexpr int LANES = VECTORS < THREADS ? VECTORS : THREADS, TOKENS = THREADS / LANES;
+  constexpr int SHARE = NA_TEAM < 32 && VECTORS % 2 == 0 ? VECTORS / 2 : VECTORS;
+  constexpr int LANES = SHARE < THREADS ? SHARE : THREADS, TOKENS = THREADS / LANES;
   constexpr int TIMES = (VECTORS + LANES - 1) / LANES;
   const int first = int(thread_index / LANES);
   const int lane = int(thread_index % LANES);  // it always copies the same columns

@@ -269,7 +269,15 @@ NA_FN int na_volume(const DEV int* p) {
   return na_axis_of(p, 0)[NA_KERNEL] * na_axis_of(p, 1)[NA_KERNEL] * na_axis_of(p, 2)[NA_KERNEL];
 }
 
-// ---- Places inside a tile: simdgroups of G0 x G1 x G2, each with the tokens of one fragment's rows.
+// ---- Places inside a tile: teams of G0 x G1 x G2, each with its rows.
+
+NA_FN na_point na_size(int z, int y, int x) {
+  na_point size;
+  size.at[0] = z;
+  size.at[1] = y;
+  size.at[2] = x;
+  return size;
+}
 
 template <int N1, int N2>
 NA_FN na_point na_place(uint i, const na_point scale) {
@@ -280,12 +288,15 @@ NA_FN na_point na_place(uint i, const na_point scale) {
   return place;
 }
 
-NA_FN na_point na_size(int z, int y, int x) {
-  na_point size;
-  size.at[0] = z;
-  size.at[1] = y;
-  size.at[2] = x;
-  return size;
+// Where team `i` begins. The teams that share a simdgroup lie along AXIS, that of the columns
+// (walk.h): then they walk at the same pace.
+template <int AXIS, int N0, int N1, int N2>
+NA_FN na_point na_team_place(uint i, const na_point scale) {
+  constexpr int FIRST = AXIS == 0 ? N0 : N1, SECOND = AXIS == 0 ? N1 : N0;
+  const int first = int(i % FIRST), second = int(i / FIRST % SECOND);
+  return na_size((AXIS == 0 ? first : second) * scale.at[0],
+                 (AXIS == 0 ? second : first) * scale.at[1],
+                 int(i / (FIRST * SECOND)) * scale.at[2]);
 }
 
 // The keys that a query sees, or the queries that see a key.

@@ -12,7 +12,6 @@ from typing import Any
 import mlx.core as mx
 
 from .. import metal
-from . import gpu_plan
 from .gpu_plan import Plan, platform, smallest
 
 log = logging.getLogger(__name__)
@@ -48,8 +47,8 @@ KERNELS = {
     "av_backward_value": Kernel(("attn", "d_out", *_COMMON), {"d_value": "DV"}),
 }
 
-_broken: dict[tuple[str, tuple[Any, ...]], str] = {}
-_proven: set[tuple[str, tuple[Any, ...]]] = set()
+_broken: dict[tuple[Any, ...], str] = {}
+_proven: set[tuple[Any, ...]] = set()
 
 
 class KernelError(RuntimeError):
@@ -63,20 +62,19 @@ def anything_broken() -> bool:
 
 def broken(name: str, plan: Plan) -> str | None:
     """Why a kernel could not be built earlier, if so."""
-    return _broken.get((name, plan.template))
+    return _broken.get(_key(name, plan))
+
+
+def _key(name: str, plan: Plan) -> tuple[Any, ...]:
+    return name, plan.core, plan.template
 
 
 def launch(
     name: str, plan: Plan, inputs: Sequence[mx.array], output_shapes: Sequence[Sequence[int]]
 ) -> list[mx.array]:
-    """Runs a kernel over all threadgroups of a plan, whose ``params`` join the inputs.
-
-    Raises:
-        KernelError: If this device cannot build it.
-    """
+    """Runs a kernel over all threadgroups of a plan, whose ``params`` join the inputs."""
     if not plan.groups:
         return [mx.zeros(s, d) for s, d in zip(output_shapes, dtypes(name, plan), strict=True)]
-    prove(name, plan)
     return _run(name, plan, plan.params, inputs, output_shapes)
 
 
@@ -86,9 +84,9 @@ def prove(name: str, plan: Plan) -> None:
     Raises:
         KernelError: If this device cannot build it.
     """
-    if name in plan.built:
+    if name in plan.built or not plan.groups:
         return
-    key = (name, plan.template)
+    key = _key(name, plan)
     if key not in _proven and key not in _broken:
         try:
             _try(name, plan)
@@ -108,7 +106,7 @@ def _try(name: str, plan: Plan) -> None:
     inputs = [mx.zeros(longest, dtype(array, plan)) for array in kernel.inputs if array != "params"]
     shapes = [(plan[size] if size else 1,) for size in kernel.outputs.values()]
     if "d_rpb" in kernel.outputs and plan["SUMS"]:
-        shapes[-1] = (plan.simdgroups,)
+        shapes[-1] = (plan.teams,)
     mx.eval(_run(name, one, one.params, inputs, shapes))
 
 
@@ -121,7 +119,7 @@ def _run(
 ) -> list[mx.array]:
     at = KERNELS[name].inputs.index("params")
     arrays = [_long_enough(x) for x in inputs]
-    return _function(name, platform(), gpu_plan.ROWS, plan.resident)(
+    return _function(name, platform(), plan.core, plan.resident)(
         inputs=[*arrays[:at], params, *arrays[at:]],
         template=list(plan.template),
         grid=(plan.groups * plan.threads, 1, 1),
@@ -133,17 +131,17 @@ def _run(
 
 @cache
 def _function(
-    name: str, tier: str | None, rows: int, resident: int
+    name: str, tier: str | None, core: metal.Core, resident: int
 ) -> Callable[..., list[mx.array]]:
     build: Callable[..., Any] = mx.fast.cuda_kernel if tier == "cuda" else mx.fast.metal_kernel
-    return build(**text(name, tier, rows, resident))
+    return build(**text(name, tier, core, resident))
 
 
 @cache
-def text(name: str, tier: str | None, rows: int, resident: int) -> dict[str, Any]:
+def text(name: str, tier: str | None, core: metal.Core, resident: int) -> dict[str, Any]:
     """What MLX builds a kernel from."""
     kernel, body = KERNELS[name], metal.body(name)
-    header = metal.header("cuda" if tier == "cuda" else "metal", rows, resident)
+    header = metal.header("cuda" if tier == "cuda" else "metal", core, resident)
     # MLX keeps what it has built by name, on CUDA even on disk: another text needs another name.
     digest = hashlib.sha256((header + body).encode()).hexdigest()[:12]
     return {

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import math
 import struct
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import product
-from statistics import fmean
 from typing import Any
 
 import mlx.core as mx
 
+from ..metal import MATRIX, SCALAR_4, SCALAR_8, TENSOR, Core
+from .gpu_shapes import Axes, fragment, lay_teams, team_counts
 from .problem import Problem
 
-Axes = tuple[int, int, int]
-
-# The simdgroups of a threadgroup, from the largest tile to the smallest: a tile reads each key once
-# for all its queries, so the largest that still gives every core of the GPU work is taken. 256
-# threads are what every Apple GPU can run.
-SIMDGROUPS = {1: (8, 4, 2, 1), 2: (4, 2, 1)}
-COLUMN_COST = 0.2  # of beginning a column of fragments, in fragments
 BIAS_GROUPS = 512  # threadgroups that sum the gradient of rpb, each simdgroup into its own table
 MAX_ROWS = 2**31 - 1  # tokens times heads of a sample; all else is counted in 64 bits
 MAX_DIM = 512  # a query's row is held in registers
@@ -40,9 +32,8 @@ def platform() -> str | None:
 
 
 ON_CUDA = platform() == "cuda"
-# Height of a fragment in eights, which metal.header() is told: the queries of a simdgroup are the
-# eight rows of one of Metal's matrices, the sixteen of one of CUDA's.
-ROWS = 2 if ON_CUDA else 1
+CORE: Core | None = None  # for all launches that it can serve; None: the best for each
+ONLY_MATRICES = False  # on Metal: the device could not build a kernel of single lanes
 ENOUGH_GROUPS = 256 if ON_CUDA else 128  # threadgroups that keep all cores of a GPU busy
 # Of threadgroup memory. Three threadgroups share the 60 KB of an Apple core, five the 228 KB of an
 # NVIDIA one, where a tile of 8 x 8 queries then needs one slab for a window of 7 x 7.
@@ -58,8 +49,9 @@ class Plan:
     params: mx.array
     groups: int
     threads: int
-    simdgroups: int
+    teams: int
     slices: int  # threadgroups per head
+    core: Core
     resident: int  # threadgroups that a core is to hold at once, on CUDA
     built: set[str] = field(default_factory=set)  # kernels that are known to work
 
@@ -75,6 +67,7 @@ def plan(
     scale: float,
     has_rpb: bool = False,
     by_key: bool = False,
+    fused: bool = False,
     sums_rpb: bool = False,
     fill: float = 0.0,
 ) -> Plan:
@@ -86,6 +79,7 @@ def plan(
         scale: Factor of the logits, or of the result.
         has_rpb: Whether the kernel adds ``rpb``.
         by_key: Whether tiles are of keys.
+        fused: Whether the kernel computes attention, rather than one of its products.
         sums_rpb: Whether the kernel sums the gradient of ``rpb``.
         fill: What is written into the slots of keys that do not exist.
     """
@@ -95,28 +89,31 @@ def plan(
     heads = problem.kv_heads if by_key else problem.heads
     rows = problem.batch * heads * math.prod(sizes[1])
     kernel = _padded(problem.neighborhood.kernel_size)
-    queries, key_rows = fragment(rank, kernel, ROWS, by_key)
-    groups = [_simdgroups(rank, kernel, queries, count) for count in SIMDGROUPS[ROWS]]
-    simdgroups = _largest(groups, queries, sizes[0], rows, bins if sums_rpb else 0)
-    tiles = _tiles(sizes[0], queries, simdgroups)
+    core = choose_core(fused and not sums_rpb, max(dims), rows * math.prod(sizes[0]))
+    shape = fragment(rank, kernel, core, by_key)
+    queries = shape.queries
+    choices = [lay_teams(rank, kernel, shape, count, sizes[0], core) for count in team_counts(core)]
+    teams = _largest(choices, queries, sizes[0], rows, bins if sums_rpb else 0)
+    tiles = _tiles(sizes[0], queries, teams)
     items = problem.batch * math.prod(sizes[1]) * math.prod(tiles)
     slices = min(items, -(-BIAS_GROUPS // heads)) if sums_rpb else items
     template: dict[str, Any] = {"T": problem.dtype, "RANK": rank, "D": dims[0], "DV": dims[1]}
     template |= {"PLAIN": not problem.has_lengths and all(a.is_plain for a in axes)}
     template |= {"BIAS": has_rpb, "SUMS": sums_rpb, "SLAB": SLAB_BYTES}
-    template |= {"BINS": _near_bins(simdgroups, bins) if sums_rpb else 0}
+    template |= {"BINS": _near_bins(teams, bins) if sums_rpb else 0}
     template |= dict(zip(("Q0", "Q1", "Q2"), queries, strict=True))
-    template |= dict(zip(("G0", "G1", "G2"), simdgroups, strict=True))
-    template |= {"E1": key_rows}
+    template |= dict(zip(("G0", "G1", "G2"), teams, strict=True))
+    template |= {"AXIS": shape.axis, "HIGH": shape.high}
     head = [problem.heads, problem.kv_heads, _bits(scale), _bits(fill), problem.has_lengths]
-    count = math.prod(simdgroups)
+    count = math.prod(teams)
     return Plan(
         template=tuple(template.items()),
         params=_params([*head, items, bins, problem.group], axes, tiles),
         groups=slices * heads,
-        threads=32 * count,
-        simdgroups=count,
+        threads=core.lanes * count,
+        teams=count,
         slices=slices,
+        core=core,
         resident=_resident(problem.dtype, max(dims)),
     )
 
@@ -193,73 +190,43 @@ def _padded(values: Sequence[int]) -> Axes:
     return z, y, x
 
 
-@lru_cache(maxsize=4096)
-def fragment(rank: int, kernel: Axes, rows: int, by_key: bool) -> tuple[Axes, int]:
-    """How the tokens of a fragment lie: a simdgroup's queries, and in how many rows eight keys.
+def choose_core(attends: bool, dim: int, rows: int) -> Core:
+    """Who multiplies.
 
-    The cheapest queries are those that together see few eights of keys, in few columns
-    (metal/walk.h); ``rows`` fragments of a column are computed at once. Counted over a whole map,
-    and with queries and keys in each other's places for tiles of keys: near a border fewer keys are
-    seen, but more queries see a key.
+    On CUDA tensor cores do. On Metal single lanes do, where the rows of a team fit into its
+    registers and a lane for each row keeps the GPU busy, and else matrices. Weights are written,
+    and summed per relative position, by whole simdgroups alone: then a kernel does not just attend.
     """
-
-    def cost(shape: tuple[Axes, int]) -> tuple[float, float]:
-        queries, high = shape
-        extents = [_extents(k, q, by_key) for q, k in zip(queries, kernel, strict=True)][3 - rank :]
-        deep = (8 if rank == 1 else high) * rows
-        depth = fmean(-(-n // deep) for n in extents[0])
-        columns = fmean(-(-math.prod(x) * high // 8) for x in product(*extents[1:]))
-        seen = math.prod(map(fmean, extents))
-        return depth * columns * rows + COLUMN_COST * columns, seen
-
-    # The two tokens of a lane are neighbors across columns, and in 3-D slabs have too few layers.
-    heights = (1, 2, 4) if rank == 2 else (1,)
-    return min(product(_boxes(8 * rows, rank), heights), key=cost)
+    if CORE and (attends or CORE.whole):
+        return CORE
+    if ON_CUDA:
+        return TENSOR
+    if ONLY_MATRICES or not attends or dim > 64 or rows < ENOUGH_GROUPS * 128:
+        return MATRIX
+    return scalar_core(dim)
 
 
-def _extents(kernel: int, count: int, by_key: bool) -> list[int]:
-    """How many keys ``count`` neighboring queries see, all over an axis; or the reverse."""
-    length = max(4 * kernel, 16)
-    firsts = [min(max(i - kernel // 2, 0), length - kernel) for i in range(length)]
-    ends = [(i, min(i + count, length) - 1) for i in range(0, length, count)]
-    if by_key:
-        return [bisect_right(firsts, b) - bisect_right(firsts, a - kernel) for a, b in ends]
-    return [firsts[b] + kernel - firsts[a] for a, b in ends]
+def scalar_core(dim: int) -> Core:
+    """The one of single lanes whose registers hold four rows of ``dim`` elements."""
+    return SCALAR_4 if dim <= 32 else SCALAR_8
 
 
-def _boxes(volume: int, rank: int) -> list[Axes]:
-    """All boxes of a volume, a power of two; a problem's axes are the last ones."""
-    sides = [2**i for i in range(volume.bit_length())]
-    boxes = product(*([sides if a >= 3 - rank else [1] for a in range(3)]))
-    return [box for box in boxes if math.prod(box) == volume]
-
-
-def _tiles(sizes: Axes, queries: Axes, simdgroups: Axes) -> list[int]:
-    extents = (q * g for q, g in zip(queries, simdgroups, strict=True))
+def _tiles(sizes: Axes, queries: Axes, teams: Axes) -> list[int]:
+    extents = (q * g for q, g in zip(queries, teams, strict=True))
     return [-(-n // t) for n, t in zip(sizes, extents, strict=True)]
 
 
-def _simdgroups(rank: int, kernel: Axes, queries: Axes, count: int) -> Axes:
-    """How simdgroups lie in a tile: such that it sees the fewest keys."""
-
-    def seen(simdgroups: Axes) -> int:
-        axes = zip(queries, simdgroups, kernel, strict=True)
-        return math.prod(q * g + k - 1 for q, g, k in axes)
-
-    return min(_boxes(count, rank), key=seen)
-
-
-def _largest(groups: list[Axes], queries: Axes, sizes: Axes, rows: int, bins: int) -> Axes:
+def _largest(choices: list[Axes], queries: Axes, sizes: Axes, rows: int, bins: int) -> Axes:
     """The largest tile that gives enough threadgroups and, if it can be, room for the bins."""
-    fitting = [g for g in groups if not bins or _near_bins(g, bins)] or groups
+    fitting = [g for g in choices if not bins or _near_bins(g, bins)] or choices
     busy = [g for g in fitting if rows * math.prod(_tiles(sizes, queries, g)) >= ENOUGH_GROUPS]
     return busy[0] if busy else fitting[-1]
 
 
-def _near_bins(simdgroups: Axes, bins: int) -> int:
+def _near_bins(teams: Axes, bins: int) -> int:
     """Entries of ``rpb`` to sum in threadgroup memory, rounded up; 0 if they do not fit."""
     rounded = -(-bins // 32) * 32
-    fits = SLAB_BYTES + 4 * rounded * math.prod(simdgroups) <= MEMORY_BYTES
+    fits = SLAB_BYTES + 4 * rounded * math.prod(teams) <= MEMORY_BYTES
     return rounded if fits else 0
 
 

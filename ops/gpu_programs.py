@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
-from .gpu_kernels import KERNELS
+from ..metal import Core
+from . import gpu_kernels, gpu_plan
+from .gpu_kernels import KERNELS, KernelError
 from .gpu_plan import Plan, plan
 from .problem import Problem
 
@@ -41,16 +44,55 @@ def program(op: str, problem: Problem) -> Program:
     return _PROGRAMS[op](problem)
 
 
+def proven(op: str, problem: Problem) -> Program:
+    """The same, all its kernels built.
+
+    A device that cannot build one of single lanes is given those of matrices from then on.
+
+    Raises:
+        KernelError: If this device cannot build a kernel.
+    """
+    wanted = program(op, problem)
+    for step in wanted.steps:
+        try:
+            gpu_kernels.prove(step.kernel, step.plan)
+        except KernelError:
+            if step.plan.core.whole or gpu_plan.CORE:
+                raise
+            gpu_plan.ONLY_MATRICES = True
+            forget()
+            return proven(op, problem)
+    return wanted
+
+
+@contextmanager
+def use_core(core: Core | None) -> Iterator[None]:
+    """Has one core multiply wherever it can (None: the best for each launch), to compare them."""
+    before, gpu_plan.CORE = gpu_plan.CORE, core
+    forget()
+    try:
+        yield
+    finally:
+        gpu_plan.CORE = before
+        forget()
+
+
+def forget() -> None:
+    """Has problems laid out anew."""
+    gpu_plan.plan.cache_clear()
+    program.cache_clear()
+
+
 def _forward(p: Problem) -> Program:
-    layout = plan(p, (p.head_dim, p.value_dim), scale=p.scale, has_rpb=p.has_rpb)
+    layout = plan(p, (p.head_dim, p.value_dim), scale=p.scale, has_rpb=p.has_rpb, fused=True)
     step = _step("attention_forward", p, layout)
     return Program(("query", "key", "value"), (step,), ("out", "lse"))
 
 
 def _backward(p: Problem) -> Program:
     dims, rpb = (p.head_dim, p.value_dim), p.has_rpb
-    by_query = plan(p, dims, scale=p.scale, has_rpb=rpb, sums_rpb=rpb)
-    by_key = plan(p, dims, scale=p.scale, has_rpb=rpb, by_key=True)
+    by_query = plan(p, dims, scale=p.scale, has_rpb=rpb, fused=True, sums_rpb=rpb)
+    by_key = plan(p, dims, scale=p.scale, has_rpb=rpb, fused=True, by_key=True)
     steps = (
         _step("attention_backward_query", p, by_query),
         _step("attention_backward_key", p, by_key),
@@ -126,7 +168,7 @@ def _shape(name: str, problem: Problem, layout: Plan) -> tuple[int, ...]:
     }
     if name == "d_rpb" and layout["SUMS"]:
         bins = math.prod(problem.neighborhood.bias_shape)
-        return (problem.heads, layout.slices * layout.simdgroups, bins)
+        return (problem.heads, layout.slices * layout.teams, bins)
     return shapes[name]
 
 

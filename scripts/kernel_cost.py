@@ -1,7 +1,7 @@
 """What a GPU would pay for the kernels, counted in the emulator, beside what it must pay.
 
     python scripts/kernel_cost.py                 # all rows, as in docs/kernels.md
-    python scripts/kernel_cost.py --cases "2-D K7"
+    python scripts/kernel_cost.py --cases "2-D K7" --core matrix
 
 Needs clang 19 or newer (tests/metal_emulator/README.md). For each case one head of one sample is
 run through the emulated Metal kernels and counted, per query and head; natten-mlx's kernels too,
@@ -11,7 +11,8 @@ where that package is installed:
              below a core's cache; ``must`` is every array once
 * ``local``  bytes of threadgroup memory read and written
 * ``mma``    products of 8x8 matrices, and how many times those that the windows need
-* ``ops``    all other arithmetic of single lanes, integers included
+* ``ops``    all other arithmetic of single lanes, integers included; widening a float16 is free, as
+             it is for operands of an Apple GPU's multiply-add (dougallj.github.io/applegpu)
 
 Cycles of a core are modelled from these and from published figures of Apple's GPUs; they
 compare designs and are no measurement. ``share`` is the roofline's part of the cycles: the time of
@@ -35,7 +36,9 @@ import mlx.core as mx
 import numpy as np
 from benchmark_contestants import import_natten_mlx
 
+from natten_zoo.metal import MATRIX, SCALAR_4, SCALAR_8, Core
 from natten_zoo.ops import Neighborhood, gpu, gpu_plan
+from natten_zoo.ops.gpu_programs import use_core
 from natten_zoo.ops.problem import Problem
 from tests import metal_emulator
 
@@ -54,6 +57,7 @@ class Figures:
 
 
 FIGURES = Figures()
+CORES = {"matrix": MATRIX, "scalar4": SCALAR_4, "scalar8": SCALAR_8}
 # name: cores, GHz, GB/s of memory.
 CHIPS = {
     "M1": (8, 1.278, 68.3),
@@ -158,10 +162,10 @@ def cost(case: Case, who: str, direction: str, launches: list[Any]) -> Cost:
     )
 
 
-def ours(case: Case) -> list[Cost]:
-    """With the tile that many heads would get."""
+def ours(case: Case, core: Core | None) -> list[Cost]:
+    """With the tile, and without another core the one, that many heads would get."""
     q, k, v, g = case.arrays()
-    with mock.patch.object(gpu_plan, "ENOUGH_GROUPS", 1):
+    with mock.patch.object(gpu_plan, "ENOUGH_GROUPS", 1), use_core(core):
         with metal_emulator.record() as forward:
             out, lse = gpu.forward(case.problem, q, k, v, None, None)
         with metal_emulator.record() as backward:
@@ -195,6 +199,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cases", default="", help="part of the names of the rows to print")
+    parser.add_argument("--core", choices=CORES, help="who multiplies: as the library chooses")
     args = parser.parse_args()
     if metal_emulator.why_not():
         raise SystemExit(metal_emulator.why_not())
@@ -202,8 +207,8 @@ def main() -> None:
     print(f"{'case':12} {'':10} {'':8} {'lines':>6} {'must':>5} {'local':>6} {'mma':>6} "
           f"{'waste':>5} {'ops':>7}  {heading}")  # fmt: skip
     with metal_emulator.install(count_operations=True, strict=False):
-        for case in cases():
-            for one in (*ours(case), *natten_mlx(case)) if args.cases in case.name else ():
+        for case in (c for c in cases() if args.cases in c.name):
+            for one in (*ours(case, CORES.get(args.core)), *natten_mlx(case)):
                 print(line(one), flush=True)
 
 

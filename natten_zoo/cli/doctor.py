@@ -95,9 +95,17 @@ def examine(tier: str, args: argparse.Namespace) -> int:
     print(table(["problem", "dtype", tier], rows, "<<<"))
     if not args.quick:
         print(f"\nmilliseconds, forward and forward with gradients (median of {args.rounds})")
-        timed = [times(tier, name, args.rounds) for name in TIMED]
-        print(table(["batch 8, float16", tier, "pure"], timed, "<>>"))
+        columns = ways(tier)
+        timed = [times(columns, name, args.rounds) for name in TIMED]
+        print(table(["batch 8, float16", *columns], timed, "<" + ">" * len(columns)))
     return wrong
+
+
+def ways(tier: str) -> dict[str, tuple[str, str | None]]:
+    """What is timed for a tier: its name, then tier and core; on Metal with either core, too."""
+    cores = {"matrices": "matrix", "single lanes": "scalar"} if tier == "fast_metal" else {}
+    both = {f"{tier}, {name}": (tier, core) for name, core in cores.items()}
+    return {tier: (tier, None), **both, "pure": ("pure", None)}
 
 
 def compare(tier: str, name: str, dtype: str) -> str:
@@ -117,16 +125,20 @@ def compare(tier: str, name: str, dtype: str) -> str:
     return f"{'ok' if error <= TOLERANCE[dtype] else 'WRONG'} {error:.1e}"
 
 
-def times(tier: str, name: str, rounds: int) -> list[str]:
+def times(columns: dict[str, tuple[str, str | None]], name: str, rounds: int) -> list[str]:
     """A row of the table of times."""
     import mlx.core as mx
 
     from .. import ops
+    from ..metal import MATRIX
+    from ..ops.gpu_plan import scalar_core
+    from ..ops.gpu_programs import use_core
 
-    row = [name]
-    for one in (tier, "pure"):
+    row, lanes = [name], scalar_core(SAMPLES[name][2])
+    for tier, core in columns.values():
         function, arrays = problem(name, "float16", batch=8)
-        with ops.use_backend(one):
+        chosen = {"matrix": MATRIX, "scalar": lanes}.get(core or "")
+        with ops.use_backend(tier), use_core(chosen):
             forward = median_ms(lambda *a: mx.eval(function(*a)), arrays, rounds)  # noqa: B023
             both = median_ms(lambda *a: results(function, a), arrays, rounds)  # noqa: B023
         row.append(f"{forward:.2f} / {both:.2f}")

@@ -7,10 +7,11 @@ from typing import Any
 
 import mlx.core as mx
 
+from ...metal import Core
 from .. import gpu, gpu_kernels, gpu_plan
 from ..gpu_kernels import KERNELS
 from ..gpu_plan import Plan
-from ..gpu_programs import Step, program
+from ..gpu_programs import Step, proven
 from ..problem import Problem
 
 
@@ -21,7 +22,7 @@ def compiled(ext: Any, op: str, problem: Problem) -> Any:
     Raises:
         KernelError: If this device cannot build a kernel of it.
     """
-    wanted = program(op, problem)
+    wanted = proven(op, problem)
     layout = wanted.steps[0].plan
     given = list(wanted.arrays)
     given += ["rpb"] if problem.has_rpb and not op.startswith("av") else []
@@ -47,8 +48,6 @@ def compiled(ext: Any, op: str, problem: Problem) -> Any:
 def _step(ext: Any, step: Step, params: str, place: dict[str, int]) -> Any:
     plan, inputs = step.plan, list(step.inputs)
     inputs.insert(KERNELS[step.kernel].inputs.index("params"), params)
-    if plan.groups:
-        gpu_kernels.prove(step.kernel, plan)
     return ext.Step(
         kernel=_kernel(ext, step.kernel, plan),
         template=plan.template,
@@ -62,9 +61,9 @@ def _step(ext: Any, step: Step, params: str, place: dict[str, int]) -> Any:
 
 
 def _kernel(ext: Any, name: str, plan: Plan) -> Any:
-    return _built(ext, name, gpu_plan.platform(), gpu_plan.ROWS, plan.resident)
+    return _built(ext, name, gpu_plan.platform(), plan.core, plan.resident)
 
 
 @cache
-def _built(ext: Any, name: str, platform: str | None, rows: int, resident: int) -> Any:
-    return ext.Kernel(platform=platform, **gpu_kernels.text(name, platform, rows, resident))
+def _built(ext: Any, name: str, platform: str | None, core: Core, resident: int) -> Any:
+    return ext.Kernel(platform=platform, **gpu_kernels.text(name, platform, core, resident))

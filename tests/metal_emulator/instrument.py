@@ -62,7 +62,14 @@ def check_accesses(ir: str) -> str:
 # GPU's compiler would issue.
 
 # Counts of rt/runtime.h, in the order of the arguments of __msl_operations.
-OPERATIONS = ("fmas", "float_operations", "special_operations", "int_operations", "int_divisions")
+OPERATIONS = (
+    "fmas",
+    "float_operations",
+    "half_conversions",
+    "special_operations",
+    "int_operations",
+    "int_divisions",
+)
 
 # What counts as which: an opcode, or the function that is called.
 _RULES = tuple(
@@ -73,6 +80,7 @@ _RULES = tuple(
             "special_operations",
             r"f(?:div|rem)\b|call .*@(?:llvm\.)?(?:exp|log|sqrt|sin|cos|tan|pow)",
         ),
+        ("half_conversions", r"fpext (?:<\d+ x )?half\b"),
         ("float_operations", r"f(?:add|sub|mul|neg|cmp|ptrunc|pext|ptosi|ptoui)\b|[su]itofp\b"),
         (
             "float_operations",

@@ -59,7 +59,8 @@ class Counts:
     Bytes are as issued, lane by lane. Lines are of 128 bytes, each counted once per threadgroup:
     the traffic below a cache that holds what one threadgroup touches. A matrix multiply is one of
     8x8 fragments (512 multiply-adds) by a simdgroup. Operations, from ``fmas`` on, are of single
-    lanes; special ones are divisions and functions such as exp2.
+    lanes, but every lane of a simdgroup counts as its busiest; half conversions widen one number,
+    special operations are divisions and functions such as exp2.
     """
 
     device_read_bytes: int
@@ -79,6 +80,7 @@ class Counts:
     threadgroups: int
     fmas: int
     float_operations: int
+    half_conversions: int
     special_operations: int
     int_operations: int
     int_divisions: int

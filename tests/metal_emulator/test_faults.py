@@ -41,6 +41,11 @@ CASES = {
         None,
     ),
     "clean last threadgroup of another size": Case("b[i] = simd_sum(a[i]);", None, 100, 100),
+    "clean quads, each at its own pace": Case(
+        "float s = a[i]; for (uint k = 0; k < lane / 4; k++) s += quad_shuffle_xor(s, 1) / 64; "
+        "b[i] = quad_any(s > 3) ? s : 0;",
+        None,
+    ),
     "clean atomics": Case(
         "threadgroup atomic_uint n; if (l == 0) atomic_store_explicit(&n, 0, memory_order_relaxed);"
         + BARRIER
@@ -147,6 +152,15 @@ CASES = {
     "shuffle from an inactive lane": Case(
         "if (lane >= 16) { b[i] = 0; return; } b[i] = simd_shuffle(a[i], 20);",
         "simd-shuffle-inactive-lane",
+    ),
+    "shuffle within a divided quad": Case(
+        "float s = a[i]; if (lane & 1) s = quad_shuffle_xor(a[i], 1); b[i] = s;",
+        "simd-shuffle-inactive-lane",
+    ),
+    "vote of a divided quad": Case(
+        SHARED + "bool s = false; if (lane & 1) s = quad_any(a[i] > 0); "
+        "else s = quad_any(a[i] < 0); b[i] = s;",
+        "divergent-collective",
     ),
     "shuffle from no lane": Case("b[i] = simd_shuffle(a[i], 40);", "simd-shuffle-bad-lane"),
     "matrix by half a simdgroup": Case(

@@ -12,7 +12,9 @@ import mlx.core as mx
 import pytest
 
 from natten_zoo import metal as sources
+from natten_zoo.metal import MATRIX, SCALAR_4, SCALAR_8, Core
 from natten_zoo.ops import Neighborhood, gpu_kernels, gpu_plan
+from natten_zoo.ops.gpu_programs import use_core
 from natten_zoo.ops.problem import Problem
 from tests.metal_emulator import StrictError, install, record
 from tests.ops.gpu.problems import case_of, check_attention, worst
@@ -34,6 +36,7 @@ class Mutant(NamedTuple):
     pattern: str
     replacement: str
     caught: str
+    core: Core = MATRIX
 
 
 MUTANTS = {
@@ -54,7 +57,7 @@ MUTANTS = {
     ),
     # bounds
     "slab longer than its memory": Mutant(
-        FORWARD, r"na_slab_size<EIGHT>\(seen, CAPACITY", r"\g<0> * 2", "out-of-bounds"
+        FORWARD, r"na_slab_size<SHAPE>\(seen, CAPACITY", r"\g<0> * 2", "out-of-bounds"
     ),
     "slab twice as large": Mutant(FORWARD, "= SLAB /", "= 2 * SLAB /", "threadgroup-memory"),
     "row beyond the array loaded": Mutant("rows.h", r"live && \(", "(", "out-of-bounds"),
@@ -74,16 +77,14 @@ MUTANTS = {
     "LSE and delta not staged": Mutant(KEY, r"= \{lse, delta\}", "= {0, 0}", "uninit-"),
     "bins not cleared": Mutant("rows.h", r"sums\[i\] = 0\.0f;", ";", "uninit-"),
     "sum not initialised": Mutant(FORWARD, r"na_clear<FV>\(sum\);", "", "uninitialised-value"),
-    "padding queries stored": Mutant(
-        FORWARD, r"if \(!mine\[h\]\.stored\) continue;", "", "race-WW"
-    ),
-    "LSE stored by every lane": Mutant(FORWARD, r"if \(me\.column == 0\)\s+lse", "lse", "race-WW"),
+    "padding queries stored": Mutant("rows.h", r"if \(!home\.stored\) continue;", "", "race-WW"),
+    "LSE stored by every lane": Mutant(FORWARD, r" && me\.column == 0\)", ")", "race-WW"),
     # types, and what only the numbers tell
     "slab passed as device memory": Mutant(
         KEY, r"\(queries, query, ", "(query, queries, ", "strict"
     ),
     "row summed over the wrong lanes": Mutant(
-        "dialect_metal.h", r"x \+ simd_shuffle_xor\(x, 8\)", "x + simd_shuffle_xor(x, 4)", "numbers"
+        "simdgroup.h", r"x \+ na_lane_xor\(x, NA_SECOND_LANE", "x + na_lane_xor(x, 4", "numbers"
     ),
     "window one key too short": Mutant(
         "tile.h", r"keys\.last - keys\.first;", "keys.last - keys.first - 1;", "numbers"
@@ -91,12 +92,32 @@ MUTANTS = {
     "inverse window one query too short": Mutant(
         "window.h", r"key \+ middle \+ 1", "key + middle", "numbers"
     ),
+    # teams of few lanes
+    "partners of another team": Mutant(
+        "core_scalar.h", r"return h \+ t", "return h + NA_TEAM + t", "simd-shuffle-", SCALAR_4
+    ),
+    "a row told by one lane of its team": Mutant(
+        "core_scalar.h",
+        r"(void na_accumulate.*?)const float weight = ([^;]*);",
+        r"\1float weight = 0.0f; if (me.row == h) weight = \2;",
+        "simd-shuffle-",
+        SCALAR_4,
+    ),
+    "tokens of the other half left out": Mutant(
+        "core_scalar.h", r"return h \+ t / 2 \* 4", "return h + t * 0", "numbers", SCALAR_8
+    ),
+    "channels of the neighbor": Mutant(
+        "core_scalar.h", r"me\.index \* na_run", "(me.index ^ 1) * na_run", "numbers", SCALAR_4
+    ),
+    "a vote of each lane": Mutant(
+        "core_scalar.h", r"na_quad_any\(x\) \? 1", "x ? 1", "simd-shuffle-", SCALAR_4
+    ),
 }
 
 
 @contextlib.contextmanager
-def mutated(mutant: Mutant | None) -> Iterator[None]:
-    """Kernels are built from changed sources, with several simdgroups to a threadgroup."""
+def mutated(mutant: Mutant | None, core: Core) -> Iterator[None]:
+    """Kernels are built from changed sources, with several teams to a threadgroup."""
     original: Callable[[str], str] = sources.source
 
     def source(name: str) -> str:
@@ -111,11 +132,11 @@ def mutated(mutant: Mutant | None) -> Iterator[None]:
         sources.header.cache_clear()
         gpu_kernels._function.cache_clear()
         gpu_kernels.text.cache_clear()
-        gpu_plan.plan.cache_clear()
 
     with (
         mock.patch.object(sources, "source", source),
         mock.patch.object(gpu_plan, "ENOUGH_GROUPS", 1),
+        use_core(core),
         mock.patch.multiple(gpu_kernels, _proven=set(), _broken={}),
     ):
         forget()
@@ -125,11 +146,11 @@ def mutated(mutant: Mutant | None) -> Iterator[None]:
             forget()
 
 
-def outcome(mutant: Mutant | None, order: int = 0) -> set[str]:
+def outcome(mutant: Mutant | None, core: Core, order: int = 0) -> set[str]:
     """What gives a mutant away: kinds of reports, "numbers", "strict"; nothing for none."""
     hood = Neighborhood.of(2, (5, 7))
     problem = Problem(hood, 1, (13, 19), 1, 1, 16, 16, 0.25, mx.float32, has_rpb=True)
-    with install(raise_faults=False, order=order), mutated(mutant), record() as launches:
+    with install(raise_faults=False, order=order), mutated(mutant, core), record() as launches:
         try:
             wrong = worst(check_attention(case_of(problem)), mx.float32)
         except StrictError:
@@ -138,14 +159,15 @@ def outcome(mutant: Mutant | None, order: int = 0) -> set[str]:
     return kinds | ({"numbers"} if wrong else set())
 
 
+@pytest.mark.parametrize("core", [MATRIX, SCALAR_4, SCALAR_8], ids=lambda c: f"{c.name}{c.lanes}")
 @pytest.mark.parametrize("order", [0, 1, 2])
-def test_kernels_as_they_are(order: int) -> None:
-    assert not outcome(None, order)
+def test_kernels_as_they_are(core: Core, order: int) -> None:
+    assert not outcome(None, core, order)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS.keys())
 def test_mutant(mutant: Mutant) -> None:
-    found = outcome(mutant)
+    found = outcome(mutant, mutant.core)
     assert any(kind.startswith(mutant.caught) for kind in found), found
     if mutant.caught == "numbers":
         assert found == {"numbers"}, "reports catch it by now: say so"

@@ -105,13 +105,29 @@ void shuffle(Fiber** by_lane, Fiber** lanes, u32 count) {
   }
 }
 
+// Every lane learns the votes of its block of `width` lanes.
 void vote(Fiber** lanes, u32 count) {
   u64 votes = 0;
   for (u32 i = 0; i < count; i++)
     if (lanes[i]->request.op) votes |= 1ull << lanes[i]->at.lane;
-  for (u32 i = 0; i < count; i++) lanes[i]->request.result = votes;
+  for (u32 i = 0; i < count; i++) {
+    Request& r = lanes[i]->request;
+    r.result = (votes >> lanes[i]->at.lane / r.width * r.width) & ((1ull << r.width) - 1);
+  }
 }
 }  // namespace
+
+// Lanes of a collective that ask nothing of lanes outside their own block of this many.
+u32 block_of(const Request& r) {
+  if (r.kind == Collective::Shuffle && r.op == BY_XOR) {
+    u32 block = 1;
+    while (block <= (u32)r.source) block *= 2;
+    return block;
+  }
+  bool of_blocks = r.kind == Collective::Reduce || r.kind == Collective::Shuffle ||
+                   r.kind == Collective::Ballot;
+  return of_blocks ? r.width : LANES;
+}
 
 void complete_collective(Fiber** lanes, u32 count) {
   Counts& counts = launch->counts;
@@ -153,9 +169,9 @@ EXPORT void __msl_shuffle(void* value, u32 bytes, int source, u32 mode, u32 widt
   wait_for(State::AtCollective, Collective::Shuffle, site, CALLER_PC);
 }
 
-EXPORT u64 __msl_ballot(u32 predicate, u32 site) {
+EXPORT u64 __msl_ballot(u32 predicate, u32 width, u32 site) {
   Fiber* self = current;
-  self->request.op = predicate;
+  self->request.op = predicate, self->request.width = width;
   wait_for(State::AtCollective, Collective::Ballot, site, CALLER_PC);
   return self->request.result;
 }

@@ -94,12 +94,23 @@ u32 gather_waiting(Fiber* lanes, u32 count, Fiber** group, bool& divergent) {
   return n;
 }
 
+// Whether each lane has the others of its block with it: then nobody asks for lanes that are elsewhere.
+bool in_whole_blocks(Fiber** group, u32 count) {
+  u32 present = 0;
+  for (u32 i = 0; i < count; i++) present |= 1u << group[i]->at.lane;
+  return std::all_of(group, group + count, [present](const Fiber* f) {
+    u32 block = block_of(f->request);
+    u32 all = block < LANES ? (1u << block) - 1 : ~0u;
+    return (present >> f->at.lane / block * block & all) == all;
+  });
+}
+
 void meet(Fiber* lanes, u32 count) {
   Fiber* group[LANES];
   bool divergent = false;
   u32 n = gather_waiting(lanes, count, group, divergent);
   if (!n) return;
-  if (n < count) {
+  if (n < count && !in_whole_blocks(group, n)) {
     u32 done = (u32)std::count_if(lanes, lanes + count,
                                   [](const Fiber& f) { return f.state == State::Done; });
     const Request& request = group[0]->request;
@@ -116,8 +127,24 @@ void meet(Fiber* lanes, u32 count) {
   for (u32 i = 0; i < n; i++) group[i]->state = State::Ready;
 }
 
+// Adds what the lanes of each simdgroup did since the last barrier: all take as long as the busiest.
+void count_operations(Fiber* threads, u32 count) {
+  for (u32 first = 0; first < count; first += LANES) {
+    u32 lanes = std::min(LANES, count - first);
+    for (u32 kind = 0; kind < OPERATIONS; kind++) {
+      u64 most = 0;
+      for (Fiber* f = threads + first; f < threads + first + lanes; f++) {
+        most = std::max(most, f->operations[kind]);
+        f->operations[kind] = 0;
+      }
+      (&launch->counts.fmas)[kind] += most * lanes;
+    }
+  }
+}
+
 // Lets the threads that wait at a threadgroup barrier go on. False when none waits.
 bool release_barrier(Fiber* threads, u32 count) {
+  count_operations(threads, count);
   Fiber* first = nullptr;
   u32 done = 0;
   bool mixed = false;

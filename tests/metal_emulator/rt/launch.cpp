@@ -87,11 +87,8 @@ EXPORT void msl_launch(Launch* l) {
 }
 
 // Called once per basic block, with what the block does (instrument.py).
-EXPORT void __msl_operations(u32 fmas, u32 floats, u32 special, u32 ints, u32 divisions) {
-  Counts& counts = launch->counts;
-  counts.fmas += fmas;
-  counts.float_operations += floats;
-  counts.special_operations += special;
-  counts.int_operations += ints;
-  counts.int_divisions += divisions;
+EXPORT void __msl_operations(u32 fmas, u32 floats, u32 halves, u32 special, u32 ints,
+                             u32 divisions) {
+  const u32 done[OPERATIONS] = {fmas, floats, halves, special, ints, divisions};
+  for (u32 kind = 0; kind < OPERATIONS; kind++) current->operations[kind] += done[kind];
 }

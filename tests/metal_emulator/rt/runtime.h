@@ -43,8 +43,10 @@ struct Counts {
   u64 matrix_multiplies, reductions, shuffles, votes, atomics;
   u64 threadgroup_barriers, simdgroup_barriers;
   u64 threads, threadgroups;
-  u64 fmas, float_operations, special_operations, int_operations, int_divisions;
+  // As a simdgroup issues them: between two threadgroup barriers, what its busiest lane does.
+  u64 fmas, float_operations, half_conversions, special_operations, int_operations, int_divisions;
 };
+constexpr u32 OPERATIONS = 6;  // of these
 
 using Entry = void (*)(void** arguments, const Coordinates*);
 struct Launch {
@@ -81,6 +83,7 @@ struct Fiber {
   u32 thread;  // 1 + linear index in the whole grid
   Coordinates at;
   Request request;
+  u64 operations[OPERATIONS];  // since the last threadgroup barrier
 };
 extern Fiber* current;  // null while the host or the scheduler runs
 
@@ -91,6 +94,7 @@ void wait_for(State state, Collective kind, u32 site, u64 pc);
 [[noreturn]] void abandon_launch();
 u32 random_below(u32 bound);
 void seed_random(u32 seed);
+u32 block_of(const Request& request);
 void complete_collective(Fiber** lanes, u32 count);
 void multiply_matrices(Fiber** lanes, u32 count);
 

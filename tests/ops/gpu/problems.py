@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from unittest import mock
 
 import mlx.core as mx
 import numpy as np
 
+from natten_zoo.metal import MATRIX, MATRIX_16, SCALAR_4, SCALAR_8, Core
 from natten_zoo.ops import Neighborhood, gpu, gpu_plan
+from natten_zoo.ops.gpu_programs import use_core
 from natten_zoo.ops.problem import Problem
 from tests.reference import Reference
 
@@ -30,24 +33,30 @@ class Family:
     has_rpb: bool
     kernel_size: tuple[int, ...] | None = None  # the size of the bias table is a template argument
     enough_groups: int = 128  # gpu_plan.ENOUGH_GROUPS: 1 for the largest tile
-    rows: int = 1  # gpu_plan.ROWS; CUDA has its own
+    core: Core = MATRIX  # CUDA has its own in its place
 
     def __str__(self) -> str:
-        dtype = str(self.dtype).removeprefix("mlx.core.")
-        return f"{self.rank}d-{dtype}-{self.head_dim}-{self.value_dim}-rows{self.rows}"
+        dtype, core = str(self.dtype).removeprefix("mlx.core."), self.core
+        dims = f"{self.head_dim}-{self.value_dim}"
+        return f"{self.rank}d-{dtype}-{dims}-{core.name}{core.lanes}x{core.rows}"
 
 
 FAMILIES = (
     Family(1, mx.float32, 12, 12, True, (5,)),
     Family(1, mx.float16, 16, 24, False, enough_groups=1),
-    Family(1, mx.bfloat16, 5, 8, True, (8,), rows=2),
+    Family(1, mx.bfloat16, 5, 8, True, (8,), core=MATRIX_16),
     Family(2, mx.float32, 8, 8, False, enough_groups=1),
-    Family(2, mx.float32, 12, 16, True, (2, 5), rows=2),
+    Family(2, mx.float32, 12, 16, True, (2, 5), core=MATRIX_16),
     Family(2, mx.float16, 32, 32, True, (3, 3), enough_groups=1),
-    Family(2, mx.bfloat16, 20, 7, False, rows=2, enough_groups=1),
+    Family(2, mx.bfloat16, 20, 7, False, core=MATRIX_16, enough_groups=1),
     Family(3, mx.float32, 8, 4, False, enough_groups=1),
-    Family(3, mx.float32, 4, 12, True, (2, 3, 2), rows=2),
+    Family(3, mx.float32, 4, 12, True, (2, 3, 2), core=MATRIX_16),
     Family(3, mx.float16, 16, 16, True, (3, 2, 2), enough_groups=1),
+    Family(1, mx.float32, 12, 16, True, (6,), core=SCALAR_4),
+    Family(2, mx.float16, 32, 32, False, enough_groups=1, core=SCALAR_4),
+    Family(2, mx.bfloat16, 20, 7, True, (3, 4), enough_groups=1, core=SCALAR_8),
+    Family(3, mx.float32, 8, 5, True, (2, 2, 3), core=SCALAR_4),
+    Family(3, mx.float16, 40, 24, False, enough_groups=1, core=SCALAR_8),
 )
 
 
@@ -76,16 +85,12 @@ class Case:
 @contextmanager
 def tiles_of(family: Family) -> Iterator[None]:
     """Has problems laid out with the tiles of a family."""
-    before = gpu_plan.ENOUGH_GROUPS, gpu_plan.ROWS
-    gpu_plan.ENOUGH_GROUPS = family.enough_groups
-    if gpu_plan.platform() != "cuda":
-        gpu_plan.ROWS = family.rows
-    gpu_plan.plan.cache_clear()
-    try:
+    given = gpu_plan.platform() == "cuda" and family.core.whole
+    with (
+        mock.patch.object(gpu_plan, "ENOUGH_GROUPS", family.enough_groups),
+        use_core(None if given else family.core),
+    ):
         yield
-    finally:
-        gpu_plan.ENOUGH_GROUPS, gpu_plan.ROWS = before
-        gpu_plan.plan.cache_clear()
 
 
 def random_cases(family: Family, seed: int, count: int) -> Iterator[Case]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sysconfig
+from pathlib import Path
 
 import mlx.core as mx
 import pytest
 
 from natten_zoo import metal
+from natten_zoo.metal import SCALAR_4, SCALAR_8, TENSOR
 from natten_zoo.ops import Neighborhood, gpu_plan
 from natten_zoo.ops.gpu_kernels import FLOAT32, INT32, KERNELS
+from natten_zoo.ops.gpu_programs import use_core
 from natten_zoo.ops.problem import Problem
 
 TYPES = {mx.float32: "float", mx.float16: "__half", mx.bfloat16: "__nv_bfloat16"}
@@ -33,18 +37,29 @@ def function(name: str, plan: gpu_plan.Plan) -> str:
     )
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc, CUDA's compiler")
+def compiler() -> str | None:
+    """nvcc: on the path, or from the wheels that .ci/run installs."""
+    wheel = Path(sysconfig.get_path("purelib"), "nvidia", "cu13", "bin")
+    return shutil.which("nvcc") or shutil.which("nvcc", path=str(wheel))
+
+
+@pytest.mark.skipif(compiler() is None, reason="needs nvcc (pip install nvidia-cuda-nvcc)")
+@pytest.mark.parametrize("core", [TENSOR, SCALAR_4, SCALAR_8], ids=lambda c: f"{c.name}{c.lanes}")
 @pytest.mark.parametrize("rank", [1, 2, 3])
-def test_compiles(tmp_path, monkeypatch, rank):
-    monkeypatch.setattr(gpu_plan, "ROWS", 2)
-    gpu_plan.plan.cache_clear()
+def test_compiles(tmp_path, rank, core):
+    """Every kernel, with warnings on; those that only attend by themselves with the scalar core."""
     hood, dtype = Neighborhood.of(rank, 3), list(TYPES)[rank - 1]
-    problem = Problem(hood, 1, (9,) * rank, 2, 1, 24, 12, 1.0, dtype, has_rpb=True)
-    layout = gpu_plan.plan(problem, (24, 12), scale=1.0, has_rpb=True, sums_rpb=True)
-    gpu_plan.plan.cache_clear()
+    problem = Problem(hood, 1, (9,) * rank, 2, 1, 24, 12, 1.0, dtype, has_rpb=core.whole)
+    with use_core(core):
+        layout = gpu_plan.plan(
+            problem, (24, 12), scale=1.0, has_rpb=core.whole, fused=True, sums_rpb=core.whole
+        )
+    assert layout.core is core
+    kernels = [k for k in KERNELS if core.whole or k.startswith("attention")]
     source = tmp_path / "kernels.cu"
-    source.write_text(metal.header("cuda", 2) + "".join(function(k, layout) for k in KERNELS))
-    command = ["nvcc", "-arch=sm_80", "-std=c++17", "-ptx", "-diag-suppress=177", str(source)]
-    result = subprocess.run([*command, "-o", str(tmp_path / "out")], capture_output=True, text=True)
+    source.write_text(metal.header("cuda", core) + "".join(function(k, layout) for k in kernels))
+    command = [str(compiler()), "-arch=sm_80", "-std=c++17", "-ptx", "-diag-suppress=177"]
+    command += [str(source), "-o", str(tmp_path / "out")]
+    result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "warning" not in result.stderr

@@ -12,9 +12,10 @@ import pytest
 from mlx.utils import tree_flatten
 
 from natten_zoo import ops
+from natten_zoo.metal import MATRIX, SCALAR_4, SCALAR_8
 from natten_zoo.models.nat import NAT, NATConfig
 from natten_zoo.ops import Neighborhood, backend, gpu, gpu_kernels, gpu_plan
-from natten_zoo.ops.gpu_programs import program
+from natten_zoo.ops.gpu_programs import program, use_core
 from natten_zoo.ops.problem import Problem
 from tests import metal_emulator
 from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401
@@ -50,8 +51,15 @@ def test_extremes(metal, kernel_size, spatial, dtype, head_dim):  # noqa: F811
     assert worst(check_attention(case_of(one)), dtype) is None
 
 
+@pytest.fixture(params=[MATRIX, SCALAR_4, SCALAR_8], ids=lambda c: f"{c.name}{c.lanes}")
+def core(request):
+    """Has each core multiply."""
+    with use_core(request.param):
+        yield request.param
+
+
 @pytest.mark.parametrize("bias", [-1e31, -mx.inf])
-def test_a_bias_never_reaches_beyond_a_window(metal, bias):  # noqa: F811
+def test_a_bias_never_reaches_beyond_a_window(metal, core, bias):  # noqa: F811
     one = problem(3, (20,), has_rpb=True)
     x = mx.random.normal((1, 20, 1, 8), key=mx.random.key(0))
     out, _ = gpu.forward(one, x, x, x, mx.full((1, 5), bias), None)
@@ -59,14 +67,14 @@ def test_a_bias_never_reaches_beyond_a_window(metal, bias):  # noqa: F811
 
 
 @pytest.mark.parametrize("changes", [{"order": 1}, {"order": 2}, {"fast_math": True}], ids=str)
-@pytest.mark.parametrize("family", [FAMILIES[0], FAMILIES[4], FAMILIES[9]], ids=str)
+@pytest.mark.parametrize("family", [FAMILIES[i] for i in (0, 4, 9, 11, 14)], ids=str)
 def test_no_schedule_and_no_fast_math_matters(toolchain, family, changes):  # noqa: F811
     with metal_emulator.install(**changes):
         for case in random_cases(family, seed=7, count=4):
             assert worst(check_attention(case), family.dtype) is None
 
 
-def test_the_same_bits_in_every_schedule(toolchain):  # noqa: F811
+def test_the_same_bits_in_every_schedule(toolchain, core):  # noqa: F811
     case = case_of(problem(3, (9, 11), has_rpb=True))
     results = []
     for order in (0, 1, 2):
@@ -92,7 +100,7 @@ def test_an_empty_batch(metal):  # noqa: F811
         assert mx.grad(lambda b: ops.na2d(x, x, x, 3, rpb=b).sum())(rpb).shape == rpb.shape
 
 
-def test_what_lies_outside_a_sample_is_never_read(metal):  # noqa: F811
+def test_what_lies_outside_a_sample_is_never_read(metal, core):  # noqa: F811
     hood = Neighborhood.of(1, 3)
     one = Problem(hood, 1, (20,), 1, 1, 8, 8, 0.3, mx.float32, has_lengths=True)
     case = case_of(one, lengths=mx.array([[9]], mx.int32))
@@ -106,7 +114,7 @@ def test_what_lies_outside_a_sample_is_never_read(metal):  # noqa: F811
 
 
 @pytest.mark.parametrize(("dtype", "offset"), [(mx.float32, 2), (mx.float16, 1), (mx.float16, 6)])
-def test_slices_that_begin_anywhere(metal, dtype, offset):  # noqa: F811
+def test_slices_that_begin_anywhere(metal, core, dtype, offset):  # noqa: F811
     case = case_of(problem((3, 5), (9, 11), dtype=dtype, head_dim=16, has_rpb=True))
     shifted = {
         name: off_boundary(getattr(case, name), offset) for name in ("query", "key", "value")
@@ -180,6 +188,48 @@ def test_a_forced_tier_does_not_fall_back(no_kernel):
                 ops.na1d(x, x, x, 3)
 
 
+def test_without_single_lanes_matrices_multiply(metal, monkeypatch, caplog):  # noqa: F811
+    """A device that cannot build one kind of kernel is given the other, for good."""
+    build = gpu_kernels._function
+
+    def refuse(name, tier, core, resident):
+        if not core.whole:
+            raise RuntimeError("[metal::Device] Unable to load kernel")
+        return build(name, tier, core, resident)
+
+    monkeypatch.setattr(gpu_plan, "ENOUGH_GROUPS", 1)
+    monkeypatch.setattr(gpu_plan, "ONLY_MATRICES", False)
+    monkeypatch.setattr(gpu_kernels, "_function", refuse)
+    monkeypatch.setattr(gpu_kernels, "_broken", {})
+    monkeypatch.setattr(gpu_kernels, "_proven", set())
+    one = problem(3, (16, 16), dtype=mx.float16)
+    with use_core(None), caplog.at_level(logging.WARNING, "natten_zoo"):
+        assert program("forward", one).steps[0].plan.core is SCALAR_4
+        for _ in range(2):
+            assert worst(check_attention(case_of(one)), mx.float16) is None
+        assert program("forward", one).steps[0].plan.core is MATRIX
+        assert gpu.why_not(one) is None
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "batch", "has_rpb", "cores"),
+    [
+        (32, 64, False, {SCALAR_4}),
+        (64, 64, False, {SCALAR_8}),
+        (80, 64, False, {MATRIX}),
+        (32, 1, False, {MATRIX}),  # a lane for each query would leave the GPU idle
+        (32, 64, True, {SCALAR_4, MATRIX}),  # sums per relative position
+    ],
+)
+def test_who_multiplies(head_dim, batch, has_rpb, cores):
+    one = replace(problem(3, (20, 20), head_dim=head_dim, has_rpb=has_rpb), batch=batch)
+    steps = [*program("forward", one).steps, *program("backward", one).steps]
+    assert {step.plan.core for step in steps} == cores
+    products = [*program("qk", one).steps, *program("av_backward", one).steps]
+    assert {step.plan.core for step in products} == {MATRIX}
+
+
 def test_says_why_not(metal):  # noqa: F811
     assert gpu.why_not(problem(3, (9,))) is None
     assert "head_dim" in gpu.why_not(problem(3, (9,), head_dim=gpu_plan.MAX_DIM + 1))
@@ -199,7 +249,7 @@ def test_without_a_gpu_says_so():
 
 
 @pytest.mark.parametrize("dilations", [None, ((2, 1), (1,))], ids=["nat", "dinat"])
-def test_models_forward_and_training_step(metal, dilations):  # noqa: F811
+def test_models_forward_and_training_step(metal, core, dilations):  # noqa: F811
     mx.random.seed(0)
     config = NATConfig(16, (2, 1), (2, 2), kernel_size=3, dilations=dilations, num_classes=5)
     model = NAT(config)

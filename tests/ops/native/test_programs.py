@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from natten_zoo import ops
+from natten_zoo.metal import MATRIX
 from natten_zoo.ops import Neighborhood, gpu, gpu_kernels, gpu_plan, native
 from natten_zoo.ops.gpu_programs import program
 from natten_zoo.ops.native import programs
@@ -157,7 +158,7 @@ def test_refuses_where_mlx_has_no_gpu(platform):
     if gpu_plan.platform() is not None:
         pytest.skip("this MLX has a GPU")
     with pytest.raises(RuntimeError, match=r"no (Metal|CUDA) back-end"):
-        native._ext.Kernel(platform=platform, **gpu_kernels.text("qk", platform, 1, 1))
+        native._ext.Kernel(platform=platform, **gpu_kernels.text("qk", platform, MATRIX, 1))
 
 
 @compiled

@@ -10,7 +10,7 @@ void __msl_reduce(thread void* value, uint op, uint type, uint count, uint width
     __attribute__((convergent));
 void __msl_shuffle(thread void* value, uint bytes, int source, uint mode, uint width, uint site)
     __attribute__((convergent));
-ulong __msl_ballot(uint predicate, uint site) __attribute__((convergent));
+ulong __msl_ballot(uint predicate, uint width, uint site) __attribute__((convergent));
 void __msl_matrix_multiply(thread void* d, const thread void* a, const thread void* b,
                            const thread void* c, uint types, uint site)
     __attribute__((convergent));

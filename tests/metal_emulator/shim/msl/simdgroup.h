@@ -88,14 +88,16 @@ struct simd_vote {
   bool all() const { return lanes == 0xfffffffful; }
   bool any() const { return lanes != 0; }
 };
-METAL_FUNC simd_vote simd_ballot(bool p, MSL_SITE) { return simd_vote{__msl_ballot(p, __site)}; }
-METAL_FUNC bool simd_any(bool p, MSL_SITE) { return __msl_ballot(p, __site) != 0; }
-METAL_FUNC bool simd_all(bool p, MSL_SITE) { return __msl_ballot(!p, __site) == 0; }
+METAL_FUNC simd_vote simd_ballot(bool p, MSL_SITE) { return simd_vote{__msl_ballot(p, 32, __site)}; }
+METAL_FUNC bool simd_any(bool p, MSL_SITE) { return __msl_ballot(p, 32, __site) != 0; }
+METAL_FUNC bool simd_all(bool p, MSL_SITE) { return __msl_ballot(!p, 32, __site) == 0; }
+METAL_FUNC bool quad_any(bool p, MSL_SITE) { return __msl_ballot(p, 4, __site) != 0; }
+METAL_FUNC bool quad_all(bool p, MSL_SITE) { return __msl_ballot(!p, 4, __site) == 0; }
 METAL_FUNC simd_vote simd_active_threads_mask(MSL_SITE) {
-  return simd_vote{__msl_ballot(1, __site)};
+  return simd_vote{__msl_ballot(1, 32, __site)};
 }
 METAL_FUNC bool simd_is_first(MSL_SITE) {
-  return __msl_lane() == (uint)__builtin_ctzl(__msl_ballot(1, __site));
+  return __msl_lane() == (uint)__builtin_ctzl(__msl_ballot(1, 32, __site));
 }
 METAL_FUNC bool simd_is_helper_thread() { return false; }
 }  // namespace metal

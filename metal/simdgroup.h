@@ -1,0 +1,46 @@
+// Teams of a whole simdgroup, as the cores have them that multiply matrices: four lanes share a row,
+// and each holds two neighboring numbers of every eight.
+
+// The type in which weights are multiplied.
+template <typename T>
+using na_weight = T;
+
+// The channel of element n of a lane's F fragments, and how many elements lie side by side.
+template <int F>
+NA_FN int na_channel(na_lane me, int n) {
+  return n / 2 * 8 + me.column + n % 2;
+}
+template <int F>
+NA_FN constexpr int na_run() {
+  return 2;
+}
+
+// What belongs to the row h that a lane holds: it is one of those that it looks after.
+NA_FN float na_held(const THR float* of_rows, int h) { return of_rows[h]; }
+template <typename ROW>
+NA_FN na_home na_home_of(const THR ROW* rows, int h) {
+  const na_home home = {rows[h].row, rows[h].stored, rows[h].live};
+  return home;
+}
+
+NA_FN bool na_team_any(bool x) { return na_any(x); }
+
+// Reductions over the lanes that share a row.
+NA_FN float na_row_sum(float x) {
+  x += na_lane_xor(x, 1);
+  return x + na_lane_xor(x, NA_SECOND_LANE);
+}
+NA_FN float na_row_max(float x) {
+  x = na_fmax(x, na_lane_xor(x, 1));
+  return na_fmax(x, na_lane_xor(x, NA_SECOND_LANE));
+}
+
+// The sum of left * right over F * 8 channels of row h.
+template <int F, typename T>
+NA_FN float na_row_dot(const THR na_frag<T>* left, const THR na_frag<T>* right, int h) {
+  float dot = 0.0f;
+  NA_UNROLL for (int f = 0; f < F; f++)
+    NA_UNROLL for (int e = 2 * h; e < 2 * h + 2; e++)
+      dot += float(left[f].e[e]) * float(right[f].e[e]);
+  return na_row_sum(dot);
+}
