@@ -30,8 +30,8 @@ def gaussian(window: Sequence[int]) -> np.ndarray:
     """Weights of a window that fall off from its center, at least a thousandth.
 
     Example:
-        >>> gaussian([5]).round(3).tolist()
-        [0.006, 0.278, 1.0, 0.278, 0.006]
+        >>> [f"{weight:.3f}" for weight in gaussian([5])]
+        ['0.006', '0.278', '1.000', '0.278', '0.006']
     """
     axes = [np.arange(n) - (n - 1) / 2 for n in window]
     bells = [np.exp(-0.5 * (x / (SIGMA * len(x))) ** 2) for x in axes]

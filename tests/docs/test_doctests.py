@@ -3,31 +3,36 @@
 import doctest
 import importlib
 import pkgutil
+from pathlib import Path
 
 import pytest
 
 import natten_zoo
 
-ROOMS = ("ops", "metal", "configs", "layers", "models", "pretrained", "data", "training", "cli")
+# In a clone these lie beside the package's folder.
+BESIDE = ("ops", "metal", "configs")
 
 
 def modules():
     """The names of all modules of the package."""
     yield "natten_zoo"
-    for info in pkgutil.iter_modules(natten_zoo.__path__[:1], "natten_zoo."):
-        if info.name != "natten_zoo.__main__" and not info.ispkg:
-            yield info.name
-    for room in ROOMS:
-        package = importlib.import_module(f"natten_zoo.{room}")
-        yield package.__name__
-        for info in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-            yield info.name
+    folders = {"natten_zoo": [str(Path(natten_zoo.__file__).parent)]}
+    folders |= {f"natten_zoo.{n}": getattr(natten_zoo, n).__path__ for n in BESIDE}
+    for name, path in folders.items():
+        yield name
+        for info in pkgutil.walk_packages(path, f"{name}."):
+            if info.name != "natten_zoo.__main__":
+                yield info.name
 
 
 @pytest.mark.parametrize("name", sorted(set(modules())))
 def test_examples(name):
     result = doctest.testmod(importlib.import_module(name))
     assert result.failed == 0
+
+
+def test_modules_are_found_at_the_top_and_in_packages():
+    assert {"natten_zoo.sliding", "natten_zoo.viz.figures"} <= set(modules())
 
 
 def test_the_public_operators_have_examples():
