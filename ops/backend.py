@@ -139,9 +139,13 @@ def choose(problem: Problem, op: str) -> ModuleType:
 
 
 def outruns_dense(problem: Problem) -> bool:
-    """Whether the tier for a problem outruns MLX's attention where each window is all there is."""
+    """Whether the tier for a problem outruns MLX's attention where each window is all there is.
+
+    Also true of a forced tier that cannot run it: :func:`choose` then says why, instead of MLX's
+    attention passing for that tier.
+    """
     name, _ = _first(problem)
-    return name is not None and _module(name).outruns_dense(problem)
+    return name is None or _module(name).outruns_dense(problem)
 
 
 def _first(problem: Problem) -> tuple[str | None, dict[str, str]]:

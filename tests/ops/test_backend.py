@@ -1,0 +1,17 @@
+"""Forcing a tier, and what is said where that cannot be."""
+
+import mlx.core as mx
+import pytest
+
+from natten_zoo import ops
+
+
+@pytest.mark.parametrize("kernel_size", [5, 7])
+def test_a_forced_tier_that_cannot_run_raises(kernel_size):
+    tier = "cuda" if ops.has_metal() else "fast_metal"  # no machine has both
+    x = mx.zeros((1, 7, 7, 2, 8))
+    with (
+        ops.use_backend(tier),
+        pytest.raises(RuntimeError, match=rf"\[na2d\] backend '{tier}' cannot run this: "),
+    ):
+        ops.na2d(x, x, x, kernel_size)  # 7 covers the map, which is then plain attention
