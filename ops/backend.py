@@ -39,8 +39,12 @@ class Explanation:
 def get_backend() -> str:
     """The tier asked for: ``"auto"``, or the one that :func:`set_backend` or, without it, the
     environment variable ``NATTEN_BACKEND`` forces.
+
+    Raises:
+        ValueError: If ``NATTEN_BACKEND`` names no tier.
     """
-    return _forced or _checked(os.environ.get("NATTEN_BACKEND", "auto"))
+    asked = os.environ.get("NATTEN_BACKEND", "auto")
+    return _forced or _checked(asked, "[get_backend] NATTEN_BACKEND")
 
 
 def set_backend(name: str) -> None:
@@ -55,7 +59,7 @@ def set_backend(name: str) -> None:
         ValueError: If there is no tier of that name.
     """
     global _forced
-    _forced = _checked(name)
+    _forced = _checked(name, "[set_backend] 'name'")
 
 
 @contextmanager
@@ -174,9 +178,9 @@ def record(problem: Problem, tier: str, reasons: dict[str, str] | None = None) -
         _record.append(Explanation(problem, tier, dict(reasons or {})))
 
 
-def _checked(name: str) -> str:
+def _checked(name: str, origin: str) -> str:
     if name not in ("auto", *TIERS):
-        raise ValueError(f"[set_backend] 'name' must be auto, {', '.join(TIERS)} but got {name!r}.")
+        raise ValueError(f"{origin} must be auto, {', '.join(TIERS)} but got {name!r}.")
     return name
 
 

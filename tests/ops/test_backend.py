@@ -15,3 +15,11 @@ def test_a_forced_tier_that_cannot_run_raises(kernel_size):
         pytest.raises(RuntimeError, match=rf"\[na2d\] backend '{tier}' cannot run this: "),
     ):
         ops.na2d(x, x, x, kernel_size)  # 7 covers the map, which is then plain attention
+
+
+def test_a_name_that_is_no_tier_is_refused_where_it_comes_from(monkeypatch):
+    with pytest.raises(ValueError, match=r"^\[set_backend\] 'name' must be auto, .* got 'metal'"):
+        ops.set_backend("metal")
+    monkeypatch.setenv("NATTEN_BACKEND", "metal")
+    with pytest.raises(ValueError, match=r"^\[get_backend\] NATTEN_BACKEND must be auto,"):
+        ops.get_backend()
