@@ -49,31 +49,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table."""
-    from ..pretrained.registry import get_record, list_models
+    from ..pretrained.registry import get_record, list_models, task_of
 
     names = list_models(args.pattern)
     if not names:
         get_record(args.pattern)  # raises, naming the nearest
     records = [get_record(name) for name in names]
     if args.json:
-        facts = [{**dataclasses.asdict(record), "task": task(record)} for record in records]
+        facts = [{**dataclasses.asdict(record), "task": task_of(record)} for record in records]
         print(json.dumps(facts, indent=2))
     else:
         print(table(_HEADER, [_row(record) for record in records], "<<>>><<<"))
     return 0
 
 
-def task(record: Record) -> str:
-    """What a model is for, as the Hub calls it."""
-    from ..pretrained.registry import model_class
-
-    return model_class(record.architecture).TASK
-
-
 def _row(record: Record) -> list[str]:
+    from ..pretrained.registry import task_of
+
     return [
         record.name,
-        _TASKS[task(record)],
+        _TASKS[task_of(record)],
         f"{record.params / 1e6:.2f} M" if record.params else "",
         f"{record.gmacs:.2f}" if record.gmacs else "",
         _published(record),

@@ -81,6 +81,11 @@ def model_class(architecture: str) -> type[Model]:
     return ARCHITECTURES[architecture]
 
 
+def task_of(record: Record) -> str:
+    """What a model is for, as Hugging Face calls it."""
+    return model_class(record.architecture).TASK
+
+
 def build_model(record: Record, overrides: Mapping[str, Any] | None = None) -> Model:
     """A freshly initialised model of a record, some of its numbers overridden.
 

@@ -18,7 +18,7 @@ from ..data.moving_fashion import MovingFashionSource
 from ..files import write_whole
 from ..models.base import Model
 from ..pretrained.record import Record
-from ..pretrained.registry import build_model, get_record, records
+from ..pretrained.registry import build_model, get_record, records, task_of
 from .augment import Augment, SequenceAugment
 from .checkpoint import RunError, find_latest
 from .config import Recipe
@@ -27,6 +27,13 @@ from .lora import add_lora, fused
 from .memory import checkpoint_layers
 from .optim import choose_trainable
 
+# What the models do that the trainer has a loss, a metric and data for.
+TASKS = (
+    "image-classification",
+    "video-classification",
+    "sequence-classification",
+    "volume-segmentation",
+)
 # Data of sequences: how many new samples are generated to train on; 0 is the standard training set.
 SEQUENCES = {"mnist1d": 0, "mnist1d_fresh": 200_000}
 
@@ -50,9 +57,20 @@ def run(recipe: Recipe) -> dict[str, Any]:
 
 
 def make_trainer(recipe: Recipe) -> Trainer:
-    """All that a recipe names, ready to train: its data is checked, its model built."""
+    """All that a recipe names, ready to train: its data is checked, its model built.
+
+    Raises:
+        ValueError: The recipe does not fit the data or the model, or the model is of no kind that
+            is trained here.
+    """
     record = model_record(recipe)
-    if record.crop_mode == "volume":
+    task = task_of(record)
+    if task not in TASKS:
+        raise ValueError(
+            f"[train] 'model' must be made for {', '.join(TASKS)} but got {recipe.model!r}, which "
+            f"is made for {task}."
+        )
+    if task == "volume-segmentation":
         from .volumes import volume_trainer
 
         return volume_trainer(recipe, record)
@@ -118,14 +136,19 @@ def open_source(recipe: Recipe, record: Record) -> Source:
                 f"model does, but got {recipe.model!r} and {recipe.data!r}."
             )
         return mnist1d_source(SEQUENCES[recipe.data])
-    preprocess, frames = Preprocess.from_record(record), record.frames
+    preprocess = Preprocess.from_record(record)
     if recipe.data == "moving_fashion":
-        if frames is None or recipe.flip:
+        if record.frames is None or recipe.flip:
             raise ValueError(
                 "[train] moving_fashion needs a model of clips, and 'flip' must be off: mirror "
                 f"images move the other way. Got {recipe.model!r} and flip {recipe.flip}."
             )
-        return MovingFashionSource(preprocess, frames)
+        return MovingFashionSource(preprocess, record.frames)
+    if task_of(record) == "video-classification":
+        raise ValueError(
+            f"[train] a model of clips learns from moving_fashion but got {recipe.model!r} and "
+            f"{recipe.data!r}."
+        )
     if recipe.data == "fashion_mnist":
         return fashion_mnist_source(preprocess)
     if not recipe.data:
