@@ -26,6 +26,7 @@ from .loop import Source, Trainer
 from .lora import add_lora, fused
 from .memory import checkpoint_layers
 from .optim import choose_trainable
+from .volumes import VolumeTargets, VolumeTrainer, open_volumes
 
 # What the models do that the trainer has a loss, a metric and data for.
 TASKS = (
@@ -71,15 +72,29 @@ def make_trainer(recipe: Recipe) -> Trainer:
             f"is made for {task}."
         )
     if task == "volume-segmentation":
-        from .volumes import volume_trainer
-
-        return volume_trainer(recipe, record)
+        return make_volume_trainer(recipe, record)
     source = open_source(recipe, record)
     classes = source.classes
     say(f"{source.size:,} images to train on, {source.val_size:,} to validate on")
     mx.random.seed(recipe.seed)
     model = make_model(recipe, record, classes)
     return Trainer(recipe, model, source, make_augment(recipe, record, classes), save_model)
+
+
+def make_volume_trainer(recipe: Recipe, record: Record) -> VolumeTrainer:
+    """:func:`make_trainer` for a model of volumes."""
+    source = open_volumes(recipe, record)
+    say(f"{source.size:,} cubes an epoch, {source.val_size:,} voxels to validate on")
+    mx.random.seed(recipe.seed)
+    # What a note says of weights that are a start only will no longer be true.
+    model = make_model(recipe, dataclasses.replace(record, note=None), source.classes)
+    if model.config.in_chans != source.train[0].voxels.shape[-1]:
+        raise ValueError(
+            f"[train] volumes must have {model.config.in_chans} channels, as {recipe.model!r} "
+            f"expects, but have {source.train[0].voxels.shape[-1]}."
+        )
+    targets: Any = VolumeTargets(recipe, len(source.classes))
+    return VolumeTrainer(recipe, model, source, targets, save_model)
 
 
 def say(text: str) -> None:

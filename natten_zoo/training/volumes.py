@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -249,21 +248,3 @@ def split(volumes: Sequence[Labelled], fraction: float) -> tuple[list[Labelled],
         for ends in ((0, kept), (kept, size))
     )
     return [first], [last]
-
-
-def volume_trainer(recipe: Recipe, record: Record) -> VolumeTrainer:
-    """What :func:`~.launch.make_trainer` makes for a model of volumes."""
-    from .launch import make_model, save_model, say
-
-    source = open_volumes(recipe, record)
-    say(f"{source.size:,} cubes an epoch, {source.val_size:,} voxels to validate on")
-    mx.random.seed(recipe.seed)
-    # What a note says of weights that are a start only will no longer be true.
-    model = make_model(recipe, dataclasses.replace(record, note=None), source.classes)
-    if model.config.in_chans != source.train[0].voxels.shape[-1]:
-        raise ValueError(
-            f"[train] volumes must have {model.config.in_chans} channels, as {recipe.model!r} "
-            f"expects, but have {source.train[0].voxels.shape[-1]}."
-        )
-    targets: Any = VolumeTargets(recipe, len(source.classes))
-    return VolumeTrainer(recipe, model, source, targets, save_model)
