@@ -39,11 +39,12 @@ def run(args: argparse.Namespace) -> int:
 def open_model(name: str, variant: str | None) -> Model:
     """A registered model without its weights, any other with them."""
     from ..pretrained.load import load_pretrained
-    from ..pretrained.registry import create_model, records
+    from ..pretrained.registry import create_model, get_record, records
 
     registered = {name for record in records().values() for name in (record.name, record.hub)}
     if name in registered and not variant:
         model = create_model(name)
+        model.record = get_record(name)  # which tells of the published weights
         model.eval()
         return model
     return load_pretrained(None, name, model=variant)

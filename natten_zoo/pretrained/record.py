@@ -8,8 +8,10 @@ from typing import Any
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# What belongs to a classifier of one size.
-FIGURES = ("top1", "miou", "miou_multi_scale", "params", "gmacs")
+# What was measured with the weights.
+ACCURACIES = ("top1", "miou", "miou_multi_scale")
+# What belongs to one architecture, a classifier of one size included.
+FIGURES = (*ACCURACIES, "params", "gmacs")
 # What belongs to the weights.
 WEIGHTS = ("hub", "url", "mirror", "file", "sha256", "parity")
 
@@ -110,6 +112,26 @@ class Record:
         figures: dict[str, Any] = dict.fromkeys(FIGURES)
         return replace(self, num_classes=num_classes, classes="", **figures)
 
+    def for_config(self, changed: Mapping[str, Any]) -> Record:
+        """The record of a model some arguments of whose configuration are others.
+
+        Figures are of one architecture, which all of them change but rates and ``num_classes``,
+        for which see :meth:`for_classes`. Means and deviations follow ``in_chans`` as the weights
+        of the first convolution do (:func:`~natten_zoo.pretrained.adapt.adapt_input_channels`).
+        """
+        facts: dict[str, Any] = {}
+        if any(name != "num_classes" and not name.endswith("_rate") for name in changed):
+            facts = dict.fromkeys(FIGURES)
+        if "in_chans" in changed:
+            facts["mean"] = _for_channels(self.mean, changed["in_chans"])
+            facts["std"] = _for_channels(self.std, changed["in_chans"])
+        return replace(self, **facts) if facts else self
+
+    def untrained(self) -> Record:
+        """The record of a model with random weights, of which no accuracy is true."""
+        accuracies: dict[str, Any] = dict.fromkeys(ACCURACIES)
+        return replace(self, **accuracies)
+
     def of_other_weights(self, **changes: Any) -> Record:
         """The record of a model made of this one: nothing that was published is true of it."""
         unknown: dict[str, Any] = dict.fromkeys((*WEIGHTS, *FIGURES))
@@ -119,3 +141,10 @@ class Record:
     def has_weights(self) -> bool:
         """Whether weights are published anywhere."""
         return any((self.file, self.hub, self.url, self.mirror))
+
+
+def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Values per channel: of one channel their mean; of several that repeat a single one, it."""
+    if channels == 1:
+        return (sum(values) / len(values),)
+    return values * channels if len(values) == 1 else values

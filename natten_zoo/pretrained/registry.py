@@ -87,15 +87,21 @@ def task_of(record: Record) -> str:
 
 
 def build_model(record: Record, overrides: Mapping[str, Any] | None = None) -> Model:
-    """A freshly initialised model of a record, some of its numbers overridden.
+    """A freshly initialised model of a record, some arguments of its configuration overridden.
+
+    Its ``record`` says what stays true with the overrides; accuracies are those of the weights that
+    it is given next.
 
     Raises:
         ValueError: An override is not an argument of the architecture.
     """
     cls = model_class(record.architecture)
-    values = {"num_classes": record.num_classes, **record.model, **(overrides or {})}
-    model = cls(cls.Config.from_dict(values))
-    model.record = record
+    own = {"num_classes": record.num_classes, **record.model}
+    config = cls.Config.from_dict({**own, **(overrides or {})})
+    before = vars(cls.Config.from_dict(own))
+    model = cls(config)
+    changed = {name: value for name, value in vars(config).items() if value != before[name]}
+    model.record = record.for_config(changed)
     return model
 
 
@@ -119,7 +125,9 @@ def create_model(
             Pretrained weights are fitted to them (:func:`natten_zoo.pretrained.adapt.adapt`).
 
     Returns:
-        The model; in evaluation mode if its weights are pretrained.
+        The model; in evaluation mode if its weights are pretrained. Its ``record`` has those of
+        the published figures that are true of it: no accuracy of random weights, and none at all of
+        another architecture.
 
     Raises:
         ValueError: The name or an override is unknown, or weights do not fit.
@@ -131,10 +139,12 @@ def create_model(
     """
     record = get_record(name)
     model = build_model(record, overrides)
-    if pretrained is not False:
-        from .load import load_weights
+    if pretrained is False:
+        model.record = model.record and model.record.untrained()
+        return model
+    from .load import load_weights
 
-        source = record.name if pretrained is True else pretrained
-        load_weights(model, source, changed=overrides.keys(), **(hub or {}))
-        model.eval()
+    source = record.name if pretrained is True else pretrained
+    load_weights(model, source, changed=overrides.keys(), **(hub or {}))
+    model.eval()
     return model

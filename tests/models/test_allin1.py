@@ -62,7 +62,7 @@ def full():
 @pytest.mark.skipif(not TRAINED, reason="NATTEN_ZOO_ALLIN1 names no folder of trained weights")
 def test_parity_with_trained_weights():
     model = AllInOne.from_pretrained(Path(TRAINED) / "harmonix-fold0_mlx.npz")
-    assert model.record is get_record("harmonix-fold0")
+    assert model.record == get_record("harmonix-fold0")
     with np.load(Path(TRAINED) / "fold0_T600.npz") as file:
         data = dict(file)
     x = mx.array(np.abs(formula.image(int(data["input_seed"]), (1, 4, 600, 81))))

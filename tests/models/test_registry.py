@@ -9,6 +9,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from natten_zoo import create_model, get_record, list_models
+from natten_zoo.data import Preprocess
 from natten_zoo.models import NAT, NATConfig
 from natten_zoo.pretrained.adapt import adapt, adapt_input_channels, resize_bias_table
 from natten_zoo.pretrained.record import Record
@@ -55,10 +56,29 @@ def test_unknown_names_get_the_nearest():
 
 def test_create_model_takes_overrides():
     model = create_model("dinat_mini", num_classes=10, in_chans=1, kernel_size=5, dilations=None)
-    assert model.config.num_classes == 10 and model.record is get_record("dinat_mini")
+    assert model.config.num_classes == 10 and model.record.name == "dinat_mini"
     assert model.levels[0].blocks[1].attn.neighborhood.dilation == (1, 1)
     with pytest.raises(ValueError, match=r"\[NATConfig\] arguments must be among"):
         create_model("nat_mini", window=3)
+
+
+def test_the_record_claims_only_what_is_true_with_the_overrides(tmp_path):
+    own = get_record("nat_pico_fashion")
+    file = create_model(own.name).save_pretrained(tmp_path / "own")
+    same = create_model(own.name, pretrained=file, drop_path_rate=0.5, kernel_size=7, num_classes=3)
+    assert own.top1 and same.record == own  # 7 is its own, and saving looks at the classes
+    other = create_model(own.name, pretrained=file, kernel_size=5, in_chans=3).record
+    assert (other.top1, other.params, other.gmacs) == (None, None, None)
+    assert other.mean == own.mean * 3 and other.std == own.std * 3
+    grey = create_model("nat_mini", in_chans=1)
+    assert Preprocess.from_record(grey.record).channels == 1
+    assert grey.record.mean == pytest.approx([(0.485 + 0.456 + 0.406) / 3])
+
+
+def test_random_weights_have_no_published_accuracy():
+    fresh, own = create_model("upernet_nat_mini").record, get_record("upernet_nat_mini")
+    assert (fresh.miou, fresh.miou_multi_scale, fresh.params) == (None, None, own.params)
+    assert create_model("nat_mini").record.top1 is None
 
 
 def test_pretrained_weights_follow_the_overrides(tmp_path):

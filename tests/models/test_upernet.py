@@ -206,7 +206,9 @@ def test_save_and_load(tmp_path):
 
 
 def test_model_card():
-    card = str(model_card(create_model("upernet_nat_mini"), "me/mine"))
+    model = create_model("upernet_nat_mini")
+    model.record = get_record("upernet_nat_mini")  # as with its weights
+    card = str(model_card(model, "me/mine"))
     assert "pipeline_tag: image-segmentation" in card and "45.1 % on ade20k" in card
     assert 'segment(UPerNet.from_pretrained("me/mine"), "photo.jpg")' in card
     assert "Resize the short side to 512 (bilinear)" in card
