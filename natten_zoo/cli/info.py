@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from ..models import Model
     from ..viz import LayerView
 
+# What models do whose input is an image, a clip or a volume, which has a side.
+SIZED = (
+    "image-classification",
+    "image-segmentation",
+    "video-classification",
+    "volume-segmentation",
+)
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
@@ -25,7 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "model", metavar="NAME|PATH", help="a name, or a checkpoint's file or folder"
     )
     add_variant_argument(parser)
-    parser.add_argument("--size", type=positive, metavar="N", help="count for N x N pixels")
+    parser.add_argument(
+        "--size", type=positive, metavar="N", help="count for N x N pixels (or N x N x N voxels)"
+    )
     parser.add_argument("--json", action="store_true", help="print as JSON")
 
 
@@ -54,18 +64,24 @@ def describe(model: Model, size: int | None) -> dict[str, Any]:
     """Everything that is known, as plain data."""
     import mlx.core as mx
 
-    from ..models.cost import count_cost
+    from ..models.cost import count_cost, count_parameters
     from ..viz import view_layers
 
     record, config = model.record, model.config
-    size = size or (record.input_size if record else 224)
     facts: dict[str, Any] = {
         "architecture": type(model).__name__,
         "config": config.to_dict(),
         "record": dataclasses.asdict(record) if record else None,
+        "parameters": count_parameters(model),
+        "levels": [],
     }
-    if not size:  # the input is no image: nothing says how large one is
-        return facts | {"parameters": record.params if record else None, "levels": []}
+    if model.TASK not in SIZED and size:
+        raise ValueError(
+            f"--size counts for images, clips and volumes but this model is made for {model.TASK}."
+        )
+    size = size or (record.input_size if record else 224)
+    if model.TASK not in SIZED or not size:  # nothing says how large an input is
+        return facts
     shape: tuple[int, ...] = (size, size)
     if model.TASK == "video-classification":
         shape = ((record and record.frames) or 32, *shape)
@@ -73,10 +89,8 @@ def describe(model: Model, size: int | None) -> dict[str, Any]:
     if is_volume:
         shape = (size, size, size)
     image = mx.zeros((1, *shape, config.in_chans))
-    cost = count_cost(model, image)
     return facts | {
-        "parameters": cost.params,
-        "multiply_adds": cost.macs,
+        "multiply_adds": count_cost(model, image).macs,
         "size": size,
         "input": " x ".join(map(str, shape)),
         "unit": "voxels" if is_volume else "pixels",
