@@ -18,10 +18,54 @@ if (_root / "pyproject.toml").exists() and (_root / "ops" / "neighborhood.py").e
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .models import NAT as NAT
-    from .pretrained import create_model as create_model
+    from . import (
+        cli,
+        configs,
+        data,
+        evaluation,
+        layers,
+        metal,
+        models,
+        music,
+        ops,
+        pretrained,
+        segmentation,
+        training,
+        video,
+        viz,
+        volumes,
+    )
+    from .models import NAT, DiNAT, DiNAT_s, IsotropicNAT
+    from .pretrained import create_model, get_record, list_models, load_pretrained
 
-# Where each public name lives; looked up on first use, so that `import natten_zoo` is quick.
+__all__ = [
+    "DiNAT",
+    "DiNAT_s",
+    "IsotropicNAT",
+    "NAT",
+    "cli",
+    "configs",
+    "create_model",
+    "data",
+    "evaluation",
+    "get_record",
+    "layers",
+    "list_models",
+    "load_pretrained",
+    "metal",
+    "models",
+    "music",
+    "ops",
+    "pretrained",
+    "segmentation",
+    "training",
+    "video",
+    "viz",
+    "volumes",
+]
+
+# Where public names that are no modules live. All names are looked up on first use, so that
+# `import natten_zoo` is quick.
 _EXPORTS = {
     "create_model": ".pretrained",
     "list_models": ".pretrained",
@@ -35,8 +79,12 @@ _EXPORTS = {
 
 
 def __getattr__(name: str) -> _Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in _EXPORTS:
         return getattr(_import_module(_EXPORTS[name], __name__), name)
-    if name in ("ops", "layers", "models", "pretrained", "data", "training", "configs", "metal"):
-        return _import_module(f".{name}", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _import_module(f".{name}", __name__)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -83,6 +83,21 @@ def test_importing_the_package_is_cheap():
     assert run.stdout.split() == ["False", "False"], run.stderr
 
 
+def test_public_names_are_there_after_a_plain_import():
+    code = """
+import natten_zoo, types
+assert {*natten_zoo.__all__} <= {*dir(natten_zoo)}
+for name in natten_zoo.__all__:
+    found = getattr(natten_zoo, name)
+    assert not isinstance(found, types.ModuleType) or found.__name__ == f"natten_zoo.{name}"
+print(natten_zoo.viz.view_layers.__name__, natten_zoo.segmentation.segment.__name__)
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout.split() == ["view_layers", "segment"], run.stderr
+    with pytest.raises(AttributeError, match="'natten_zoo' has no attribute 'nat'"):
+        natten_zoo.nat  # noqa: B018
+
+
 def test_pyproject_says_what_the_package_says():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == natten_zoo.__version__
