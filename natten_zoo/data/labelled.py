@@ -100,8 +100,7 @@ def _open_folder(path: Path) -> LabelledImages:
 
 def _samples(folder: ImageFolder, classes: Sequence[str]) -> Samples:
     _check_known(folder.classes, classes)
-    labels = [classes.index(folder.classes[label]) for label in folder.labels]
-    return Samples(list(folder.files), labels)
+    return Samples(list(folder.files), folder.labels_for(classes, len(classes)))
 
 
 def _check_known(names: Sequence[str], classes: Sequence[str]) -> None:
