@@ -63,8 +63,9 @@ def view_video(
     """What :func:`classify_video` looks at, ``[crops, frames, S, S, C]`` for each clip."""
     record = model.record
     prepare = Preprocess(crop_pct=1.0) if record is None else Preprocess.from_record(record)
-    length = frames or (record and record.frames) or 32
-    for indices in clip_indices(count_frames(video), length, stride, clips):
+    if frames is None:
+        frames = (record and record.frames) or 32
+    for indices in clip_indices(count_frames(video), frames, stride, clips):
         found = read_frames(video, indices.tolist())
         # What a damaged file lacks at its end is replaced by the last frame before it.
         present = np.array(sorted(found))

@@ -127,6 +127,11 @@ def test_probabilities_are_the_mean_over_views(tiny, gif):
     np.testing.assert_allclose(classify_video(model, gif, **arguments), expected, atol=1e-6)
 
 
+def test_no_frames_are_an_error_and_no_default(tiny, gif):
+    with pytest.raises(ValueError, match="'frames' must be positive but got 0"):
+        classify_video(inflate(NAT.from_pretrained(tiny)), gif, frames=0)
+
+
 def test_lacking_frames_are_replaced_by_the_last(tiny, gif, monkeypatch):
     model = inflate(NAT.from_pretrained(tiny))
     monkeypatch.setattr("natten_zoo.video.count_frames", lambda path: 24)
