@@ -205,9 +205,9 @@ def _recording() -> Iterator[list[tuple[Any, mx.array]]]:
     calls: list[tuple[Any, mx.array]] = []
     original = NeighborhoodAttention.__call__
 
-    def call(layer: NeighborhoodAttention, x: mx.array) -> mx.array:
+    def call(layer: NeighborhoodAttention, x: mx.array, *args: Any, **kwargs: Any) -> mx.array:
         calls.append((layer, x))
-        return original(layer, x)
+        return original(layer, x, *args, **kwargs)
 
     NeighborhoodAttention.__call__ = call  # type: ignore[method-assign, assignment]
     try:

@@ -1,6 +1,7 @@
 """The weights shown are the weights the layers use."""
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 
@@ -42,6 +43,12 @@ def test_weights_are_those_of_the_layer(size, options):
     for query in [(0, 0), (1, 3), (size[0] - 1, size[1] - 1)]:
         assert np.allclose(attended(seen, query), expected[query], atol=1e-5)
         assert np.allclose(seen.weights(query).sum(axis=(1, 2)), 1, atol=1e-6)
+
+
+def test_models_that_call_layers_with_lengths():
+    layer = NeighborhoodAttention1D(8, 2, 3)
+    model = nn.Sequential(lambda x: layer(x, lengths=[5]), layer)
+    assert [seen.size for seen in view_layers(model, mx.zeros((1, 9, 8)))] == [(9,), (9,)]
 
 
 def test_one_axis():
