@@ -192,7 +192,8 @@ def describe(view: LayerView) -> str:
     """A layer in two lines: its path in the model, and what a query of it sees."""
     hood = view.layer.neighborhood
     size, window = ("×".join(map(str, n)) for n in (view.size, hood.kernel_size))
-    dilated = "" if max(hood.dilation) == 1 else f", dilation {hood.dilation[0]}"
+    dilation = max(hood.dilation)  # of several axes: in time DiNAT3D has none
+    dilated = "" if dilation == 1 else f", dilation {dilation}"
     return f"{view.name}\n{window} of {size} tokens{dilated}"
 
 

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from natten_zoo.evaluation import Evaluation
+from natten_zoo.layers import NeighborhoodAttention3D
 from natten_zoo.models import NAT, NATConfig
 from natten_zoo.ops import Neighborhood
-from natten_zoo.viz import view_layers
+from natten_zoo.viz import LayerView, view_layers
 from natten_zoo.viz.figures import (
     Sample,
     confusion_figure,
@@ -61,6 +62,9 @@ def test_window(views):
 def test_titles(views):
     assert most_dilated(views[:3]) is views[2]
     assert describe(views[2]) == "levels.0.blocks.2.attn\n3×3 of 8×8 tokens, dilation 2"
+    layer = NeighborhoodAttention3D(8, 2, 3, dilation=(1, 4, 4))
+    clip = LayerView("clips", layer, mx.zeros((1, 3, 12, 12, 8)))
+    assert describe(clip) == "clips\n3×3×3 of 3×12×12 tokens, dilation 4"
     figure = inside_figure("a title", np.zeros((32, 32), np.uint8), views, (0.5, 0.5))
     titles = [axes.get_title() for axes in figure.axes]
     assert len(titles) == 8
