@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import write_whole
-from ._common import share
+from ._arguments import share
 
 if TYPE_CHECKING:
     import mlx.core as mx

@@ -15,26 +15,21 @@ Exit status: 0 all images were classified, 1 some were not, 2 none could be.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ._common import add_model_argument, open_classifier, output_names, positive, progress
-
-Result = dict[str, Any]
+from ._arguments import add_model_argument, add_top_argument, positive
+from ._classifier import best_classes, open_classifier, output_names
+from ._text import print_result, progress
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder or a pattern")
     add_model_argument(parser)
-    parser.add_argument(
-        "-k", "--top", type=positive, default=5, metavar="K", help="classes shown (default: 5)"
-    )
+    add_top_argument(parser)
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object per image and line"
     )
@@ -65,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     failed = 0
     with progress(len(files), args.batch_size) as bar:
         for batch in read_batches(files, preprocess, args.batch_size):
-            results: dict[int, Result] = {
+            results: dict[int, dict[str, Any]] = {
                 index: {"file": str(files[index]), "error": message}
                 for index, message in batch.failures.items()
             }
@@ -73,31 +68,12 @@ def run(args: argparse.Namespace) -> int:
                 logits = model(batch.images).astype(mx.float32)
                 rows = np.array(mx.softmax(logits, axis=-1))
                 for index, row in zip(batch.indices, rows, strict=True):
-                    results[index] = _result(files[index], row, names, args.top)
+                    classes = best_classes(row, names, args.top)
+                    results[index] = {"file": str(files[index]), "classes": classes}
             for index in sorted(results):
-                _print(results[index], args.json, bar)
+                print_result(results[index], args.json, bar.write)
             failed += len(batch.failures)
             bar.update(len(results))
     if failed:
         print(f"{failed} of {len(files)} images could not be read", file=sys.stderr)
     return 0 if not failed else 1 if failed < len(files) else 2
-
-
-def _result(file: Path, probabilities: np.ndarray, names: Sequence[str], top: int) -> Result:
-    order = np.argsort(-probabilities, kind="stable")[:top].tolist()
-    classes = [
-        {"class": names[index], "index": index, "probability": round(float(p), 6)}
-        for index, p in zip(order, probabilities[order], strict=True)
-    ]
-    return {"file": str(file), "classes": classes}
-
-
-def _print(result: Result, as_json: bool, bar: Any) -> None:
-    """Prints one result; through the progress bar, which makes room for it."""
-    if as_json:
-        bar.write(json.dumps(result, ensure_ascii=False))
-    elif "error" in result:
-        bar.write(result["error"], file=sys.stderr)
-    else:
-        lines = [f"{entry['probability']:8.1%}  {entry['class']}" for entry in result["classes"]]
-        bar.write("\n".join([result["file"], *lines]))

@@ -16,13 +16,13 @@ Exit status: 0 all videos were classified, 1 some were not, 2 none could be.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ._common import add_model_argument, output_names, positive
+from ._arguments import add_model_argument, add_top_argument, positive
+from ._classifier import best_classes, output_names
+from ._text import print_result
 
 if TYPE_CHECKING:
     from ..models import NAT3D
@@ -32,9 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="a video file")
     add_model_argument(parser)
-    parser.add_argument(
-        "-k", "--top", type=positive, default=5, metavar="K", help="classes shown (default: 5)"
-    )
+    add_top_argument(parser)
     numbers = {
         "frames": ("frames of a clip (default: the model's, else 32)", None),
         "stride": ("from one frame of a clip to the next (default: 2)", 2),
@@ -63,12 +61,8 @@ def run(args: argparse.Namespace) -> int:
             failed += 1
             result["error"] = str(error)
         else:
-            order = np.argsort(-probabilities, kind="stable")[: args.top]
-            result["classes"] = [
-                {"class": names[i], "index": int(i), "probability": round(float(p), 6)}
-                for i, p in zip(order, probabilities[order], strict=True)
-            ]
-        _print(result, args.json)
+            result["classes"] = best_classes(probabilities, names, args.top)
+        print_result(result, args.json, partial(print, flush=True))  # the next one takes long
     return 0 if not failed else 1 if failed < len(args.videos) else 2
 
 
@@ -91,13 +85,3 @@ def open_video_classifier(name: str, variant: str | None) -> NAT3D:
             f"is a {type(model).__name__} of {getattr(model.config, 'num_classes', 0)} classes."
         )
     return model
-
-
-def _print(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(result, ensure_ascii=False), flush=True)
-    elif "error" in result:
-        print(result["error"], file=sys.stderr)
-    else:
-        lines = [f"{entry['probability']:8.1%}  {entry['class']}" for entry in result["classes"]]
-        print("\n".join([result["file"], *lines]), flush=True)

@@ -14,7 +14,9 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._common import DEFAULT_MODEL, open_classifier, output_names, table
+from ._arguments import DEFAULT_MODEL
+from ._classifier import open_classifier, output_names
+from ._text import table
 
 if TYPE_CHECKING:
     from ..data import Preprocess

@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._common import add_model_argument, open_classifier, output_names, positive, progress, table
+from ._arguments import add_model_argument, positive
+from ._classifier import open_classifier, output_names
+from ._text import progress, table
 
 if TYPE_CHECKING:
     from ..data.preprocess import SequencePreprocess

@@ -12,7 +12,8 @@ import json
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
-from ._common import add_variant_argument, positive, table
+from ._arguments import add_variant_argument, positive
+from ._text import table
 
 if TYPE_CHECKING:
     from ..models import Model

@@ -22,7 +22,7 @@ import json
 from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
-from ._common import table
+from ._text import table
 
 if TYPE_CHECKING:
     from ..pretrained.record import Record

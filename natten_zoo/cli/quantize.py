@@ -13,7 +13,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._common import open_classifier, output_names, positive
+from ._arguments import positive
+from ._classifier import open_classifier, output_names
 
 if TYPE_CHECKING:
     from ..data import Preprocess

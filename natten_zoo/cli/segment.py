@@ -18,7 +18,7 @@ import json
 from pathlib import Path
 
 from ..files import write_whole
-from ._common import add_variant_argument, share
+from ._arguments import add_variant_argument, share
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from ..files import write_whole
-from ._common import add_variant_argument, positive
+from ._arguments import add_variant_argument, positive
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ._common import add_model_argument, open_classifier, output_names
+from ._arguments import add_model_argument
+from ._classifier import open_classifier, output_names
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from natten_zoo import __version__, create_model, get_record
 from natten_zoo.cli import demo, main, verbs
-from natten_zoo.cli._common import table
+from natten_zoo.cli._text import table
 
 
 def run(capsys, *arguments):

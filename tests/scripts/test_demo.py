@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from natten_zoo.cli._common import open_classifier
+from natten_zoo.cli._classifier import open_classifier
 from natten_zoo.data import read_image
 from natten_zoo.viz import view_layers
 from natten_zoo.viz.inside import layer_figure

@@ -1,0 +1,52 @@
+"""Arguments that several verbs have."""
+
+from __future__ import annotations
+
+import argparse
+
+DEFAULT_MODEL = "nat_pico_fashion"
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--model``, the same for every verb."""
+    parser.add_argument(
+        "-m",
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="NAME|PATH",
+        help="a name of `natten-zoo list`, a Hugging Face id, or a local checkpoint file or "
+        "folder (default: %(default)s, which is in the package)",
+    )
+    add_variant_argument(parser)
+
+
+def add_variant_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--variant``, for files that do not tell what they hold."""
+    parser.add_argument(
+        "--variant",
+        metavar="NAME",
+        help="which model of `natten-zoo list` a bare weights file holds, where that is ambiguous",
+    )
+
+
+def add_top_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--top``, for verbs that show the most probable classes."""
+    parser.add_argument(
+        "-k", "--top", type=positive, default=5, metavar="K", help="classes shown (default: 5)"
+    )
+
+
+def share(text: str) -> float:
+    """Reads a number in 0..1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be in 0..1 but got {text}")
+    return value
+
+
+def positive(text: str) -> int:
+    """An argument that must be a positive integer."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be positive but got {text}")
+    return value

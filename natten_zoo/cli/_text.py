@@ -1,0 +1,57 @@
+"""What verbs print: tables, bars, and what a classifier says of a file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+
+def progress(total: int, batch_size: int, unit: str = "image") -> tqdm:
+    """A progress bar on standard error; none for a single batch or when that is no terminal."""
+    from tqdm import tqdm
+
+    hidden = True if total <= batch_size else None  # None: only on a terminal
+    return tqdm(total=total, unit=unit, file=sys.stderr, disable=hidden, leave=False)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
+    """Columns of text; ``align`` has ``<`` or ``>`` for each of them.
+
+    Example:
+        >>> print(table(["name", "n"], [["a", "1"], ["bcdef", "23"]], "<>"))
+        name    n
+        a       1
+        bcdef  23
+    """
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = []
+    for row in (header, *rows):
+        cells = zip(row, align, widths, strict=True)
+        lines.append("  ".join(f"{cell:{side}{width}}" for cell, side, width in cells).rstrip())
+    return "\n".join(lines)
+
+
+def print_result(
+    result: Mapping[str, Any], as_json: bool, write: Callable[..., object] = print
+) -> None:
+    """Prints the classes of a file, or on standard error why it has none.
+
+    Args:
+        result: ``file``, and ``classes`` as :func:`~._classifier.best_classes` makes them or else
+            ``error``.
+        as_json: As one line of JSON, an error too.
+        write: What prints a text, on standard output or ``file``; that of a progress bar makes room
+            for it.
+    """
+    if as_json:
+        write(json.dumps(result, ensure_ascii=False))
+    elif "error" in result:
+        write(result["error"], file=sys.stderr)
+    else:
+        lines = [f"{entry['probability']:8.1%}  {entry['class']}" for entry in result["classes"]]
+        write("\n".join([result["file"], *lines]))
