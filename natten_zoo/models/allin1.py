@@ -9,7 +9,6 @@ stems. :func:`natten_zoo.music.analyze` makes times and labels of what the model
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -27,7 +26,7 @@ from ..layers import (
 )
 from ..layers.padding import crop, pad_to
 from ..layers.transformer_layer import EPS
-from .base import Config, Model, classifier, to_mlx_layout
+from .base import Config, Model, classifier, rename, to_mlx_layout
 
 # Window of the attention across stems, whatever the window in time.
 STEM_KERNEL = 5
@@ -261,7 +260,7 @@ class AllInOne(Model):
         """
         channels_last = weights["embeddings.conv0.weight"].shape[-1] == 1
         return {
-            _own_name(name): value if channels_last else to_mlx_layout(value)
+            rename(name, _UPSTREAM_NAMES): value if channels_last else to_mlx_layout(value)
             for name, value in weights.items()
         }
 
@@ -284,9 +283,3 @@ _UPSTREAM_NAMES = (
     (r"\.output\.dense\.", ".mlp.fc2."),
     (r"_classifier\.classifier\.", "_classifier."),
 )
-
-
-def _own_name(name: str) -> str:
-    for pattern, replacement in _UPSTREAM_NAMES:
-        name = re.sub(pattern, replacement, name)
-    return name

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 ModelT = TypeVar("ModelT", bound="Model")
+# Patterns in names, and what takes their place.
+Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +167,18 @@ def to_mlx_layout(value: mx.array) -> mx.array:
     Convolution weights are the only arrays with four axes in these models.
     """
     return value.transpose(0, 2, 3, 1) if value.ndim == 4 else value
+
+
+def rename(name: str, rules: Rules) -> str:
+    r"""Translate a name of a foreign state dict, rule by rule.
+
+    Example:
+        >>> rename("encoder.norm.bias", [(r"^encoder\.", ""), (r"norm", "norm1")])
+        'norm1.bias'
+    """
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def _frozen(value: Any) -> Any:

@@ -15,7 +15,7 @@ from ..layers import PatchEmbed, drop_path_schedule, init_weights
 from ..layers.padding import pad_to_multiple
 from ..layers.transformer_layer import EPS
 from .base import Config, Model, check_levels, classifier
-from .nat import Level
+from .nat import Level, level_maps
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,4 @@ class DiNAT_s(Model):  # noqa: N801  upstream's name
 
         Four levels give strides 4, 8, 16 and 32 with D, 2 D, 4 D and 8 D channels, not normed.
         """
-        maps = []
-        x = self.pos_drop(self.patch_embed(x))
-        for level in self.layers:
-            x, full = level(x)
-            maps.append(full)
-        return maps
+        return level_maps(self.layers, self.pos_drop(self.patch_embed(x)))

@@ -6,8 +6,7 @@ what a token sees but no weight: DiNAT is NAT with other ``dilations``.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,7 @@ from ..layers import (
     init_weights,
 )
 from ..layers.transformer_layer import EPS
-from .base import Config, Model, check_levels, classifier, to_mlx_layout
+from .base import Config, Model, check_levels, classifier, rename, to_mlx_layout
 
 
 @dataclass(frozen=True)
@@ -177,6 +176,15 @@ class Level(nn.Module):
         return (self.downsample(x) if "downsample" in self else x), x
 
 
+def level_maps(levels: Sequence[Level], x: mx.array) -> list[mx.array]:
+    """The map of each level before downsampling."""
+    maps = []
+    for level in levels:
+        x, full = level(x)
+        maps.append(full)
+    return maps
+
+
 class NAT(Model):
     """Neighborhood Attention Transformer.
 
@@ -223,12 +231,7 @@ class NAT(Model):
 
         Four levels give strides 4, 8, 16 and 32 with D, 2 D, 4 D and 8 D channels, not normed.
         """
-        maps = []
-        x = self.pos_drop(self.patch_embed(x))
-        for level in self.levels:
-            x, full = level(x)
-            maps.append(full)
-        return maps
+        return level_maps(self.levels, self.pos_drop(self.patch_embed(x)))
 
     @staticmethod
     def sanitize(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
@@ -260,7 +263,7 @@ _HUGGINGFACE_NAMES = (
 
 
 def _from_huggingface(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
-    renamed = {_upstream_name(name): value for name, value in weights.items()}
+    renamed = {rename(name, _HUGGINGFACE_NAMES): value for name, value in weights.items()}
     result: dict[str, mx.array] = {}
     for name, value in renamed.items():
         if ".attn.query." in name:
@@ -272,9 +275,3 @@ def _from_huggingface(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
         elif ".attn.key." not in name and ".attn.value." not in name:
             result[name] = value
     return result
-
-
-def _upstream_name(name: str) -> str:
-    for pattern, replacement in _HUGGINGFACE_NAMES:
-        name = re.sub(pattern, replacement, name)
-    return name

@@ -19,7 +19,7 @@ from mlx.utils import tree_flatten
 from ..layers import NeighborhoodAttention3D, drop_path_schedule, init_weights
 from ..layers.transformer_layer import EPS
 from .base import Config, Model, check_levels, classifier
-from .nat import NAT, Level
+from .nat import NAT, Level, level_maps
 
 
 @dataclass(frozen=True)
@@ -189,12 +189,7 @@ class NAT3D(Model):
                 f"[{type(self).__name__}] the input must be [batch, frames, height, width, "
                 f"channels] with {self.config.tubelet_size} frames or more but got {list(x.shape)}."
             )
-        maps = []
-        x = self.pos_drop(self.patch_embed(x))
-        for level in self.levels:
-            x, full = level(x)
-            maps.append(full)
-        return maps
+        return level_maps(self.levels, self.pos_drop(self.patch_embed(x)))
 
     @staticmethod
     def sanitize(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:

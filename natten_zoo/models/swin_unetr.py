@@ -12,13 +12,13 @@ no more:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Any
 
 import mlx.core as mx
 
-_NAMES: tuple[tuple[str, Any], ...] = (
+from .base import Rules, rename
+
+_NAMES: Rules = (
     (r"^module\.", ""),
     (r"^(?:swinViT|swin_vit|encoder)\.", ""),
     (r"^patch_embed\.proj\.", "patch_embed."),
@@ -41,7 +41,7 @@ def from_monai(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
     Raises:
         ValueError: These are not a Swin UNETR's names.
     """
-    renamed = {_our_name(name): value for name, value in weights.items()}
+    renamed = {rename(name, _NAMES): value for name, value in weights.items()}
     if not any(name.endswith(".rpb") for name in renamed):
         raise ValueError("there is no relative position bias of a Swin UNETR")
     return {
@@ -49,12 +49,6 @@ def from_monai(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
         for name, value in renamed.items()
         if not name.endswith(".relative_position_index")
     }
-
-
-def _our_name(name: str) -> str:
-    for pattern, replacement in _NAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def _our_layout(name: str, value: mx.array) -> mx.array:
