@@ -66,17 +66,20 @@ class Tiling:
     @cached_property
     def variant(self) -> np.ndarray:
         """``[T]``: which combination of the axes' patterns a tile has; ascending."""
-        counts = [len(p) for p, _ in self.patterns]
-        ids = [v[i] for (_, v), i in zip(self.patterns, self._grid, strict=True)]
-        return np.sort(np.ravel_multi_index(ids, counts))
+        return np.sort(self._combinations)
 
     @cached_property
     def places(self) -> list[np.ndarray]:
         """``[T]`` per axis: the tile of that axis that a tile is made of."""
+        order = np.argsort(self._combinations, kind="stable")
+        return [i[order] for i in self._grid]
+
+    @cached_property
+    def _combinations(self) -> np.ndarray:
+        """:attr:`variant` in the order of :attr:`_grid`."""
         counts = [len(p) for p, _ in self.patterns]
         ids = [v[i] for (_, v), i in zip(self.patterns, self._grid, strict=True)]
-        order = np.argsort(np.ravel_multi_index(ids, counts), kind="stable")
-        return [i[order] for i in self._grid]
+        return np.ravel_multi_index(ids, counts)
 
     @property
     def _grid(self) -> np.ndarray:
