@@ -152,6 +152,16 @@ class Neighborhood:
             count = xp.minimum(k, n)
         return start * d + group, count
 
+    def keys(self, axis: int, query: int, length: int) -> np.ndarray:
+        """The keys that a query sees on one axis, in their order.
+
+        Example:
+            >>> Neighborhood.of(1, 3, dilation=2).keys(0, query=4, length=9).tolist()
+            [2, 4, 6]
+        """
+        first, count = self.window(axis, query, length)
+        return first + self.dilation[axis] * np.arange(count)
+
     def windows(self, axis: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """``(first, count)`` of every kept query on one axis, each ``[ceil(length / stride)]``."""
         return _windows(self, axis, length)

@@ -52,9 +52,7 @@ class LayerView:
 
     def window_of(self, axis: int, position: int) -> np.ndarray:
         """:meth:`window` on one axis."""
-        hood = self.layer.neighborhood
-        first, count = hood.window(axis, position, self._padded.shape[1 + axis])
-        return first + hood.dilation[axis] * np.arange(count)
+        return self.layer.neighborhood.keys(axis, position, self._padded.shape[1 + axis])
 
     def weights(self, query: tuple[int, ...]) -> np.ndarray:
         r"""Attention weights of one query, :math:`\mathrm{softmax}_j(s \, q \cdot k_j + b)`.

@@ -111,10 +111,7 @@ def draw_window(
     """
     show_image(axes, np.zeros(size, np.uint8))
     _grid(axes, np.zeros(size), size)
-    keys = []
-    for axis, position in enumerate(query):
-        first, count = neighborhood.window(axis, position, size[axis])
-        keys.append(first + neighborhood.dilation[axis] * np.arange(count))
+    keys = [neighborhood.keys(axis, position, size[axis]) for axis, position in enumerate(query)]
     for token in itertools.product(*keys):
         draw_tile(axes, token, 1, 1, fc=WARM, ec="white", lw=0.8, alpha=0.7)
     draw_tile(axes, query, 1, 1, fill=False, ec=QUERY, lw=2.6, zorder=3)
