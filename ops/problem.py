@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -227,6 +228,20 @@ def check_token_arrays(op: str, rank: int, **arrays: mx.array) -> None:
                 f"{reference.shape} and {array.shape}."
             )
         check_not_empty(op, name, array)
+
+
+def inside_samples(tokens: Sequence[mx.array], lengths: mx.array) -> mx.array:
+    """Whether tokens lie inside each sample: ``[B, *tokens of each axis]`` of bools.
+
+    Args:
+        tokens: Those that are asked for, one array per axis.
+        lengths: ``[B, rank]``.
+    """
+    inside = mx.array(True)
+    for axis, token in enumerate(tokens):
+        shape = [-1] + [token.size if a == axis else 1 for a in range(len(tokens))]
+        inside = inside & (token[None] < lengths[:, axis, None]).reshape(shape)
+    return inside
 
 
 def downsample(problem: Problem, query: mx.array) -> mx.array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from .problem import Problem
+from .problem import Problem, inside_samples
 from .tiles import Kinds, Part, Tiles, flat
 
 NAME = "pure"
@@ -194,7 +194,7 @@ def _by_query(problem: Problem, x: mx.array, lengths: mx.array | None) -> mx.arr
 def _by_key(problem: Problem, x: mx.array, lengths: mx.array | None) -> mx.array:
     """Flat, with zeros outside the samples."""
     if lengths is not None:
-        inside = _corner([mx.arange(n) for n in problem.spatial], lengths)
+        inside = inside_samples([mx.arange(n) for n in problem.spatial], lengths)
         x = mx.where(inside[..., None, None], x, mx.zeros((), x.dtype))
     return flat(x)
 
@@ -202,15 +202,7 @@ def _by_key(problem: Problem, x: mx.array, lengths: mx.array | None) -> mx.array
 def _seen(problem: Problem, lengths: mx.array) -> mx.array:
     """``[B, *out]``: whether a query lies inside its sample."""
     steps = zip(problem.out, problem.neighborhood.stride, strict=True)
-    return _corner([mx.arange(n) * s for n, s in steps], lengths)
-
-
-def _corner(tokens: list[mx.array], lengths: mx.array) -> mx.array:
-    inside = mx.array(True)
-    for axis, token in enumerate(tokens):
-        shape = [-1] + [token.size if a == axis else 1 for a in range(len(tokens))]
-        inside = inside & (token[None] < lengths[:, axis, None]).reshape(shape)
-    return inside
+    return inside_samples([mx.arange(n) * s for n, s in steps], lengths)
 
 
 def _exp(x: mx.array) -> mx.array:

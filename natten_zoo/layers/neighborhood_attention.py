@@ -11,7 +11,7 @@ import numpy as np
 
 from ..ops import functional, unfused, varlen
 from ..ops.neighborhood import BoolOrBools, IntOrInts, Neighborhood
-from ..ops.problem import checked_scale
+from ..ops.problem import checked_scale, inside_samples
 from ..ops.varlen import Sizes
 from .padding import crop, pad_to
 
@@ -166,12 +166,9 @@ class NeighborhoodAttention(nn.Module):
         """1 on the tokens of each sample, else 0: ``[B, *S, 1]`` in the dtype of ``x``."""
         given = lengths if isinstance(lengths, mx.array) else mx.array(np.asarray(lengths))
         ends = given.reshape(x.shape[0], self.rank)
-        inside = mx.ones((1,) * x.ndim, mx.bool_)
-        for axis, stride in enumerate(self.neighborhood.stride, start=1):
-            token = mx.arange(x.shape[axis]) * stride
-            mask = token < ends[:, axis - 1, None]  # [B, tokens of the axis]
-            inside = inside & mx.expand_dims(mask, [a for a in range(1, x.ndim) if a != axis])
-        return inside.astype(x.dtype)
+        steps = zip(x.shape[1:-1], self.neighborhood.stride, strict=True)
+        inside = inside_samples([mx.arange(n) * step for n, step in steps], ends)
+        return inside[..., None].astype(x.dtype)
 
     def _add_qkv(self, embed_dim: int, bias: bool) -> None:
         dims = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
