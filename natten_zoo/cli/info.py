@@ -65,6 +65,7 @@ def describe(model: Model, size: int | None) -> dict[str, Any]:
     """Everything that is known, as plain data."""
     import mlx.core as mx
 
+    from ..data.preprocess import in_words
     from ..models.cost import count_cost, count_parameters
     from ..viz import view_layers
 
@@ -73,6 +74,7 @@ def describe(model: Model, size: int | None) -> dict[str, Any]:
         "architecture": type(model).__name__,
         "config": config.to_dict(),
         "record": dataclasses.asdict(record) if record else None,
+        "preprocessing": in_words(record) if record and record.input_size else None,
         "parameters": count_parameters(model),
         "levels": [],
     }
@@ -118,7 +120,7 @@ def page(facts: dict[str, Any]) -> str:
             "labels": labels if isinstance(labels, str) else shorten(", ".join(labels), 100),
             "top-1": f"{record['top1']} %" if record["top1"] else None,
             "mIoU": f"{record['miou']} %" if record["miou"] else None,
-            "preprocessing": preprocessing(record) if record["input_size"] else None,
+            "preprocessing": facts["preprocessing"],
             "licence": record["license"],
             "source": record["source"],
             "paper": record["paper"],
@@ -131,28 +133,6 @@ def page(facts: dict[str, Any]) -> str:
         return text
     rows = [[*map(str, level.values())] for level in facts["levels"]]
     return f"{text}\n\n{table([*facts['levels'][0]], rows, '<>>>>><')}"
-
-
-def preprocessing(record: dict[str, Any]) -> str:
-    """The preprocessing in words."""
-    if record["crop_mode"] == "volume":
-        return volume_preprocessing(record)
-    size, filter_name = record["input_size"], record["interpolation"]
-    steps = f"resize to {size} x {size}, {filter_name}"
-    if record["crop_mode"] != "squash":
-        short = int(size / record["crop_pct"])
-        steps = f"resize the short side to {short}, {filter_name}"
-    if record["crop_mode"] == "center":
-        steps += f"; center crop {size} x {size}"
-    return f"{steps}; mean {list(record['mean'])}, std {list(record['std'])}"
-
-
-def volume_preprocessing(record: dict[str, Any]) -> str:
-    """The preprocessing of a volume in words."""
-    spacing, intensity, side = record["spacing"], record["intensity"], record["input_size"]
-    steps = f"resample to {list(spacing)} mm; " if spacing else ""
-    steps += f"clip to {list(intensity)}, scale to 0..1" if intensity else "scale to mean 0, std 1"
-    return f"{steps}; windows of {side} x {side} x {side}"
 
 
 def levels(views: list[LayerView]) -> list[dict[str, Any]]:

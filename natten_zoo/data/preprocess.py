@@ -95,6 +95,22 @@ class Preprocess:
         """Pillow's name of the filter."""
         return _FILTERS[self.interpolation]
 
+    @property
+    def short_side(self) -> int:
+        """To how many pixels the short side is resized before the center is cut out."""
+        return math.floor(self.size / self.crop_pct)
+
+    def __str__(self) -> str:
+        square = f"{self.size} x {self.size}"
+        target = {
+            "center": f"the short side to {self.short_side}",
+            "squash": f"to {square}",
+            "whole": f"the short side to {self.size}",
+        }[self.crop_mode]
+        crop = f", crop the center {square}" if self.crop_mode == "center" else ""
+        values = f"divide by 255, subtract {list(self.mean)}, divide by {list(self.std)}"
+        return f"resize {target} ({self.interpolation}){crop}, {values}"
+
     def __call__(self, image: ImageSource) -> mx.array:
         """Reads and transforms one image.
 
@@ -127,8 +143,7 @@ class Preprocess:
         if self.crop_mode == "whole":
             return image.resize(self.fit(image.size), self.resample)
         image = _center(image, [min(n, _LONGEST * min(image.size)) for n in image.size])
-        short = math.floor(self.size / self.crop_pct)
-        size = [int(short * n / min(image.size)) for n in image.size]
+        size = [int(self.short_side * n / min(image.size)) for n in image.size]
         return _center(image.resize(size, self.resample), (self.size, self.size))
 
     def fit(self, size: Sequence[int], scale: float = 1.0) -> tuple[int, int]:
@@ -155,7 +170,7 @@ class Preprocess:
         square = {"height": self.size, "width": self.size}
         resize: dict[str, Any] = {"image_processor_type": "ViTImageProcessor", "size": square}
         if self.crop_mode == "center":
-            short = {"shortest_edge": math.floor(self.size / self.crop_pct)}
+            short = {"shortest_edge": self.short_side}
             resize = {"image_processor_type": "BitImageProcessor", "size": short}
             resize |= {"do_center_crop": True, "crop_size": square, "crop_pct": self.crop_pct}
         elif self.crop_mode == "whole":
@@ -213,6 +228,9 @@ class SequencePreprocess:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
 
+    def __str__(self) -> str:
+        return f"subtract {list(self.mean)}, divide by {list(self.std)}"
+
     def __call__(self, sequence: np.ndarray) -> mx.array:
         """Transforms a sequence ``[length, channels]``, or ``[length]`` of one channel.
 
@@ -230,6 +248,18 @@ class SequencePreprocess:
     def from_record(cls, record: Record) -> SequencePreprocess:
         """The preprocessing that a checkpoint was published with."""
         return cls(tuple(record.mean), tuple(record.std))
+
+
+def in_words(record: Record) -> str:
+    """How the inputs of a model are prepared."""
+    if record.crop_mode == "volume":
+        resample = f"resample to {list(record.spacing)} mm, " if record.spacing else ""
+        scale = "subtract each volume's mean, divide by its standard deviation"
+        if record.intensity:
+            scale = f"clip to {list(record.intensity)}, scale to 0..1"
+        return f"{resample}{scale}; windows of {record.input_size} voxels a side"
+    kind = Preprocess if record.input_size else SequencePreprocess
+    return str(kind.from_record(record))
 
 
 def _center(image: Image.Image, size: Sequence[int]) -> Image.Image:

@@ -135,8 +135,7 @@ class StreamSource:
         size = self.preprocess.size
         if self.crop == "resized":
             return buffer.image_resize("image", round(size * MARGIN), round(size * MARGIN))
-        short = int(size / self.preprocess.crop_pct)
-        buffer = buffer.image_resize_smallest_side("image", short)
+        buffer = buffer.image_resize_smallest_side("image", self.preprocess.short_side)
         return buffer.image_center_crop("image", size, size)
 
     def val_batches(

@@ -161,21 +161,7 @@ def _snippet(model: Model, repo_id: str) -> str:
 
 
 def _preprocessing(record: Record) -> str:
-    if record.crop_mode == "volume":
-        resample = f"Resample to {list(record.spacing)} mm. " if record.spacing else ""
-        if record.intensity:
-            return f"{resample}Clip to {list(record.intensity)} and scale to 0..1."
-        return f"{resample}Subtract each volume's mean and divide by its standard deviation."
-    if not record.input_size:
-        return f"Subtract {list(record.mean)}, divide by {list(record.std)}."
-    if record.crop_mode == "squash":
-        resize = f"Resize to {record.input_size} x {record.input_size}"
-    else:
-        short = int(record.input_size / record.crop_pct)
-        resize = f"Resize the short side to {short}"
-        if record.crop_mode == "center":
-            resize += f", crop the centre {record.input_size}"
-    return (
-        f"{resize} ({record.interpolation}), divide by 255, subtract {list(record.mean)}, divide "
-        f"by {list(record.std)}."
-    )
+    from ..data.preprocess import in_words
+
+    text = in_words(record)
+    return f"{text[0].upper()}{text[1:]}."

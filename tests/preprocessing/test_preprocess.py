@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from natten_zoo import get_record
 from natten_zoo.data import Preprocess
+from natten_zoo.data.preprocess import in_words
 from natten_zoo.pretrained.record import Record
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -199,3 +201,17 @@ def test_from_record():
     )
     expected = Preprocess(28, 1.0, "squash", "bilinear", (0.3,), (0.4,))
     assert Preprocess.from_record(record) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("dinat_mini", "resize the short side to 256 (bicubic), crop the center 224 x 224, divide"),
+        ("upernet_nat_mini", "resize the short side to 512 (bilinear), divide by 255, subtract"),
+        ("nat1d_mnist1d", "subtract [0.0], divide by [1.0]"),
+        ("na_unetr_base", "subtract each volume's mean, divide by its standard deviation; windows"),
+        ("na_unetr_btcv", "resample to [1.5, 1.5, 2.0] mm, clip to [-175, 250], scale to 0..1; "),
+    ],
+)
+def test_in_words(name, words):
+    assert in_words(get_record(name)).startswith(words)
