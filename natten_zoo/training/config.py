@@ -131,13 +131,11 @@ class Recipe:
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
         """Build a recipe, refusing names that no field has and values of another type."""
         kinds = get_type_hints(cls)
-        for name, value in values.items():
-            if name not in kinds:
-                raise ValueError(
-                    f"[Recipe] unknown option {name!r}; known are {', '.join(sorted(kinds))}."
-                )
-            values = {**values, name: _coerce(name, value, kinds[name])}
-        return cls(**values)
+        if unknown := [name for name in values if name not in kinds]:
+            raise ValueError(
+                f"[Recipe] unknown option {unknown[0]!r}; known are {', '.join(sorted(kinds))}."
+            )
+        return cls(**{name: _coerce(name, value, kinds[name]) for name, value in values.items()})
 
     @classmethod
     def load(cls, path: str | Path | None, overrides: dict[str, Any] | None = None) -> Recipe:
