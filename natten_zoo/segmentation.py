@@ -18,8 +18,6 @@ from .layers.resize import resize_bilinear, sample_linear, source_positions
 from .models.upernet import UPerNet
 from .sliding import Place, blended_rows
 
-# The scales of the published multi-scale figures, which also average mirror images.
-MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 # Logits at the image's size are made in bands of rows of at most this many numbers.
 _BAND = 2**24
 

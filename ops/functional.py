@@ -7,6 +7,8 @@ The three ranks are faces of one function. Arrays are heads-last:
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlx.core as mx
 
 from . import autograd, backend
@@ -244,3 +246,7 @@ def _check_additional(
                 f"[{op}] '{name}' must have shape [{problem.batch}, tokens, {heads}, {dim}] and "
                 f"dtype {problem.dtype} but got {x.shape} and {x.dtype}."
             )
+
+
+# By the number of axes.
+OPERATORS: dict[int, Any] = {1: na1d, 2: na2d, 3: na3d}

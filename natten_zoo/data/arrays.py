@@ -13,6 +13,7 @@ from PIL import Image
 from . import fashion_mnist, mnist1d
 from .preprocess import Preprocess
 
+# Images, labels and aspect ratios, or what takes their place.
 Batch = tuple[mx.array, mx.array, mx.array]
 
 

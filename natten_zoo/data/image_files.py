@@ -24,7 +24,7 @@ SUFFIXES = frozenset(
 
 
 @dataclass
-class Batch:
+class ImageBatch:
     """Images that go through a model together, and the files that could not be read.
 
     Attributes:
@@ -79,7 +79,7 @@ def read_batches(
     preprocess: Prepares,
     batch_size: int,
     workers: int = 4,
-) -> Iterator[Batch]:
+) -> Iterator[ImageBatch]:
     """Reads images in their order, one batch ahead of the one that is being used.
 
     A source that cannot be read takes no place in ``images``; its message is in ``failures``.
@@ -99,7 +99,7 @@ def read_batches(
             yield _collect(futures, start)
 
 
-def _collect(futures: list[Future[np.ndarray]], start: int) -> Batch:
+def _collect(futures: list[Future[np.ndarray]], start: int) -> ImageBatch:
     arrays: dict[int, np.ndarray] = {}
     failures: dict[int, str] = {}
     for index, future in enumerate(futures, start):
@@ -108,4 +108,4 @@ def _collect(futures: list[Future[np.ndarray]], start: int) -> Batch:
         except ImageError as error:
             failures[index] = str(error)
     images = mx.array(np.stack(list(arrays.values()))) if arrays else mx.zeros((0,))
-    return Batch(list(arrays), images, failures)
+    return ImageBatch(list(arrays), images, failures)

@@ -15,6 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ..data.arrays import Batch
 from .augment import Augment
 from .checkpoint import (
     RunError,
@@ -27,7 +28,7 @@ from .checkpoint import (
 from .config import Recipe
 from .optim import make_schedule
 from .progress import Progress, draw_curve
-from .step import Batch, TrainState, make_evaluate, make_step, soft_cross_entropy
+from .step import TrainState, make_evaluate, make_step, soft_cross_entropy
 
 SaveModel = Callable[[Any, Path, dict[str, Any]], None]
 

@@ -13,7 +13,6 @@ from .augment import Augment
 from .config import Recipe
 from .optim import Packing, Schedule, Updater, average, clip
 
-Batch = tuple[mx.array, mx.array, mx.array]
 Metrics = dict[str, mx.array]
 Criterion = Callable[[mx.array, mx.array], mx.array]
 

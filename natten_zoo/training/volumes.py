@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from ..data.arrays import Batch
 from ..data.labels import output_names, read_labels
 from ..data.nuclei import is_nuclei, read_nuclei
 from ..data.volumes import SUFFIXES, read_volume
@@ -17,7 +18,7 @@ from ..pretrained.record import Record
 from ..volumes import logit_rows, prepare, scale_intensity
 from .config import Recipe
 from .loop import Trainer
-from .step import Batch, soft_cross_entropy
+from .step import soft_cross_entropy
 
 # An epoch sees as many voxels as there are, so often: volumes are few, validation is long.
 ROUNDS = 16

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mlx.core as mx
 
 from ... import layers
-from .. import dense, functional
-from ..functional import Result
+from .. import dense
+from ..functional import OPERATORS, Result
 from ..neighborhood import BoolOrBools, IntOrInts, per_axis
-
-_NA: dict[int, Any] = {1: functional.na1d, 2: functional.na2d, 3: functional.na3d}
 
 
 def fused(
@@ -30,7 +26,7 @@ def fused(
 ) -> Result:
     """Attention with upstream's defaults: None is 1 or False, a scale of 0 the default scale."""
     check_kernel(f"na{rank}d", rank, kernel_size)
-    return _NA[rank](
+    return OPERATORS[rank](
         query,
         key,
         value,

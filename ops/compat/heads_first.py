@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import mlx.core as mx
@@ -73,10 +74,7 @@ def av(
     ``attn`` is ``[batch, heads, *spatial, prod(kernel_size) + tokens]``, the output shaped as
     ``value``, ``[batch, heads, *spatial, head_dim]``.
     """
-    kernel = check_odd(op, rank, kernel_size)
-    volume = 1
-    for k in kernel:
-        volume *= k
+    volume = math.prod(check_odd(op, rank, kernel_size))
     extra = 0
     if additional_values is not None:
         check_additional(op, "additional_values", additional_values, value)

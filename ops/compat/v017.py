@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from ... import layers
-from .. import functional
+from ..functional import OPERATORS
 from ..neighborhood import BoolOrBools, IntOrInts, flags_per_axis
 from .heads_first import av, qk
 from .knobs import (
@@ -293,9 +293,6 @@ class NeighborhoodAttention3D(_Layer):
     rank = 3
 
 
-_NA: dict[int, Any] = {1: functional.na1d, 2: functional.na2d, 3: functional.na3d}
-
-
 def _qk(
     op: str,
     rank: int,
@@ -327,7 +324,7 @@ def _fused(
 ) -> mx.array:
     if rpb is not None:
         _check_bias_or_causal(f"na{rank}d", rank, is_causal)
-    return _NA[rank](
+    return OPERATORS[rank](
         query,
         key,
         value,
