@@ -2,8 +2,9 @@
 
 DATA is a folder with train/CLASS/* and val/CLASS/*, a folder CLASS/* (a tenth of each class is
 held out), a tar archive of either, a CSV file with the columns 'file' and 'label' (and 'split'),
-or fashion_mnist; for a model of volumes it has images/*.nii.gz and labels/*.nii.gz. The classifier
-is replaced by one for your classes.
+or fashion_mnist. For a model of sequences it is mnist1d or mnist1d_fresh, for a model of clips
+moving_fashion; for a model of volumes a folder with images/*.nii.gz and labels/*.nii.gz. The
+classifier is replaced by one for your classes.
 
   natten-zoo finetune flowers/ --model nat_mini --out runs/flowers
 

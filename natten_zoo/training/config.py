@@ -56,7 +56,9 @@ class Recipe:
 
     # which parameters learn
     tune: str = option("full", "full, head (linear probe) or lora")
-    freeze: list[str] = option([], "prefixes of parameters that stay fixed, such as patch_embed")
+    freeze: list[str] = option(
+        [], "parts of the model that stay fixed, such as patch_embed or levels.0"
+    )
     lora_rank: int = option(8, "rank of the LoRA matrices")
     lora_scale: float = option(2.0, "factor on the LoRA update")
     lora_targets: list[str] = option(["qkv", "proj", "fc1", "fc2"], "linear layers that get LoRA")
