@@ -17,24 +17,24 @@ import mlx.core as mx
 
 from .problem import Problem
 
-Arrays = Callable[..., list[mx.array]]
+ArrayFunction = Callable[..., list[mx.array]]
 
 
-def attention(problem: Problem, tier: Any) -> Arrays:
+def attention(problem: Problem, tier: Any) -> ArrayFunction:
     """``(query, key, value[, rpb][, lengths]) -> [out, lse]``, differentiable in both outputs."""
     if tier.is_differentiable():
         return lambda *inputs: list(tier.forward(problem, *_unpack(problem, inputs, 3)))
     return _attention(problem, tier)
 
 
-def qk(problem: Problem, tier: Any) -> Arrays:
+def qk(problem: Problem, tier: Any) -> ArrayFunction:
     """``(query, key[, rpb][, lengths]) -> [logits]``."""
     if tier.is_differentiable():
         return lambda *inputs: [tier.qk(problem, *_unpack(problem, inputs, 2))]
     return _qk(problem, tier)
 
 
-def av(problem: Problem, tier: Any) -> Arrays:
+def av(problem: Problem, tier: Any) -> ArrayFunction:
     """``(attn, value[, lengths]) -> [out]``."""
     if tier.is_differentiable():
         return lambda attn, value, *lengths: [tier.av(problem, attn, value, *lengths or [None])]
@@ -42,7 +42,7 @@ def av(problem: Problem, tier: Any) -> Arrays:
 
 
 @lru_cache(maxsize=1024)
-def _attention(problem: Problem, tier: Any) -> Arrays:
+def _attention(problem: Problem, tier: Any) -> ArrayFunction:
     def forward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
         query, key, value, rpb, lengths = _unpack(problem, inputs, 3)
         if problem.batch == 0:
@@ -60,7 +60,7 @@ def _attention(problem: Problem, tier: Any) -> Arrays:
 
 
 @lru_cache(maxsize=1024)
-def _qk(problem: Problem, tier: Any) -> Arrays:
+def _qk(problem: Problem, tier: Any) -> ArrayFunction:
     def forward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
         query, key, rpb, lengths = _unpack(problem, inputs, 2)
         if problem.batch == 0:
@@ -78,7 +78,7 @@ def _qk(problem: Problem, tier: Any) -> Arrays:
 
 
 @lru_cache(maxsize=1024)
-def _av(problem: Problem, tier: Any) -> Arrays:
+def _av(problem: Problem, tier: Any) -> ArrayFunction:
     def forward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
         attn, value, _, lengths = _unpack(problem, inputs, 2)
         if problem.batch == 0:
@@ -102,8 +102,8 @@ def _unpack(problem: Problem, inputs: Any, arrays: int) -> tuple[Any, ...]:
 
 
 def _differentiable(
-    problem: Problem, forward: Arrays, backward: Arrays, rpb_at: int | None = None
-) -> Arrays:
+    problem: Problem, forward: ArrayFunction, backward: ArrayFunction, rpb_at: int | None = None
+) -> ArrayFunction:
     function = mx.custom_function(lambda *inputs: forward(problem, *inputs))
     gradient = _gradient(problem, backward)
 
@@ -124,10 +124,10 @@ def _differentiable(
             return _loop(problem, mapped, inputs, axes)
         return _fold(problem, mapped, inputs, axes, rpb_at if problem.has_rpb else None)
 
-    return cast(Arrays, function)
+    return cast(ArrayFunction, function)
 
 
-def _gradient(problem: Problem, backward: Arrays) -> Arrays:
+def _gradient(problem: Problem, backward: ArrayFunction) -> ArrayFunction:
     gradient = mx.custom_function(lambda *inputs: backward(problem, *inputs))
 
     @gradient.vjp
@@ -145,11 +145,11 @@ def _gradient(problem: Problem, backward: Arrays) -> Arrays:
         map_over = _loop if problem.has_rpb else _fold
         return map_over(problem, mapped, inputs, axes)
 
-    return cast(Arrays, gradient)
+    return cast(ArrayFunction, gradient)
 
 
 def _fold(
-    problem: Problem, function: Arrays, inputs: Any, axes: Any, shared: int | None = None
+    problem: Problem, function: ArrayFunction, inputs: Any, axes: Any, shared: int | None = None
 ) -> tuple[list[mx.array], list[int]]:
     """Maps over an axis by folding it into the batch of every input but ``shared``."""
     n = _mapped_size(inputs, axes)
@@ -164,7 +164,7 @@ def _fold(
 
 
 def _loop(
-    problem: Problem, function: Arrays, inputs: Any, axes: Any
+    problem: Problem, function: ArrayFunction, inputs: Any, axes: Any
 ) -> tuple[list[mx.array], list[int]]:
     """Maps over an axis by calling the function once per entry."""
     n = _mapped_size(inputs, axes)

@@ -17,7 +17,7 @@ from .neighborhood import BoolOrBools, IntOrInts, Neighborhood
 from .problem import Problem, attention_problem, check_floats, downsample
 
 Result = mx.array | tuple[mx.array, mx.array]
-Additional = tuple[mx.array | None, mx.array | None]
+AdditionalTokens = tuple[mx.array | None, mx.array | None]
 
 
 def na2d(
@@ -93,8 +93,8 @@ def na2d(
         is_causal=is_causal,
         op="na2d",
     )
-    more = additional_keys, additional_values
-    return _attend("na2d", hood, query, key, value, scale, rpb, more, return_lse)
+    additional = additional_keys, additional_values
+    return _attend("na2d", hood, query, key, value, scale, rpb, additional, return_lse)
 
 
 def na1d(
@@ -134,8 +134,8 @@ def na1d(
         is_causal=is_causal,
         op="na1d",
     )
-    more = additional_keys, additional_values
-    return _attend("na1d", hood, query, key, value, scale, rpb, more, return_lse)
+    additional = additional_keys, additional_values
+    return _attend("na1d", hood, query, key, value, scale, rpb, additional, return_lse)
 
 
 def na3d(
@@ -175,8 +175,8 @@ def na3d(
         is_causal=is_causal,
         op="na3d",
     )
-    more = additional_keys, additional_values
-    return _attend("na3d", hood, query, key, value, scale, rpb, more, return_lse)
+    additional = additional_keys, additional_values
+    return _attend("na3d", hood, query, key, value, scale, rpb, additional, return_lse)
 
 
 def _attend(
@@ -187,20 +187,21 @@ def _attend(
     value: mx.array,
     scale: float | None,
     rpb: mx.array | None,
-    more: Additional,
+    additional: AdditionalTokens,
     return_lse: bool,
 ) -> Result:
     problem = attention_problem(op, hood, query, key, value, scale, rpb)
-    _check_additional(op, problem, *more)
+    _check_additional(op, problem, *additional)
     query = downsample(problem, query)
     plain = hood.covers(problem.spatial) and rpb is None
     if plain and not backend.outruns_dense(problem):
-        return _dense(problem, query, key, value, more, return_lse)
+        return _dense(problem, query, key, value, additional, return_lse)
     tier = backend.choose(problem, op)
     arrays = [query, key, value] if rpb is None else [query, key, value, rpb]
     out, lse = autograd.attention(problem, tier)(*arrays)
-    if more[0] is not None and more[1] is not None:
-        extra, extra_lse = full_attention(query.flatten(1, -3), more[0], more[1], problem.scale)
+    keys, values = additional
+    if keys is not None and values is not None:
+        extra, extra_lse = full_attention(query.flatten(1, -3), keys, values, problem.scale)
         extra, extra_lse = extra.reshape(out.shape), extra_lse.reshape(lse.shape)
         out, lse = merge_attentions([out, extra], [lse, extra_lse])
     return (out, lse) if return_lse else out
@@ -211,16 +212,17 @@ def _dense(
     query: mx.array,
     key: mx.array,
     value: mx.array,
-    more: Additional,
+    additional: AdditionalTokens,
     return_lse: bool,
 ) -> Result:
     """Plain self-attention, where every window is the whole input."""
     backend.record(problem, "dense")
     shape = query.shape[:-1]
     query, key, value = (x.flatten(1, -3) for x in (query, key, value))  # [B, tokens, H, D]
-    if more[0] is not None and more[1] is not None:
-        key = mx.concatenate([key, more[0]], axis=1)
-        value = mx.concatenate([value, more[1]], axis=1)
+    keys, values = additional
+    if keys is not None and values is not None:
+        key = mx.concatenate([key, keys], axis=1)
+        value = mx.concatenate([value, values], axis=1)
     out, lse = full_attention(query, key, value, problem.scale)
     out = out.reshape(*shape, problem.value_dim)
     return (out, lse.reshape(shape)) if return_lse else out

@@ -10,7 +10,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from .problem import Problem, inside_samples
-from .tiles import Kinds, Part, Tiles, flat
+from .tiles import Part, PartResults, Tiles, flat
 
 NAME = "pure"
 
@@ -46,7 +46,7 @@ def forward(
     query = problem.scale * _by_query(problem, query, lengths)
     key, value = (_by_key(problem, x, lengths) for x in (key, value))
 
-    def attend(part: Part) -> Kinds:
+    def attend(part: Part) -> PartResults:
         scores, _, _ = _scores(tiles, part, query, key)  # [g, t, tk, rows]
         top = scores.max(axis=-2, keepdims=True)
         weights = _exp(scores - top)
@@ -85,7 +85,7 @@ def backward(
     key, value = (_by_key(problem, x, lengths) for x in (key, value))
     per_query = flat(mx.stack([lse, delta], axis=-1))
 
-    def differentiate(part: Part) -> Kinds:
+    def differentiate(part: Part) -> PartResults:
         scores, q, k = _scores(tiles, part, query, key)
         v, d_o = tiles.keys(part, value), tiles.queries(part, d_out)
         lse, delta = mx.split(tiles.queries(part, per_query).mT, 2, axis=-2)  # [g, t, 1, rows]
@@ -112,7 +112,7 @@ def qk(
     query = problem.scale * _by_query(problem, query, lengths)
     key = _by_key(problem, key, lengths)
 
-    def score(part: Part) -> Kinds:
+    def score(part: Part) -> PartResults:
         scores, _, _ = _scores(tiles, part, query, key)
         return [tiles.to_slots(part, scores, -mx.inf)], [], []
 
@@ -134,7 +134,7 @@ def qk_backward(
     d_logits = _by_query(problem, d_logits, lengths)
     key = _by_key(problem, key, lengths)
 
-    def differentiate(part: Part) -> Kinds:
+    def differentiate(part: Part) -> PartResults:
         d_scores = tiles.from_slots(part, tiles.queries(part, d_logits))
         d_q = problem.scale * (d_scores.mT @ tiles.keys(part, key))
         d_k = d_scores @ tiles.queries(part, query)
@@ -150,7 +150,7 @@ def av(problem: Problem, attn: mx.array, value: mx.array, lengths: mx.array | No
     tiles = Tiles(problem, None, lengths)
     attn, value = _by_query(problem, attn, lengths), _by_key(problem, value, lengths)
 
-    def weigh(part: Part) -> Kinds:
+    def weigh(part: Part) -> PartResults:
         weights = tiles.from_slots(part, tiles.queries(part, attn))
         return [weights.mT @ tiles.keys(part, value)], [], []
 
@@ -166,7 +166,7 @@ def av_backward(
     attn, d_out = _by_query(problem, attn, lengths), _by_query(problem, d_out, lengths)
     value = _by_key(problem, value, lengths)
 
-    def differentiate(part: Part) -> Kinds:
+    def differentiate(part: Part) -> PartResults:
         weights, d_o = (tiles.queries(part, x) for x in (attn, d_out))
         d_weights = tiles.keys(part, value) @ mx.contiguous(d_o.mT)
         d_v = tiles.from_slots(part, weights) @ d_o

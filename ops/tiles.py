@@ -23,7 +23,7 @@ CPU_SCORES, GPU_SCORES = 1 << 18, 1 << 24
 LANES, LEAST_SCORES = min(4, os.cpu_count() or 1), 3 << 13
 
 # Arrays per query, arrays per key, gradients of scores.
-Kinds = tuple[list[mx.array], list[mx.array], list[mx.array]]
+PartResults = tuple[list[mx.array], list[mx.array], list[mx.array]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Tiles:
 
     # Parts
 
-    def map(self, function: Callable[[Part], Kinds]) -> Kinds:
+    def map(self, function: Callable[[Part], PartResults]) -> PartResults:
         """Calls ``function`` part by part and puts its results together.
 
         It returns three lists: arrays per query ``[g, t, rows, D]`` that come back as
@@ -61,7 +61,7 @@ class Tiles:
         as ``[B, *spatial, Hkv, D]``, and gradients of the scores that come back as those of rpb.
         """
         group_step, tile_step, lanes = self._steps()
-        done: list[Kinds] = []
+        done: list[PartResults] = []
         after = [mx.array(0) for _ in lanes]
         turn = itertools.cycle(range(len(lanes)))
         for groups in blocks(self.groups, group_step):
@@ -262,12 +262,12 @@ def more_streams() -> list[Any]:
     return [mx.new_thread_local_stream(mx.cpu) for _ in range(LANES - 1)]
 
 
-def zero_after(kinds: Kinds) -> mx.array:
+def zero_after(results: PartResults) -> mx.array:
     """An integer zero that is known only when some arrays are.
 
     It orders computations as ``mx.depends`` does, which ``mx.vmap`` does not know.
     """
-    firsts = [x[(0,) * x.ndim] for kind in kinds for x in kind]
+    firsts = [x[(0,) * x.ndim] for arrays in results for x in arrays]
     return sum(((x < 0) & (x > 0) for x in firsts), start=mx.array(0))
 
 

@@ -63,7 +63,7 @@ class DinatAttention(NeighborhoodAttention):
         self.key = nn.Linear(embed_dim, kv_dim, bias=bias)
         self.value = nn.Linear(embed_dim, kv_dim, bias=bias)
 
-    def _project(self, x: mx.array) -> list[mx.array]:
+    def project_qkv(self, x: mx.array) -> list[mx.array]:
         layers = self.query, self.key, self.value
         return [mx.unflatten(layer(x), -1, (-1, self.head_dim)) for layer in layers]
 

@@ -119,7 +119,7 @@ class NeighborhoodAttention(nn.Module):
         size = x.shape[1:-1]
         if self.pad_small_inputs:
             x = pad_to(x, self.neighborhood.minimum_size)
-        query, key, value = self._project(x)  # [B, *S, heads, head_dim]
+        query, key, value = self.project_qkv(x)  # [B, *S, heads, head_dim]
         x = self.attend(query, key, value, lengths)  # [B, *ceil(S / stride), heads, head_dim]
         x = crop(x, self.neighborhood.output_size(size))
         x = self.proj_drop(self.proj(x.flatten(-2)))
@@ -174,7 +174,8 @@ class NeighborhoodAttention(nn.Module):
         dims = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
         self.qkv = nn.Linear(embed_dim, dims, bias=bias)
 
-    def _project(self, x: mx.array) -> list[mx.array]:
+    def project_qkv(self, x: mx.array) -> list[mx.array]:
+        """Queries, keys and values, ``[B, *S, heads, head_dim]`` each, as :meth:`attend` takes."""
         ends = self.num_heads, self.num_heads + self.num_kv_heads
         parts = mx.split(self.qkv(x), [self.head_dim * end for end in ends], axis=-1)
         return [mx.unflatten(part, -1, (-1, self.head_dim)) for part in parts]

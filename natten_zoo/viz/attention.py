@@ -61,7 +61,7 @@ class LayerView:
             ``[heads, *keys]``, summing to 1 per head; keys as in :meth:`window`.
         """
         layer, keys = self.layer, self.window(query)
-        q, k, _ = (np.array(x.astype(mx.float32)[0]) for x in layer._project(self._padded))
+        q, k, _ = (np.array(x.astype(mx.float32)[0]) for x in layer.project_qkv(self._padded))
         k = np.repeat(k[np.ix_(*keys)], layer.num_heads // layer.num_kv_heads, axis=-2)
         logits = layer.scale * np.einsum("hd,...hd->h...", q[tuple(query)], k)
         if "rpb" in layer:
@@ -92,7 +92,7 @@ class LayerView:
         That is the gradient of attention with respect to its values.
         """
         layer = self.layer
-        query, key, value = layer._project(self._padded)
+        query, key, value = layer.project_qkv(self._padded)
         missing = [(0, p - n) for p, n in zip(query.shape[1:-2], shares.shape, strict=True)]
         cotangent = mx.array(np.pad(shares, missing) / layer.num_heads)[None, ..., None, None]
         cotangent = mx.broadcast_to(cotangent, (*query.shape[:-1], 1)).astype(query.dtype)

@@ -105,7 +105,7 @@ def test_windows_shrink_to_small_maps(size):
         g.reshape(np.insert(np.ones(4, int), [i, i + 2], g.shape)) for i, g in enumerate(grids)
     )
     bias = np.array(layer.rpb)[:, a, b, c].reshape(2, np.prod(size), -1)
-    q, k, v = (np.array(y).reshape(2, -1, 2, 3) for y in layer._project(x))
+    q, k, v = (np.array(y).reshape(2, -1, 2, 3) for y in layer.project_qkv(x))
     logits = np.einsum("bqhd,bkhd->bhqk", q, k) * layer.scale + bias
     logits = np.where(seen, logits, -np.inf)
     p = np.exp(logits - logits.max(-1, keepdims=True))

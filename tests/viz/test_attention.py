@@ -20,7 +20,7 @@ def attended(seen, query):
     layer = seen.layer
     x = np.zeros([1, *np.maximum(seen.size, layer.neighborhood.minimum_size), 8], np.float32)
     x[tuple(slice(n) for n in seen.input.shape)] = np.array(seen.input)
-    value = np.array(layer._project(mx.array(x))[2][0])[np.ix_(*seen.window(query))]
+    value = np.array(layer.project_qkv(mx.array(x))[2][0])[np.ix_(*seen.window(query))]
     value = np.repeat(value, layer.num_heads // layer.num_kv_heads, axis=-2)
     weights = seen.weights(query).reshape(layer.num_heads, -1)
     mixed = np.einsum("hk,khd->hd", weights, value.reshape(-1, *value.shape[-2:]))
