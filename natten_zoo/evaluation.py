@@ -99,6 +99,9 @@ def evaluate(
         names: Name of each output.
         batch_size: Images at a time.
         on_batch: Called after every batch with its number of images.
+
+    Raises:
+        ValueError: ``batch_size`` is not positive.
     """
     kept: list[int] = []
     ranked: list[np.ndarray] = []

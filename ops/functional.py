@@ -1,6 +1,6 @@
 """Neighborhood attention: validate, describe the neighborhood, hand it to a tier.
 
-The three ranks are faces of one function. Arrays are heads-last:
+The three ranks are thin wrappers around one function. Arrays are heads-last:
 ``[batch, length, heads, head_dim]``, ``[batch, height, width, heads, head_dim]``,
 ``[batch, depth, height, width, heads, head_dim]``.
 """

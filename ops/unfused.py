@@ -269,7 +269,7 @@ def hood_of(
     window_stride: IntOrInts,
     is_causal: BoolOrBools,
 ) -> Neighborhood:
-    """The neighborhood of an operator's arguments, in the order of all faces here."""
+    """The neighborhood of an operator's arguments, in the order of all operators here."""
     return Neighborhood.of(
         rank,
         kernel_size,

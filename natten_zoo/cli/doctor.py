@@ -17,7 +17,8 @@ from typing import Any
 
 from ._text import table
 
-# What a result may be off by, relative to its largest value.
+# What a result may be off by, relative to the largest reference value, or absolute where that is
+# below 1.
 TOLERANCE = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
 
 # Rank, spatial size, heads, head_dim, whether there is a bias, parameters of the operator.
@@ -186,7 +187,7 @@ def results(function: Callable[..., Any], arrays: Sequence[Any]) -> list[Any]:
 
 
 def distance(got: Any, wanted: Any) -> float:
-    """Largest difference over the largest value; infinite if anything is not finite."""
+    """Largest difference, over the largest value if that exceeds 1; infinite if not finite."""
     import mlx.core as mx
 
     got, wanted = got.astype(mx.float32), wanted.astype(mx.float32)

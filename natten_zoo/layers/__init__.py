@@ -1,4 +1,4 @@
-"""Layers that the models share and that fit into anybody's."""
+"""Layers shared by the models, usable on their own."""
 
 from .dinat_attention import (
     DinatAttention,

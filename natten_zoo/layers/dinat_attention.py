@@ -17,7 +17,7 @@ class DinatAttention(NeighborhoodAttention):
     The same function as :class:`NeighborhoodAttention` with ``rel_pos_bias=True``: logits, bias,
     softmax and sum are one fused operator. It differs in what its parameters are called:
     ``query``, ``key``, ``value`` and ``rpb`` as in transformers'
-    ``DinatNeighborhoodAttention``, and ``proj`` for its output layer. Use the faces
+    ``DinatNeighborhoodAttention``, and ``proj`` for its output layer. Use the subclasses
     :class:`DinatAttention1D`, :class:`DinatAttention2D` and :class:`DinatAttention3D`.
     Source: Hassani and Shi, Dilated Neighborhood Attention Transformer,
     https://arxiv.org/abs/2209.15001.

@@ -1,4 +1,4 @@
-"""Neighborhood attention as a layer: one implementation of any rank, three thin faces."""
+"""Neighborhood attention as a layer: one implementation of any rank, a subclass for each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class NeighborhoodAttention(nn.Module):
             \left(s \, q_i \cdot k_j + b_{(j - i) / d}\right) v_j
 
     with :math:`\rho(i)` the window of :class:`natten_zoo.ops.Neighborhood` and :math:`b` the
-    optional relative positional bias. Use the faces :class:`NeighborhoodAttention1D`,
+    optional relative positional bias. Use the subclasses :class:`NeighborhoodAttention1D`,
     :class:`NeighborhoodAttention2D` and :class:`NeighborhoodAttention3D`. Parameters are named as
     in NATTEN: ``qkv``, ``proj`` and ``rpb``. Source: Hassani et al., Neighborhood Attention
     Transformer, https://arxiv.org/abs/2204.07143, and NATTEN 0.14 to 0.21.

@@ -36,7 +36,7 @@ PRIORS = {"beat": 0.05, "downbeat": 0.0125, "section": 0.001}
 
 @dataclass(frozen=True)
 class AllInOneConfig(Config):
-    """The numbers of an All-In-One model.
+    """Configuration of an All-In-One model.
 
     Args:
         embed_dim: Channels.
@@ -120,7 +120,7 @@ class TimeLayer(nn.Module):
     """Two attentions along time, one looking twice as far, and a feed-forward part of both.
 
     Args:
-        config: The numbers of the model.
+        config: The model's configuration.
         dilation: Of the nearer attention.
         drop_path: Rate of stochastic depth.
 
@@ -188,7 +188,7 @@ class AllInOne(Model):
     """Music structure from the spectrograms of a track's stems.
 
     Args:
-        config: The numbers of the model.
+        config: The model's configuration.
 
     Shape:
         - Input: ``[batch, stems, frames, bands]``: for the published weights bass, drums, other

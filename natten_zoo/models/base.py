@@ -1,4 +1,4 @@
-"""What every model of the zoo can do."""
+"""Base class of all models: configuration, classifier, loading and saving."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The numbers that define an architecture; each model subclasses it. Lists become tuples."""
+    """Arguments that define an architecture; each model subclasses it. Lists become tuples."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -20,7 +20,7 @@ from .nat import Level, level_maps
 
 @dataclass(frozen=True)
 class DiNATsConfig(Config):
-    """The numbers of a DiNAT_s; defaults are upstream's.
+    """Configuration of a DiNAT_s; defaults are upstream's.
 
     Args:
         embed_dim: Channels of the first level; each level doubles them.
@@ -78,7 +78,7 @@ class DiNAT_s(Model):  # noqa: N801  upstream's name
     """Dilated Neighborhood Attention Transformer with Swin's macro-architecture.
 
     Args:
-        config: The numbers of the model.
+        config: The model's configuration.
 
     Shape:
         - Input: ``[batch, height, width, in_chans]`` of any size.

@@ -26,7 +26,7 @@ from .base import Config, Model, classifier
 
 @dataclass(frozen=True)
 class IsotropicConfig(Config):
-    """The numbers of an isotropic model.
+    """Configuration of an isotropic model.
 
     Args:
         embed_dim: Channels.
@@ -80,7 +80,7 @@ class IsotropicNAT(Model):
     """NAT, DiNAT or ViT-RPB without a hierarchy.
 
     Args:
-        config: The numbers of the model.
+        config: The model's configuration.
 
     Shape:
         - Input: ``[batch, height, width, in_chans]``: of any size with neighborhood attention, of

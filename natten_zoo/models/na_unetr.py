@@ -44,7 +44,7 @@ _UNFOLDED = 2**26
 
 @dataclass(frozen=True)
 class NAUNETRConfig(Config):
-    """The numbers of an NA-UNETR.
+    """Configuration of an NA-UNETR.
 
     Args:
         embed_dim: Channels of the first level; each level doubles them.
@@ -201,7 +201,7 @@ class NAUNETR(Model):
     :func:`natten_zoo.volumes.segment_volume` makes a mask of a CT or an MRI with it.
 
     Args:
-        config: The numbers of the model.
+        config: The model's configuration.
 
     Shape:
         - Input: ``[batch, depth, height, width, in_chans]`` of any size; the end of each axis is

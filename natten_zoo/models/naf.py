@@ -26,7 +26,7 @@ MAX_PIXELS = 4
 
 @dataclass(frozen=True)
 class NAFConfig(Config):
-    """The numbers of a NAF.
+    """Configuration of a NAF.
 
     Args:
         embed_dim: Channels of queries and keys.
@@ -82,7 +82,9 @@ def mirror(x: mx.array, axis: int, margin: int) -> mx.array:
         return x
     last = x.shape[axis] - 1
     if last < margin:
-        raise ValueError(f"[NAF] the image must have {margin + 1} pixels or more but got {x.shape}")
+        raise ValueError(
+            f"[NAF] 'image' must have {margin + 1} pixels or more per axis but got {x.shape}."
+        )
     index = [*range(margin, 0, -1), *range(last + 1), *range(last - 1, last - 1 - margin, -1)]
     return mx.take(x, mx.array(index), axis=axis)
 
@@ -182,7 +184,7 @@ class NAF(Model):
     """Feature upsampler: cross-attention from the pixels to the features' coarse cells.
 
     Args:
-        config: The numbers of the model.
+        config: The model's configuration.
 
     Shape:
         - Image: ``[batch, height, width, in_chans]``, normalized as for the feature extractor.

@@ -25,7 +25,7 @@ from .base import Config, Model, check_levels, classifier, rename, to_mlx_layout
 
 @dataclass(frozen=True)
 class NATConfig(Config):
-    """The numbers of a NAT or DiNAT.
+    """Configuration of a NAT or DiNAT.
 
     Args:
         embed_dim: Channels of the first level; each level doubles them.
@@ -67,7 +67,11 @@ class NATConfig(Config):
 
     @classmethod
     def from_huggingface(cls, config: Mapping[str, Any]) -> NATConfig:
-        """Translate the ``config.json`` of a transformers NAT or DiNAT."""
+        """Translate the ``config.json`` of a transformers NAT or DiNAT.
+
+        Raises:
+            KeyError: ``config`` lacks what has no default.
+        """
         layer_scale = config.get("layer_scale_init_value", 0.0)
         labels = config.get("id2label")
         return cls.from_dict(
@@ -90,7 +94,17 @@ class NATConfig(Config):
 
 
 class ConvTokenizer(nn.Module):
-    """Two overlapping 3x3 convolutions and a norm: ``[B, H, W, C] -> [B, H/4, W/4, D]``."""
+    """Two overlapping 3x3 convolutions and a norm.
+
+    Args:
+        in_chans: Channels of the image.
+        embed_dim: Channels of the tokens.
+        strides: Of the two convolutions.
+
+    Shape:
+        - Input: ``[batch, height, width, in_chans]``.
+        - Output: ``[batch, ceil(height / 4), ceil(width / 4), embed_dim]`` with strides (2, 2).
+    """
 
     def __init__(self, in_chans: int, embed_dim: int, strides: tuple[int, int] = (2, 2)) -> None:
         super().__init__()
@@ -108,7 +122,15 @@ class ConvTokenizer(nn.Module):
 
 
 class ConvDownsampler(nn.Module):
-    """A 3x3 convolution of stride 2 and a norm: ``[B, H, W, D] -> [B, H/2, W/2, 2 D]``."""
+    """A 3x3 convolution of stride 2 and a norm.
+
+    Args:
+        dim: Channels of the input.
+
+    Shape:
+        - Input: ``[batch, height, width, dim]``.
+        - Output: ``[batch, ceil(height / 2), ceil(width / 2), 2 * dim]``.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -123,7 +145,7 @@ class Level(nn.Module):
     """Layers at one resolution, then a downsampler unless it is the last level.
 
     Args:
-        config: The numbers of the model, those of :class:`NATConfig` or named likewise.
+        config: The model's configuration, a :class:`NATConfig` or one with its arguments.
         index: Which level.
         drop_paths: Rate of stochastic depth of each layer.
         downsampler: Layer that maps D channels to 2 D at half the size.
@@ -189,7 +211,7 @@ class NAT(Model):
     """Neighborhood Attention Transformer.
 
     Args:
-        config: The numbers of the model.
+        config: The model's configuration.
 
     Shape:
         - Input: ``[batch, height, width, in_chans]`` of any size; maps smaller than a window are

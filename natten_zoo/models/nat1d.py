@@ -24,7 +24,7 @@ from .base import Config, Model, classifier
 
 @dataclass(frozen=True)
 class NAT1DConfig(Config):
-    """The numbers of a NAT over sequences.
+    """Configuration of a NAT over sequences.
 
     Args:
         embed_dim: Channels.
@@ -59,7 +59,7 @@ class NAT1D(Model):
     """A classifier of sequences.
 
     Args:
-        config: The numbers of the model.
+        config: The model's configuration.
 
     Shape:
         - Input: ``[batch, length, in_chans]``, of any length.

@@ -24,7 +24,7 @@ from .nat import NAT, Level, level_maps
 
 @dataclass(frozen=True)
 class NAT3DConfig(Config):
-    """The numbers of a NAT3D or DiNAT3D.
+    """Configuration of a NAT3D or DiNAT3D.
 
     Args:
         embed_dim: Channels of the first level; each level doubles them.
@@ -140,16 +140,16 @@ class NAT3D(Model):
     """Neighborhood Attention Transformer for videos.
 
     Args:
-        config: The numbers of the model.
+        config: The model's configuration.
 
     Shape:
-        - Input: ``[batch, frames, height, width, in_chans]``, two frames or more (the last of an
-          odd number is not seen) of any size; maps smaller than a window are zero-padded inside
-          the attention as in 2-D.
+        - Input: ``[batch, frames, height, width, in_chans]``, ``tubelet_size`` frames or more (what
+          is over at the end is not seen) of any size; maps smaller than a window are zero-padded
+          inside the attention as in 2-D.
         - Output: ``[batch, num_classes]`` logits.
 
     Raises:
-        ValueError: On a call, if the input is no clip of two frames or more.
+        ValueError: On a call, if the input is no clip of ``tubelet_size`` frames or more.
 
     Example:
         >>> import mlx.core as mx

@@ -31,10 +31,10 @@ BODIES: dict[str, type[Model]] = {cls.__name__: cls for cls in (NAT, DiNAT, DiNA
 
 @dataclass(frozen=True)
 class UPerNetConfig(Config):
-    """The numbers of a UPerNet.
+    """Configuration of a UPerNet.
 
     Args:
-        backbone: The numbers of its body, or plain data: those numbers and, under
+        backbone: Configuration of its body, or plain data: its arguments and, under
             ``"architecture"``, ``"NAT"``, ``"DiNAT"`` or ``"DiNAT_s"``. Its ``num_classes`` is
             without effect.
         channels: Channels of the head.
@@ -205,7 +205,7 @@ class UPerNet(Model):
     :func:`natten_zoo.segmentation.segment` makes a mask of an image with it.
 
     Args:
-        config: The numbers of the model.
+        config: The model's configuration.
 
     Shape:
         - Input: ``[batch, height, width, in_chans]`` of any size.

@@ -1,4 +1,4 @@
-"""Fitting published weights to a model that was built with other numbers."""
+"""Fitting published weights to a model that was built with other arguments."""
 
 from __future__ import annotations
 

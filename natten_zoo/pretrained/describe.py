@@ -69,7 +69,7 @@ def build(
         num_classes: Another size of its classifier.
 
     Raises:
-        CheckpointError: The configuration's values make no model.
+        CheckpointError: No model can be built from its configuration.
     """
     cls, values = model_class(description.architecture), dict(description.config)
     if num_classes is not None:

@@ -18,7 +18,7 @@ WEIGHTS = ("hub", "url", "mirror", "file", "sha256", "parity")
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a published model: its numbers, its weights, how to feed it.
+    """What is known of a published model: its configuration, its weights, how to feed it.
 
     Records are written in ``configs/*.yaml``; :func:`natten_zoo.get_record` looks one up.
 

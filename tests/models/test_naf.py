@@ -129,6 +129,8 @@ def test_bad_input_is_refused():
         model(image, mx.zeros((1, 8, 9, 8)))
     with pytest.raises(ValueError, match="from 9 rows and columns up to the output's"):
         model(image, mx.zeros((1, 20, 20, 8)), (18, 20))
+    with pytest.raises(ValueError, match="'image' must have 2 pixels or more per axis but got"):
+        model(image[:, :1], mx.zeros((1, 9, 9, 8)), (9, 9))
     with pytest.raises(ValueError, match="NAF has no classifier"):
         model.reset_classifier(3)
     with pytest.raises(ValueError, match="'embed_dim' must be divisible by 4 times 'num_heads'"):
