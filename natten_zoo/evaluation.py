@@ -16,7 +16,7 @@ from .data.image_files import Prepares, read_batches
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A classifier's answers to labelled images.
+    """A classifier's answers to labeled images.
 
     Attributes:
         names: Name of each output of the classifier.
@@ -89,7 +89,7 @@ def evaluate(
     batch_size: int = 32,
     on_batch: Callable[[int], Any] = lambda images: None,
 ) -> Evaluation:
-    """Classifies labelled images.
+    """Classifies labeled images.
 
     Args:
         model: Images (or sequences) to logits, in evaluation mode.

@@ -27,7 +27,7 @@ class Segmentation:
     """A class for every pixel of an image.
 
     Attributes:
-        image: The image, ``[H, W, 3]`` (grey: ``[H, W]``) of uint8.
+        image: The image, ``[H, W, 3]`` (gray: ``[H, W]``) of uint8.
         mask: The index of the class of each pixel, ``[H, W]``.
         names: Of all classes of the model.
         colors: Of all classes of the model.

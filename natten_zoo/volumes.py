@@ -60,8 +60,8 @@ class VolumeSegmentation:
         """
         voxels = self.volume.voxels.mean(axis=-1)
         low, high = np.percentile(voxels, (1, 99))
-        grey = ((voxels - low) / max(float(high - low), 1e-6)).clip(0, 1) * 255
-        slices = [self._slice(grey, axis, opacity, height) for axis in range(3)]
+        gray = ((voxels - low) / max(float(high - low), 1e-6)).clip(0, 1) * 255
+        slices = [self._slice(gray, axis, opacity, height) for axis in range(3)]
         tinted = [entry for entry in self.classes() if entry["index"]]
         parts = [*slices, legend(tinted, height)] if tinted else slices
         page = Image.new("RGB", (sum(p.width + GAP for p in parts) - GAP, height), "white")
@@ -71,11 +71,11 @@ class VolumeSegmentation:
             left += part.width + GAP
         return page
 
-    def _slice(self, grey: np.ndarray, axis: int, opacity: float, height: int) -> Image.Image:
+    def _slice(self, gray: np.ndarray, axis: int, opacity: float, height: int) -> Image.Image:
         counts = (self.mask > 0).sum(axis=tuple(other for other in range(3) if other != axis))
         weights = counts if counts.any() else np.ones(len(counts))
         index = int(np.average(np.arange(len(counts)), weights=weights))
-        flat, classes = (np.take(x, index, axis=axis) for x in (grey, self.mask))
+        flat, classes = (np.take(x, index, axis=axis) for x in (gray, self.mask))
         tints = np.array(self.colors, np.float32)[classes]
         share = opacity * (classes > 0)[..., None]
         pixels = flat[..., None] * (1 - share) + tints * share  # [across, up, 3]

@@ -1,11 +1,11 @@
 """Say what is on images.
 
 IMAGE is a file, a folder (searched to any depth) or a quoted pattern such as '*.jpg' or
-'photos/**/*.png'. The image is prepared as the model's checkpoint asks for; grey, transparent,
+'photos/**/*.png'. The image is prepared as the model's checkpoint asks for; gray, transparent,
 16-bit, CMYK and turned (EXIF) images are understood. A file that cannot be read is reported and
 the others are still done.
 
-The default model knows ten kinds of clothes on 28 x 28 pixels, in grey. For photos:
+The default model knows ten kinds of clothes on 28 x 28 pixels, in gray. For photos:
 
   natten-zoo classify --model nat_mini photo.jpg
 

@@ -1,7 +1,7 @@
 """Classify the images in the package with the model in the package, offline, and draw a picture.
 
 The model is nat_pico_fashion, a small NAT that this project trained on Fashion-MNIST: ten kinds
-of clothes, 28 x 28 pixels, grey. The images are the first two of each class of the test set. The
+of clothes, 28 x 28 pixels, gray. The images are the first two of each class of the test set. The
 picture shows them with the model's answers and, for one query, the neighborhood that two layers
 look at with the attention weights in percent.
 """

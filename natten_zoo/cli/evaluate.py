@@ -1,4 +1,4 @@
-"""Measure a classifier on labelled images: top-1, top-5, every class, what is mistaken for what.
+"""Measure a classifier on labeled images: top-1, top-5, every class, what is mistaken for what.
 
 DATA is a folder DATA/CLASS/*, or `fashion-mnist` for the installed data set's 10,000 test images
 (Debian: apt install dataset-fashion-mnist), or `mnist1d` for that data set's 1,000 test sequences,

@@ -1,4 +1,4 @@
-"""Show a model: architecture, cost, the dilations of every level, licence, preprocessing.
+"""Show a model: architecture, cost, the dilations of every level, license, preprocessing.
 
 For a name of `natten-zoo list` nothing is downloaded. --size counts for other images than the
 published ones: any size works, and maps smaller than a window are padded as the weights expect.
@@ -121,7 +121,7 @@ def page(facts: dict[str, Any]) -> str:
             "top-1": f"{record['top1']} %" if record["top1"] else None,
             "mIoU": f"{record['miou']} %" if record["miou"] else None,
             "preprocessing": facts["preprocessing"],
-            "licence": record["license"],
+            "license": record["license"],
             "source": record["source"],
             "paper": record["paper"],
             "weights": ", ".join(filter(None, places)),

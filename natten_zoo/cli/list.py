@@ -1,4 +1,4 @@
-"""List the models: task, size, cost, accuracy, licence and where the weights come from.
+"""List the models: task, size, cost, accuracy, license and where the weights come from.
 
 PATTERN selects by name with * and ?, for example 'dinat*' or '*_384*'. Columns:
 
@@ -27,7 +27,7 @@ from ._text import table
 if TYPE_CHECKING:
     from ..pretrained.record import Record
 
-_HEADER = ["name", "task", "params", "GMACs", "published", "parity", "licence", "weights"]
+_HEADER = ["name", "task", "params", "GMACs", "published", "parity", "license", "weights"]
 # Short enough for eight columns in a terminal.
 _TASKS = {
     "image-classification": "image",

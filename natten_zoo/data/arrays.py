@@ -85,7 +85,7 @@ def mnist1d_source(fresh: int = 0) -> ArraySource:
 
 
 def fit_images(images: np.ndarray, preprocess: Preprocess) -> np.ndarray:
-    """Bring grey images `[N, H, W]` to the model's size and channels, as at inference."""
+    """Bring gray images `[N, H, W]` to the model's size and channels, as at inference."""
     side = preprocess.size
     if images.shape[1:] != (side, side):
         images = np.stack([np.asarray(preprocess.crop(Image.fromarray(i))) for i in images])

@@ -1,4 +1,4 @@
-"""Fashion-MNIST as Debian packages it: 60,000 and 10,000 grey images of clothes, 28 x 28."""
+"""Fashion-MNIST as Debian packages it: 60,000 and 10,000 gray images of clothes, 28 x 28."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A labelled folder of images, ``DATA/CLASS/*``, as torchvision and timm read it."""
+"""A labeled folder of images, ``DATA/CLASS/*``, as torchvision and timm read it."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def mnist1d(split: str = "test") -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"[mnist1d] 'split' must be 'train' or 'test' but got '{split}'.")
     curves, labels = _standard()
     chosen = slice(STANDARD_TRAIN) if split == "train" else slice(STANDARD_TRAIN, None)
-    return _standardise(curves)[chosen], labels[chosen]
+    return _standardize(curves)[chosen], labels[chosen]
 
 
 def fresh_mnist1d(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +71,7 @@ def fresh_mnist1d(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     known = {curve.tobytes() for curve in _standard()[0]}
     if not known.isdisjoint(curve.tobytes() for curve in curves):
         raise ValueError(f"[fresh_mnist1d] seed {seed} repeats a sample of the standard data set.")
-    return _standardise(curves), labels
+    return _standardize(curves), labels
 
 
 @cache
@@ -79,13 +79,13 @@ def _standard() -> tuple[np.ndarray, np.ndarray]:
     return _generate(STANDARD_COUNT, STANDARD_SEED)
 
 
-def _standardise(curves: np.ndarray) -> np.ndarray:
+def _standardize(curves: np.ndarray) -> np.ndarray:
     standard = _standard()[0]
     return (curves - standard.mean()) / standard.std()
 
 
 def _generate(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Curves `[count, 40]` before standardisation, and labels, in the generator's order."""
+    """Curves `[count, 40]` before standardization, and labels, in the generator's order."""
     random = np.random.RandomState(seed)
     labels = np.repeat(np.arange(len(CLASSES)), count // len(CLASSES))
     templates = _templates()

@@ -32,7 +32,7 @@ _LONGEST_WHOLE = 4
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resizes, crops and normalises one image: ``(pixels / 255 - mean) / std``.
+    """Resizes, crops and normalizes one image: ``(pixels / 255 - mean) / std``.
 
     Two conventions are in use for the same weights. The authors' evaluation resizes the short
     side to ``floor(size / crop_pct)`` and cuts out the center (224 of 256 with ``crop_pct``
@@ -45,7 +45,7 @@ class Preprocess:
         crop_mode: ``center`` (the authors' evaluation), ``squash`` (no crop at all) or ``whole``
             (the image keeps its shape, its long side at most four times ``size``; for masks).
         interpolation: ``bicubic``, ``bilinear``, ``lanczos`` or ``nearest``, antialiased.
-        mean: What is subtracted, per channel; three channels give a color image, one a grey.
+        mean: What is subtracted, per channel; three give a color image, one a gray one.
         std: What the difference is divided by, per channel.
 
     Example:
@@ -87,7 +87,7 @@ class Preprocess:
 
     @property
     def channels(self) -> int:
-        """3 for color, 1 for grey."""
+        """3 for color, 1 for gray."""
         return len(self.mean)
 
     @property
@@ -128,7 +128,7 @@ class Preprocess:
         return self.normalize(pixels)
 
     def normalize(self, pixels: np.ndarray) -> np.ndarray:
-        """Pixels in 0..255, grey without a channel axis, as the model takes them."""
+        """Pixels in 0..255, gray without a channel axis, as the model takes them."""
         pixels = pixels.astype(np.float32).reshape(*pixels.shape[:2], self.channels)
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
         return (pixels / 255 - mean) / std
@@ -191,12 +191,12 @@ class Preprocess:
 
         Raises:
             ValueError: If it asks for anything but resizing, a center crop, division by 255
-                and normalisation.
+                and normalization.
         """
         steps = [config.get(f"do_{step}", True) for step in ("resize", "rescale", "normalize")]
         if not all(steps) or abs(config.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
             raise ValueError(
-                "[Preprocess] 'preprocessor_config.json' must resize, divide by 255 and normalise "
+                "[Preprocess] 'preprocessor_config.json' must resize, divide by 255 and normalize "
                 f"but got {config}."
             )
         crop = config.get("do_center_crop", False)
@@ -218,7 +218,7 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class SequencePreprocess:
-    """Standardises one sequence: ``(x - mean) / std`` per channel.
+    """Standardizes one sequence: ``(x - mean) / std`` per channel.
 
     Args:
         mean: What is subtracted, per channel.

@@ -24,13 +24,13 @@ def read_image(source: ImageSource, channels: int = 3) -> Image.Image:
     """Reads an image as the photographer saw it.
 
     The EXIF orientation is applied, transparent pixels are laid on white (dropping the alpha
-    channel would uncover whatever color lies hidden below), 16-bit grey is scaled to 8 bits (not
-    clipped), palettes, CMYK and grey are converted; of an animation the first frame is taken.
+    channel would uncover whatever color lies hidden below), 16-bit gray is scaled to 8 bits (not
+    clipped), palettes, CMYK and gray are converted; of an animation the first frame is taken.
 
     Args:
         source: A path, a Pillow image, or an array ``[H, W]`` or ``[H, W, 1 | 3 | 4]`` of uint8
-            (grey may be uint16).
-        channels: 3 for RGB, 1 for grey (ITU-R 601 luma).
+            (gray may be uint16).
+        channels: 3 for RGB, 1 for gray (ITU-R 601 luma).
 
     Returns:
         A Pillow image of mode ``RGB`` or ``L``.
@@ -94,9 +94,9 @@ def _reason(name: str, error: Exception) -> str:
 def _from_array(array: np.ndarray) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    grey = array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
+    gray = array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
     color = array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8
-    if not (grey or color):
+    if not (gray or color):
         raise ImageError(
             "an array must be [H, W] of uint8 or uint16 or [H, W, 1 | 3 | 4] of uint8 but got "
             f"{list(array.shape)} of {array.dtype}."
@@ -120,12 +120,12 @@ def _convert(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scales 16-bit grey, which older Pillow opens as 32-bit integers and clips at 255."""
+    """Scales 16-bit gray, which older Pillow opens as 32-bit integers and clips at 255."""
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise ImageError("32-bit pixels have no agreed white; save it with 8 or 16 bits.")
-    grey = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-    clear = image.info.get("transparency")  # the one grey value that is transparent
+    gray = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    clear = image.info.get("transparency")  # the one gray value that is transparent
     if isinstance(clear, int):
-        grey.paste(255, mask=Image.fromarray(values == clear))
-    return grey
+        gray.paste(255, mask=Image.fromarray(values == clear))
+    return gray

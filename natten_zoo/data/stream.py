@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ..files import write_whole
 from .arrays import Batch, pad_batch
-from .labelled import LabelledImages
+from .labeled import LabeledImages
 from .preprocess import Preprocess
 from .reading import ImageError, read_image
 
@@ -41,7 +41,7 @@ class Scan:
 def scan_images(files: list[Path], converted: Path, workers: int) -> list[Scan]:
     """Decodes every image once, before training, and converts what mlx-data would read wrongly.
 
-    mlx-data cannot read WebP or TIFF, ignores the EXIF orientation and gives grey PNG files
+    mlx-data cannot read WebP or TIFF, ignores the EXIF orientation and gives gray PNG files
     another shape. Such files are stored as RGB in the folder `converted` and read from there.
 
     Raises:
@@ -91,7 +91,7 @@ class StreamSource:
 
     def __init__(
         self,
-        images: LabelledImages,
+        images: LabeledImages,
         preprocess: Preprocess,
         crop: str,
         converted: Path,
@@ -157,7 +157,7 @@ class StreamSource:
 
 
 def to_channels(images: mx.array, channels: int) -> mx.array:
-    """RGB `[B, H, W, 3]` of uint8, or its grey `[B, H, W, 1]` with Pillow's rounding."""
+    """RGB `[B, H, W, 3]` of uint8, or its gray `[B, H, W, 1]` with Pillow's rounding."""
     if channels == 3:
         return images
     luma = (images.astype(mx.int32) * mx.array(LUMA)).sum(-1, keepdims=True)

@@ -150,7 +150,7 @@ def check_levels(config: Any) -> None:
 
 
 def classifier(num_features: int, num_classes: int) -> nn.Module:
-    """A linear classifier as upstream initialises it; the identity for 0 classes."""
+    """A linear classifier as upstream initializes it; the identity for 0 classes."""
     if num_classes < 0:
         raise ValueError(f"[classifier] 'num_classes' must not be negative but got {num_classes}.")
     if num_classes == 0:

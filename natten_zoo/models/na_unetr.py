@@ -291,7 +291,7 @@ class NAUNETR(Model):
 
         Also from those of its encoder alone, which self-supervised training makes. All of the
         encoder must fit; the decoder and the classifier are taken if they do, and the log lists
-        what is left as initialised.
+        what is left as initialized.
 
         Args:
             path: A checkpoint of MONAI's, such as ``model.pt`` of the bundle
@@ -323,5 +323,5 @@ class NAUNETR(Model):
             built, {**rest, **{name: found[name] for name in fitting}, **encoder}, str(path)
         )
         if fresh := [name for name in rest if name not in fitting]:
-            logger.warning("%s: left as initialised: %s", path, ", ".join(fresh))
+            logger.warning("%s: left as initialized: %s", path, ", ".join(fresh))
         return built

@@ -24,7 +24,7 @@ def adapt(
 
     ========================= ==================================================================
     ``kernel_size, img_size`` bias tables are resized bicubically, as upstream made its 11x11 model
-    ``in_chans``              the first convolution sums over (grey) or repeats its input channels
+    ``in_chans``              the first convolution sums over (gray) or repeats its input channels
     ``num_classes``           the classifier is left out: the model keeps its fresh one
     ========================= ==================================================================
 
@@ -85,7 +85,7 @@ def _cubic(x: np.ndarray, a: float = -0.75) -> np.ndarray:
 def adapt_input_channels(weight: mx.array, in_chans: int) -> mx.array:
     """Fit a convolution ``[out, height, width, channels]`` to another number of channels.
 
-    One channel gets the sum over all, so that a grey image gives what it gave as three equal
+    One channel gets the sum over all, so that a gray image gives what it gave as three equal
     channels. More channels repeat the old ones, scaled by ``old / in_chans`` to keep the sum.
     """
     old = weight.shape[-1]

@@ -64,7 +64,7 @@ _TAGS = {
 
 
 def model_card(model: Model, repo_id: str) -> ModelCard:
-    """Licence, source, accuracy, preprocessing and a snippet that loads the model.
+    """License, source, accuracy, preprocessing and a snippet that loads the model.
 
     Args:
         model: The model.
@@ -124,7 +124,7 @@ def _description(model: Model, record: Record | None) -> list[str]:
         return [intro]
     rows = {
         "Variant": record.name,
-        "Licence": record.license or "see the source",
+        "License": record.license or "see the source",
         "Source of the weights": record.source,
         "Paper": record.paper,
         "Top-1 accuracy": record.top1 and f"{record.top1} % on {record.classes} (as published)",

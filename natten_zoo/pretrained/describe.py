@@ -61,7 +61,7 @@ def describe(
 def build(
     checkpoint: Checkpoint, description: Description, num_classes: int | None = None
 ) -> Model:
-    """The described model, freshly initialised.
+    """The described model, freshly initialized.
 
     Args:
         checkpoint: Where the description is from.

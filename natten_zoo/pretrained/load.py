@@ -50,7 +50,7 @@ def load_pretrained(
             and the file's name where they leave one possibility.
         num_classes: Replace the classifier by a fresh one of this size, unless it has that size.
         dtype: Convert floating point weights: `"float32"`, `"float16"`, `"bfloat16"`.
-        strict: Every weight must fit. Otherwise those that don't are left as initialised, and the
+        strict: Every weight must fit. Otherwise those that don't are left as initialized, and the
             log lists them.
         lazy: Leave the weights of safetensors files on disk until they are used.
         ema: Prefer the averaged weights of a training checkpoint.

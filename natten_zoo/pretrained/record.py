@@ -31,7 +31,7 @@ class Record:
         mirror: Another address of the same file.
         file: Weights that ship in the package, relative to the ``natten_zoo`` folder.
         sha256: Digest of the weights file, where it is known.
-        license: Licence of the weights.
+        license: License of the weights.
         source: Project that published them.
         paper: Where the model is described.
         parity: The weights, ``"trained"`` or ``"generated"``, with which this project's tests
@@ -43,7 +43,7 @@ class Record:
         intensity: The values of volumes, Hounsfield units for a CT, that become 0 and 1; others are
             clipped. Default: each volume is scaled to mean 0 and variance 1.
         crop_pct: The short side is resized to ``floor(input_size / crop_pct)``.
-        crop_mode: ``"center"`` (resize the short side, crop the centre), ``"squash"`` (resize to a
+        crop_mode: ``"center"`` (resize the short side, crop the center), ``"squash"`` (resize to a
             square), ``"whole"`` (resize the short side, for segmentation) or ``"volume"`` (cubes
             that slide over a volume).
         interpolation: Resampling filter of that resize.

@@ -87,7 +87,7 @@ def task_of(record: Record) -> str:
 
 
 def build_model(record: Record, overrides: Mapping[str, Any] | None = None) -> Model:
-    """A freshly initialised model of a record, some arguments of its configuration overridden.
+    """A freshly initialized model of a record, some arguments of its configuration overridden.
 
     Its ``record`` says what stays true with the overrides; accuracies are those of the weights that
     it is given next.

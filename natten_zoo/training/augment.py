@@ -50,8 +50,8 @@ def resample(images: mx.array, boxes: Boxes, size: int, mirror: mx.array | None 
 def _weights(start: mx.array, extent: mx.array, length: int, size: int) -> mx.array:
     """Triangle filter `[B, size, length]` of output pixel i over the input pixels of one axis."""
     step = (extent / size)[:, None]  # [B, 1]
-    centre = start[:, None] + (mx.arange(size) + 0.5) * step - 0.5  # [B, size]
-    distance = mx.abs(centre[..., None] - mx.arange(length))  # [B, size, length]
+    center = start[:, None] + (mx.arange(size) + 0.5) * step - 0.5  # [B, size]
+    distance = mx.abs(center[..., None] - mx.arange(length))  # [B, size, length]
     weight = mx.maximum(0, 1 - distance / mx.maximum(step, 1)[..., None])
     return weight / mx.maximum(weight.sum(-1, keepdims=True), 1e-6)
 
@@ -121,10 +121,10 @@ class Mixer:
             return images, mx.array(1.0)
         _, rows, columns, _ = images.shape
         share = mx.sqrt(1 - self.cutmix[mx.random.randint(0, BETA_TABLE)])
-        centre = mx.random.uniform(shape=(2,))
+        center = mx.random.uniform(shape=(2,))
         y, x = mx.arange(rows)[:, None, None], mx.arange(columns)[:, None]
-        inside = (mx.abs(y + 0.5 - centre[0] * rows) < share * rows / 2) & (
-            mx.abs(x + 0.5 - centre[1] * columns) < share * columns / 2
+        inside = (mx.abs(y + 0.5 - center[0] * rows) < share * rows / 2) & (
+            mx.abs(x + 0.5 - center[1] * columns) < share * columns / 2
         )  # [H, W, 1]
         return mx.where(inside, images[::-1], images), 1 - inside.astype(mx.float32).mean()
 

@@ -1,4 +1,4 @@
-"""Colour changes and RandAugment, on the device, with one draw per image.
+"""Color changes and RandAugment, on the device, with one draw per image.
 
 Images are float32 `[B, H, W, C]` in 0..1 with one or three channels.
 """
@@ -16,7 +16,7 @@ def _factor(images: mx.array, strength: float) -> mx.array:
     return mx.random.uniform(1 - strength, 1 + strength, (images.shape[0], 1, 1, 1))
 
 
-def _grey(images: mx.array) -> mx.array:
+def _gray(images: mx.array) -> mx.array:
     if images.shape[-1] == 1:
         return images
     return (images * mx.array(LUMA)).sum(-1, keepdims=True)
@@ -28,15 +28,15 @@ def brightness(images: mx.array, factor: mx.array) -> mx.array:
 
 
 def contrast(images: mx.array, factor: mx.array) -> mx.array:
-    """Move pixels away from, or towards, the image's mean grey."""
-    mean = _grey(images).mean((1, 2, 3), keepdims=True)
+    """Move pixels away from, or toward, the image's mean gray."""
+    mean = _gray(images).mean((1, 2, 3), keepdims=True)
     return mx.clip(mean + factor * (images - mean), 0, 1)
 
 
 def saturation(images: mx.array, factor: mx.array) -> mx.array:
-    """Move pixels away from, or towards, their own grey."""
-    grey = _grey(images)
-    return mx.clip(grey + factor * (images - grey), 0, 1)
+    """Move pixels away from, or toward, their own gray."""
+    gray = _gray(images)
+    return mx.clip(gray + factor * (images - gray), 0, 1)
 
 
 def solarize(images: mx.array, threshold: mx.array) -> mx.array:
@@ -45,7 +45,7 @@ def solarize(images: mx.array, threshold: mx.array) -> mx.array:
 
 
 def posterize(images: mx.array, levels: mx.array) -> mx.array:
-    """Keep that many grey levels."""
+    """Keep that many gray levels."""
     return mx.floor(images * levels) / levels
 
 
@@ -67,7 +67,7 @@ def affine(images: mx.array, angle: mx.array, shear: mx.array, shift: mx.array) 
 
 
 def jitter_color(images: mx.array, strength: float) -> mx.array:
-    """Random brightness, contrast and (for colour images) saturation."""
+    """Random brightness, contrast and (for color images) saturation."""
     images = brightness(images, _factor(images, strength))
     images = contrast(images, _factor(images, strength))
     if images.shape[-1] == 1:

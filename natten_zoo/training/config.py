@@ -63,7 +63,7 @@ class Recipe:
     lora_scale: float = option(2.0, "factor on the LoRA update")
     lora_targets: list[str] = option(["qkv", "proj", "fc1", "fc2"], "linear layers that get LoRA")
 
-    # optimisation
+    # optimization
     epochs: int = option(30, "passes over the training images")
     batch_size: int = option(64, "images per update, over all processes")
     accumulate: int = option(1, "micro-batches whose gradients make one update")

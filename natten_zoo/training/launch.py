@@ -170,11 +170,11 @@ def open_source(recipe: Recipe, record: Record) -> Source:
         raise ValueError("[train] 'data' must name a folder, an archive, a CSV file or a data set.")
     if is_idx_folder(recipe.data):
         return fashion_mnist_source(preprocess, recipe.data)
-    from ..data.labelled import open_labelled
+    from ..data.labeled import open_labeled
     from ..data.stream import StreamSource
 
     out = Path(recipe.out)
-    images = open_labelled(recipe.data, recipe.val_fraction, recipe.seed, out / "unpacked")
+    images = open_labeled(recipe.data, recipe.val_fraction, recipe.seed, out / "unpacked")
     return StreamSource(images, preprocess, recipe.crop, out / "converted", recipe.workers)
 
 

@@ -34,7 +34,7 @@ OFF = {
 }
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     """A volume, prepared, ``[X, Y, Z, channels]``, and the class of each voxel, ``[X, Y, Z]``."""
 
     voxels: np.ndarray
@@ -54,8 +54,8 @@ class VolumeSource:
 
     def __init__(
         self,
-        train: Sequence[Labelled],
-        val: Sequence[Labelled],
+        train: Sequence[Labeled],
+        val: Sequence[Labeled],
         classes: tuple[str, ...],
         side: int,
         flip: bool,
@@ -78,7 +78,7 @@ class VolumeSource:
             voxels, labels = (mx.array(np.stack(parts)) for parts in zip(*cubes, strict=True))
             yield voxels, labels, mx.ones((len(chosen),))
 
-    def _cube(self, volume: Labelled, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _cube(self, volume: Labeled, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         missing = [(0, max(0, self.side - n)) for n in volume.labels.shape]
         voxels = np.pad(volume.voxels, [*missing, (0, 0)], mode="symmetric")
         labels = np.pad(volume.labels, missing, mode="symmetric")
@@ -173,10 +173,10 @@ def open_volumes(recipe: Recipe, record: Record) -> VolumeSource:
     folder = Path(recipe.data)
     if is_nuclei(folder):
         voxels, instances = read_nuclei(folder)
-        volumes = [Labelled(scale_intensity(voxels, record), (instances > 0).astype(np.int32))]
+        volumes = [Labeled(scale_intensity(voxels, record), (instances > 0).astype(np.int32))]
         classes: tuple[str, ...] = ("background", "nucleus")
     else:
-        volumes = [read_labelled(*files, record) for files in volume_files(folder)]
+        volumes = [read_labeled(*files, record) for files in volume_files(folder)]
         classes = _classes(folder / "classes.txt", 1 + max(int(v.labels.max()) for v in volumes))
     train, val = split(volumes, recipe.val_fraction)
     if not any(volume.labels.any() for volume in val):
@@ -213,7 +213,7 @@ def volume_files(folder: Path) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def read_labelled(image_file: Path, label_file: Path, record: Record) -> Labelled:
+def read_labeled(image_file: Path, label_file: Path, record: Record) -> Labeled:
     """An image as the model wants it, and its labels on the same grid.
 
     Raises:
@@ -233,10 +233,10 @@ def read_labelled(image_file: Path, label_file: Path, record: Record) -> Labelle
         if values.shape[axis] != size:
             nearest = source_positions(values.shape[axis], size).round().astype(int)
             values = np.take(values, nearest.clip(max=values.shape[axis] - 1), axis=axis)
-    return Labelled(voxels, values.astype(np.int32))
+    return Labeled(voxels, values.astype(np.int32))
 
 
-def split(volumes: Sequence[Labelled], fraction: float) -> tuple[list[Labelled], list[Labelled]]:
+def split(volumes: Sequence[Labeled], fraction: float) -> tuple[list[Labeled], list[Labeled]]:
     """Volumes to train on and to validate on; a single one is cut across its longest axis."""
     if len(volumes) > 1:
         kept = len(volumes) - max(1, round(fraction * len(volumes)))
@@ -245,7 +245,7 @@ def split(volumes: Sequence[Labelled], fraction: float) -> tuple[list[Labelled],
     size = volumes[0].labels.shape[axis]
     kept = size - max(1, round(fraction * size))
     first, last = (
-        Labelled(*(np.take(part, range(*ends), axis=axis) for part in volumes[0]))
+        Labeled(*(np.take(part, range(*ends), axis=axis) for part in volumes[0]))
         for ends in ((0, kept), (kept, size))
     )
     return [first], [last]

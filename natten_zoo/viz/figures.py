@@ -133,7 +133,7 @@ def draw_tile(axes: Axes, token: Sequence[int], height: float, width: float, **s
 
 
 def show_image(axes: Axes, image: np.ndarray, faded: bool = False) -> None:
-    """Shows an image without axes; grey ones dark on white, as ink."""
+    """Shows an image without axes; gray ones dark on white, as ink."""
     if image.ndim == 2:
         axes.imshow(image, cmap="Greys", vmin=0, vmax=600 if faded else 255)
     else:

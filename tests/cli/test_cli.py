@@ -129,7 +129,7 @@ def test_classify_refuses_a_model_without_classifier(capsys, photos, tmp_path):
     assert status == 2 and "is no classifier of images" in err
 
 
-def test_classify_reads_grey_and_transparent_images(capsys, tiny, tmp_path):
+def test_classify_reads_gray_and_transparent_images(capsys, tiny, tmp_path):
     Image.new("LA", (9, 9), (128, 0)).save(tmp_path / "clear.png")
     status, out, _ = run(capsys, "classify", tmp_path, "--model", tiny)
     assert status == 0 and "clear.png" in out
@@ -147,7 +147,7 @@ def test_list(capsys):
     header, *rows = out.splitlines()
     assert status == 0
     assert header.split() == [
-        "name", "task", "params", "GMACs", "published", "parity", "licence", "weights",
+        "name", "task", "params", "GMACs", "published", "parity", "license", "weights",
     ]  # fmt: skip
     assert rows[0].split() == [
         *("nat_mini", "image", "19.98", "M", "2.71", "81.8", "%", "top-1"),

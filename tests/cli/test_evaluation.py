@@ -37,7 +37,7 @@ def test_to_dict(result):
 
 def test_evaluate_pairs_answers_with_labels(tmp_path):
     """A model that answers with the image's brightness, an unreadable image in between."""
-    grey = Preprocess(size=2, crop_pct=1.0, mean=(0.0,), std=(1.0,))
+    gray = Preprocess(size=2, crop_pct=1.0, mean=(0.0,), std=(1.0,))
     sources = [np.full((2, 2), value, np.uint8) for value in (0, 3, 1)]
     sources.insert(1, tmp_path / "missing.png")
 
@@ -45,7 +45,7 @@ def test_evaluate_pairs_answers_with_labels(tmp_path):
         return -mx.abs(x[:, 0, 0] * 255 - mx.arange(7))
 
     seen = []
-    result = evaluate(model, sources, [0, 5, 3, 4], grey, NAMES, batch_size=2, on_batch=seen.append)
+    result = evaluate(model, sources, [0, 5, 3, 4], gray, NAMES, batch_size=2, on_batch=seen.append)
     assert result.labels.tolist() == [0, 3, 4]
     assert result.ranked[:, 0].tolist() == [0, 3, 1]
     assert result.top1 == pytest.approx(200 / 3, abs=1e-3)

@@ -21,7 +21,7 @@ def test_info(capsys):
         "parameters     19,984,174",
         "multiply-adds  2,711,119,872 for 224 x 224 pixels",
         "resize the short side to 256 (bicubic), crop the center 224 x 224, divide by 255",
-        "licence        MIT",
+        "license        MIT",
         "0      56 x 56        64      2       3   7 x 7  1 8 1",
         "1      28 x 28       128      4       4   7 x 7  1 4 1 4",
     ):

@@ -162,7 +162,7 @@ def test_from_an_encoder_alone(data, weights, tmp_path, caplog, prefix):
     changes = {**FIXTURE, "num_classes": 5}
     with caplog.at_level(logging.WARNING):
         model = NAUNETR.from_swin_unetr(file, merging="published", **changes).eval()
-    assert "left as initialised: " in caplog.text and "decoders.0.up.weight" in caplog.text
+    assert "left as initialized: " in caplog.text and "decoders.0.up.weight" in caplog.text
     x = mx.array(formula.image(0, (1, 2, 64, 32, 32)).transpose(0, 2, 3, 4, 1))
     last = np.array(model.features(x)[-1])[0].transpose(3, 0, 1, 2)[::6]
     assert np.abs(last - data["published::map4"]).max() < 1e-5

@@ -129,7 +129,7 @@ def test_inflate_keeps_or_replaces_the_classifier():
         inflate(kept)
 
 
-def test_inflate_a_grey_model_of_other_strides():
+def test_inflate_a_gray_model_of_other_strides():
     model = create_model("nat_pico_fashion").eval()
     x = mx.random.normal((1, 28, 28, 1))
     still = mx.broadcast_to(x[:, None], (1, 6, 28, 28, 1))

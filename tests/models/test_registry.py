@@ -50,8 +50,8 @@ def test_unknown_names_get_the_nearest():
         get_record("?")
     with pytest.raises(ValueError, match=r"'architecture' must be one of NAT, .* but got 'Swin'"):
         model_class("Swin")
-    with pytest.raises(ValueError, match=r"fields must be among .* but got colour"):
-        Record.from_dict({"name": "x", "architecture": "NAT", "model": {}, "colour": "red"})
+    with pytest.raises(ValueError, match=r"fields must be among .* but got color"):
+        Record.from_dict({"name": "x", "architecture": "NAT", "model": {}, "color": "red"})
 
 
 def test_create_model_takes_overrides():
@@ -70,9 +70,9 @@ def test_the_record_claims_only_what_is_true_with_the_overrides(tmp_path):
     other = create_model(own.name, pretrained=file, kernel_size=5, in_chans=3).record
     assert (other.top1, other.params, other.gmacs) == (None, None, None)
     assert other.mean == own.mean * 3 and other.std == own.std * 3
-    grey = create_model("nat_mini", in_chans=1)
-    assert Preprocess.from_record(grey.record).channels == 1
-    assert grey.record.mean == pytest.approx([(0.485 + 0.456 + 0.406) / 3])
+    gray = create_model("nat_mini", in_chans=1)
+    assert Preprocess.from_record(gray.record).channels == 1
+    assert gray.record.mean == pytest.approx([(0.485 + 0.456 + 0.406) / 3])
 
 
 def test_random_weights_have_no_published_accuracy():
@@ -114,8 +114,8 @@ def test_resizing_to_the_same_shape_changes_nothing():
 def test_input_channels():
     weight = mx.random.normal((4, 3, 3, 3))
     image = mx.random.normal((1, 8, 8, 1))
-    grey = mx.conv2d(image, adapt_input_channels(weight, 1))
-    np.testing.assert_allclose(grey, mx.conv2d(mx.repeat(image, 3, -1), weight), atol=1e-5)
+    gray = mx.conv2d(image, adapt_input_channels(weight, 1))
+    np.testing.assert_allclose(gray, mx.conv2d(mx.repeat(image, 3, -1), weight), atol=1e-5)
     five = adapt_input_channels(weight, 5)
     assert five.shape == (4, 3, 3, 5)
     np.testing.assert_allclose(five[..., 3], weight[..., 0] * 0.6, rtol=1e-6)

@@ -224,8 +224,8 @@ def test_reset_classifier_and_adapt(caplog):
         fitted = adapt(weights, model, {"num_classes"})
     load_strict(model, fitted)
     assert caplog.text.count("classifier of 5 classes replaced by a fresh one of 3") == 2
-    grey = small(in_chans=1)
-    load_strict(grey, adapt(weights, grey, {"in_chans"}))
+    gray = small(in_chans=1)
+    load_strict(gray, adapt(weights, gray, {"in_chans"}))
 
 
 @pytest.mark.parametrize("cls, config", [

@@ -1,4 +1,4 @@
-"""Finding files, reading them in batches, and the labelled sources."""
+"""Finding files, reading them in batches, and the labeled sources."""
 
 import gzip
 import struct

@@ -42,7 +42,7 @@ def resize_matrix(length, result):
 
 
 def reference(pixels, size, crop_pct, axes):
-    """Resize the short side, round to 8 bits after each axis, crop, normalise; in float64."""
+    """Resize the short side, round to 8 bits after each axis, crop, normalize; in float64."""
     short = math.floor(size / crop_pct)
     x = pixels.astype(np.float64)
     for axis in axes:
@@ -110,13 +110,13 @@ def test_normalises_each_channel():
     assert np.allclose(result, (1 - np.array(MEAN)) / STD, atol=1e-6)
 
 
-def test_grey_model():
-    grey = Preprocess(size=28, crop_pct=1.0, mean=(0.25,), std=(0.5,))
+def test_gray_model():
+    gray = Preprocess(size=28, crop_pct=1.0, mean=(0.25,), std=(0.5,))
     pixels = photo(28, 28, 1)
-    same = np.array(grey(pixels))
+    same = np.array(gray(pixels))
     assert np.allclose(same, (pixels / 255 - 0.25) / 0.5, atol=1e-6)  # 28 x 28 stays as it is
     red = np.zeros((56, 56, 3), np.uint8) + np.array([255, 0, 0], np.uint8)
-    assert np.allclose(np.array(grey(red)), (76 / 255 - 0.25) / 0.5, atol=1e-6)  # Rec. 601: 0.299
+    assert np.allclose(np.array(gray(red)), (76 / 255 - 0.25) / 0.5, atol=1e-6)  # Rec. 601: 0.299
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 10_000), (10_000, 1), (1, 1), (7, 3)])

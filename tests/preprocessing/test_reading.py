@@ -43,11 +43,11 @@ def test_exif_orientation(tmp_path, corner, orientation):
 
 
 @pytest.mark.parametrize("mode", ["L", "1"])
-def test_grey_and_black_and_white(tmp_path, mode):
+def test_gray_and_black_and_white(tmp_path, mode):
     image = Image.fromarray(np.full((8, 8), 255, np.uint8)).convert(mode)
-    image.save(tmp_path / "grey.png")
-    assert np.array_equal(pixels(tmp_path / "grey.png"), np.full((8, 8, 3), 255))
-    assert np.array_equal(pixels(tmp_path / "grey.png", channels=1), np.full((8, 8), 255))
+    image.save(tmp_path / "gray.png")
+    assert np.array_equal(pixels(tmp_path / "gray.png"), np.full((8, 8, 3), 255))
+    assert np.array_equal(pixels(tmp_path / "gray.png", channels=1), np.full((8, 8), 255))
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
@@ -78,7 +78,7 @@ def test_palette(tmp_path, corner):
     assert np.abs(pixels(tmp_path / "palette.gif").astype(int) - np.asarray(corner)).max() <= 4
 
 
-@pytest.mark.parametrize("name", ["grey.png", "grey.tiff"])
+@pytest.mark.parametrize("name", ["gray.png", "gray.tiff"])
 def test_16_bits_are_scaled(tmp_path, name):
     values = np.array([[0, 257, 32768, 65535]], np.uint16)
     Image.fromarray(values).save(tmp_path / name)
@@ -105,7 +105,7 @@ def test_16_bits_with_color_or_alpha(tmp_path, color, samples):
     assert pixels(tmp_path / "deep.png").tolist() == [[[85, 85, 85]]]
 
 
-def test_transparent_grey_of_16_bits():
+def test_transparent_gray_of_16_bits():
     image = Image.fromarray(np.array([[0, 500]], np.uint16))
     image.info["transparency"] = 500
     assert pixels(image, channels=1).tolist() == [[0, 255]]

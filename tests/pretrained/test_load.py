@@ -219,7 +219,7 @@ def test_not_strict_says_what_it_skips(damaged, caplog):
         ({"id2label": {"a": "b"}}, "config.json is wrong"),
         ({"architecture": "Resnet", "config": {}}, "config.json is wrong: .*Resnet"),
         ({"architecture": "NAT"}, "config.json is wrong"),
-        ({"architecture": "NAT", "config": {"colour": 1}}, "config.json is wrong: .*colour"),
+        ({"architecture": "NAT", "config": {"color": 1}}, "config.json is wrong: .*color"),
         ({"architecture": "NAT", "config": []}, "config.json is wrong"),
         ({"architecture": ["NAT"], "config": {}}, "config.json is wrong"),
     ],

@@ -16,7 +16,7 @@ from PIL import Image
 
 from natten_zoo.cli import main
 from natten_zoo.data.arrays import ArraySource
-from natten_zoo.data.labelled import open_labelled
+from natten_zoo.data.labeled import open_labeled
 from natten_zoo.data.reading import ImageError
 from natten_zoo.pretrained.load import load_pretrained
 from natten_zoo.training import Recipe, run
@@ -86,13 +86,13 @@ def test_folders_archives_and_lists_are_the_same_data(flowers, tmp_path):
         tar.add(flowers, "flowers")
     names = []
     for data in (flowers, flowers.parent / "list.csv", tmp_path / "flowers.tar.gz"):
-        images = open_labelled(data, 0.3, 7, tmp_path / "unpacked")
+        images = open_labeled(data, 0.3, 7, tmp_path / "unpacked")
         assert images.classes == ("blue", "green", "red")
         assert (len(images.train.files), len(images.val.files)) == (21, 9)
         names.append([(f.parent.name, f.name) for f in images.val.files])
     assert names[0] == names[1] == names[2]
     assert names[0] != [
-        (f.parent.name, f.name) for f in open_labelled(flowers, 0.3, 8, tmp_path).val.files
+        (f.parent.name, f.name) for f in open_labeled(flowers, 0.3, 8, tmp_path).val.files
     ]
 
 
@@ -104,22 +104,22 @@ def test_a_list_with_a_split_of_its_own(flowers, tmp_path):
         return path
 
     rows = [f"flowers/{name}/{i}.png,{name},train" for name in ("red", "blue") for i in range(3)]
-    images = open_labelled(write(*rows, "flowers/red/9.png,red,val"), 0.5, 0, tmp_path)
+    images = open_labeled(write(*rows, "flowers/red/9.png,red,val"), 0.5, 0, tmp_path)
     assert images.classes == ("blue", "red") and images.train.labels == [1, 1, 1, 0, 0, 0]
     assert [f.name for f in images.val.files] == ["9.png"] and images.val.labels == [1]
     with pytest.raises(ValueError, match="validation has classes that training has not: pink"):
-        open_labelled(write(*rows, "flowers/red/9.png,pink,val"), 0.5, 0, tmp_path)
+        open_labeled(write(*rows, "flowers/red/9.png,pink,val"), 0.5, 0, tmp_path)
     with pytest.raises(ValueError, match="line 8 must have a file, a label and"):
-        open_labelled(write(*rows, "flowers/red/9.png,red,test"), 0.5, 0, tmp_path)
+        open_labeled(write(*rows, "flowers/red/9.png,red,test"), 0.5, 0, tmp_path)
     with pytest.raises(ValueError, match="with the columns 'file' and 'label', but the first line"):
-        open_labelled(write(*rows, header="path,class"), 0.5, 0, tmp_path)
+        open_labeled(write(*rows, header="path,class"), 0.5, 0, tmp_path)
 
 
 def test_an_archive_with_a_split_of_its_own(flowers, tmp_path):
     with tarfile.open(tmp_path / "flowers.tar", "w") as tar:
         tar.add(flowers, "train")
         tar.add(flowers / "red", "val/red")
-    images = open_labelled(tmp_path / "flowers.tar", 0.5, 0, tmp_path / "unpacked")
+    images = open_labeled(tmp_path / "flowers.tar", 0.5, 0, tmp_path / "unpacked")
     assert len(images.train.files) == 30 and set(images.val.labels) == {2}
 
 
@@ -127,7 +127,7 @@ def test_an_archive_cannot_write_elsewhere(flowers, tmp_path):
     with tarfile.open(tmp_path / "evil.tar", "w") as tar:
         tar.add(flowers / "red" / "0.png", "../../outside.png")
     with pytest.raises(tarfile.OutsideDestinationError):
-        open_labelled(tmp_path / "evil.tar", 0.5, 0, tmp_path / "a" / "unpacked")
+        open_labeled(tmp_path / "evil.tar", 0.5, 0, tmp_path / "a" / "unpacked")
     assert not (tmp_path / "outside.png").exists()
 
 
@@ -149,18 +149,18 @@ def test_batches_that_processes_cannot_share():
 def test_a_split_of_its_own(flowers, tmp_path):
     shutil.copytree(flowers, tmp_path / "d" / "train")
     shutil.copytree(flowers / "red", tmp_path / "d" / "val" / "red")
-    images = open_labelled(tmp_path / "d", 0.5, 0, tmp_path)
+    images = open_labeled(tmp_path / "d", 0.5, 0, tmp_path)
     assert len(images.train.files) == 30 and set(images.val.labels) == {2}
     shutil.copytree(flowers / "red", tmp_path / "d" / "val" / "rose")
     with pytest.raises(ValueError, match="validation has classes that training has not: rose"):
-        open_labelled(tmp_path / "d", 0.5, 0, tmp_path)
+        open_labeled(tmp_path / "d", 0.5, 0, tmp_path)
 
 
 def test_formats_that_the_loader_reads_wrongly_are_converted(recipe, flowers, tmp_path):
     data = tmp_path / "odd"
     shutil.copytree(flowers, data)
     red = Image.new("RGB", (24, 20), "red")
-    red.convert("L").save(data / "red" / "grey.png")
+    red.convert("L").save(data / "red" / "gray.png")
     red.save(data / "red" / "web.webp")
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -14,7 +14,7 @@ from natten_zoo.pretrained.record import Record
 from natten_zoo.training import Recipe, run, volumes
 from natten_zoo.training.launch import make_trainer
 from natten_zoo.training.volumes import (
-    Labelled,
+    Labeled,
     VolumeSource,
     dice_and_cross_entropy,
     dice_scores,
@@ -41,7 +41,7 @@ def recipe(**changes):
 def counting(*size):
     """A volume whose voxels tell where they are, with labels that go with them."""
     voxels = np.arange(np.prod(size), dtype=np.float32).reshape(*size, 1)
-    return Labelled(voxels, (voxels[..., 0] % 7).astype(np.int32))
+    return Labeled(voxels, (voxels[..., 0] % 7).astype(np.int32))
 
 
 def test_nuclei(tmp_path):
@@ -114,7 +114,7 @@ def test_validation_is_the_dice_of_the_held_out_volume(tmp_path):
     model, volume = trainer.model.eval(), trainer.source.val[0]
     # 31 x 21 x 57 voxels; the model itself sees at most one window of it here.
     corner = tuple(slice(n) for n in (16, 16, 16))
-    trainer.source.val = [Labelled(*(part[corner] for part in volume))]
+    trainer.source.val = [Labeled(*(part[corner] for part in volume))]
     trainer.source.val_size = 16**3
     dice, loss = trainer.evaluate()
     truth = volume.labels[corner]

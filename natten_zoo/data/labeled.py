@@ -1,4 +1,4 @@
-"""Finding labelled images for training: folders, tar archives and CSV lists, and their split."""
+"""Finding labeled images for training: folders, tar archives and CSV lists, and their split."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Samples:
 
 
 @dataclass
-class LabelledImages:
+class LabeledImages:
     """A data set: its classes, what to train on and what to validate on."""
 
     classes: tuple[str, ...]
@@ -43,9 +43,9 @@ class LabelledImages:
     val: Samples
 
 
-def open_labelled(
+def open_labeled(
     data: str | os.PathLike[str], val_fraction: float, seed: int, unpack_to: Path
-) -> LabelledImages:
+) -> LabeledImages:
     """Lists a data set of images.
 
     Args:
@@ -88,14 +88,14 @@ def split(samples: Samples, fraction: float, seed: int) -> tuple[Samples, Sample
     return kept, held
 
 
-def _open_folder(path: Path) -> LabelledImages:
+def _open_folder(path: Path) -> LabeledImages:
     if not (path / "train").is_dir():
         folder = ImageFolder.open(path)
-        return LabelledImages(folder.classes, _samples(folder, folder.classes), Samples())
+        return LabeledImages(folder.classes, _samples(folder, folder.classes), Samples())
     train = ImageFolder.open(path / "train")
     held = next((path / name for name in ("val", "validation") if (path / name).is_dir()), None)
     val = _samples(ImageFolder.open(held), train.classes) if held else Samples()
-    return LabelledImages(train.classes, _samples(train, train.classes), val)
+    return LabeledImages(train.classes, _samples(train, train.classes), val)
 
 
 def _samples(folder: ImageFolder, classes: Sequence[str]) -> Samples:
@@ -110,7 +110,7 @@ def _check_known(names: Sequence[str], classes: Sequence[str]) -> None:
         )
 
 
-def _open_csv(path: Path) -> LabelledImages:
+def _open_csv(path: Path) -> LabeledImages:
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         missing = {"file", "label"} - set(reader.fieldnames or ())
@@ -135,7 +135,7 @@ def _open_csv(path: Path) -> LabelledImages:
         name: Samples([path.parent / r["file"] for r in part], [index[r["label"]] for r in part])
         for name, part in parts.items()
     }
-    return LabelledImages(classes, samples["train"], samples["val"])
+    return LabeledImages(classes, samples["train"], samples["val"])
 
 
 def _unpack(archive: Path, target: Path) -> Path:
