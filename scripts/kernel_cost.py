@@ -14,6 +14,9 @@ where that package is installed:
 * ``ops``    all other arithmetic of single lanes, integers included; widening a float16 is free, as
              it is for operands of an Apple GPU's multiply-add (dougallj.github.io/applegpu)
 
+natten-mlx has its inputs transposed before it launches; the bytes of these copies, counted with two
+heads, are ``copies``, and their time is added.
+
 Cycles of a core are modelled from these and from published figures of Apple's GPUs; they
 compare designs and are no measurement. ``share`` is the roofline's part of the cycles: the time of
 ``must``, or of the windows' multiply-adds at peak, whichever is longer.
@@ -25,7 +28,7 @@ import argparse
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -81,9 +84,9 @@ class Case:
         d, hood = self.head_dim, Neighborhood.of(len(self.spatial), self.kernel_size)
         return Problem(hood, 1, self.spatial, 1, 1, d, d, d**-0.5, mx.float16)
 
-    def arrays(self) -> list[mx.array]:
+    def arrays(self, heads: int = 1) -> list[mx.array]:
         """Query, key, value and the output's gradient."""
-        rng, shape = np.random.default_rng(0), (1, *self.spatial, 1, self.head_dim)
+        rng, shape = np.random.default_rng(0), (1, *self.spatial, heads, self.head_dim)
         return [mx.array(rng.standard_normal(shape, np.float32)).astype(mx.float16) for _ in "qkvg"]
 
 
@@ -111,6 +114,7 @@ class Cost:
     local: float
     products: float
     operations: float
+    copies: float = 0.0
 
     @property
     def must(self) -> float:
@@ -132,10 +136,11 @@ class Cost:
         products = self.products * 512 / FIGURES.matrix_multiply_adds
         compute = products + self.operations / FIGURES.lanes
         memory = max(self.must / bytes_per_clock, self.lines / FIGURES.cache_bytes)
-        return max(compute, memory, self.local / FIGURES.local_bytes)
+        own = max(compute, memory, self.local / FIGURES.local_bytes)
+        return own + self.copies / bytes_per_clock
 
 
-def cost(case: Case, who: str, direction: str, launches: list[Any]) -> Cost:
+def cost(case: Case, who: str, direction: str, launches: list[Any], copies: float = 0.0) -> Cost:
     """What launches add up to; those that only tried a kernel on one token do not count."""
     counts = [x.counts for x in launches if x.counts.threads > 256]
 
@@ -158,7 +163,9 @@ def cost(case: Case, who: str, direction: str, launches: list[Any]) -> Cost:
             int_divisions=FIGURES.int_division,
             reductions=FIGURES.reduction,
             shuffles=32,
+            votes=32,
         ),
+        copies=copies,
     )
 
 
@@ -181,15 +188,25 @@ def natten_mlx(case: Case) -> list[Cost]:
         return []
     peer.set_backend("fast_metal")
     attention = {1: peer.na1d, 2: peer.na2d, 3: peer.na3d}[len(case.spatial)]
-    *qkv, g = case.arrays()
-    with metal_emulator.record() as forward:
-        mx.eval(attention(*qkv, case.kernel_size))
-    with metal_emulator.record() as both:
-        mx.eval(mx.vjp(lambda *x: [attention(*x, case.kernel_size)], qkv, [g]))
-    backward = both[len(forward) :]
+
+    def launches(arrays: list[mx.array]) -> Iterator[tuple[str, list[Any]]]:
+        *qkv, g = arrays
+        with metal_emulator.record() as forward:
+            mx.eval(attention(*qkv, case.kernel_size))
+        with metal_emulator.record() as both:
+            mx.eval(mx.vjp(lambda *x: [attention(*x, case.kernel_size)], qkv, [g]))
+        yield "forward", forward
+        yield "backward", both[len(forward) :]
+
+    few = replace(case, spatial=(2 * case.kernel_size,) * len(case.spatial))
+    rows = 2 * math.prod(few.spatial)
+    copied = {
+        direction: sum(one.copied_bytes for one in done) / rows
+        for direction, done in launches(few.arrays(heads=2))
+    }
     return [
-        cost(case, "natten-mlx", "forward", forward),
-        cost(case, "natten-mlx", "backward", backward),
+        cost(case, "natten-mlx", direction, done, copied[direction])
+        for direction, done in launches(case.arrays())
     ]
 
 
@@ -205,7 +222,7 @@ def main() -> None:
         raise SystemExit(metal_emulator.why_not())
     heading = "  ".join(f"{chip + ' cycles':>10} share" for chip in CHIPS)
     print(f"{'case':12} {'':10} {'':8} {'lines':>6} {'must':>5} {'local':>6} {'mma':>6} "
-          f"{'waste':>5} {'ops':>7}  {heading}")  # fmt: skip
+          f"{'waste':>5} {'ops':>7} {'copies':>6}  {heading}")  # fmt: skip
     with metal_emulator.install(count_operations=True, strict=False):
         for case in (c for c in cases() if args.cases in c.name):
             for one in (*ours(case, CORES.get(args.core)), *natten_mlx(case)):
@@ -222,8 +239,8 @@ def line(one: Cost) -> str:
     waste = one.products * 512 / one.multiply_adds
     return (
         f"{one.case.name:12} {one.who:10} {one.direction:8} {one.lines:6.0f} {one.must:5.0f} "
-        f"{one.local:6.0f} {one.products:6.1f} {waste:5.2f} {one.operations:7.0f}  "
-        + "  ".join(chips)
+        f"{one.local:6.0f} {one.products:6.1f} {waste:5.2f} {one.operations:7.0f} "
+        f"{one.copies:6.0f}  " + "  ".join(chips)
     )
 
 

@@ -119,6 +119,7 @@ class metal_kernel:
             threadgroup=tuple(threadgroup),
             counts=outcome.counts,
             threadgroup_bytes=outcome.threadgroup_bytes,
+            copied_bytes=self._copied_bytes(arrays),
             reports=(*outcome.reports, *_uninitialised(kernel, outcome)),
             build_seconds=built - started,
             run_seconds=outcome.seconds,
@@ -182,6 +183,11 @@ class metal_kernel:
                 f"[{self.name}] 'threadgroup' must have at most {LARGEST_THREADGROUP} threads "
                 f"but got {tuple(threadgroup)}"
             )
+
+    def _copied_bytes(self, arrays: list[_Input]) -> int:
+        if not self.ensure_row_contiguous:
+            return 0
+        return 2 * sum(a.data.nbytes for a in arrays if not a.data.flags.c_contiguous)
 
     def _library(self, kernel: Kernel, settings: Options) -> Path:
         fast_math = self.fast_math if settings.fast_math is None else settings.fast_math

@@ -88,13 +88,17 @@ class Counts:
 
 @dataclass(frozen=True)
 class Launch:
-    """The record of one launch."""
+    """The record of one launch.
+
+    ``copied_bytes`` are read and written before it, where MLX makes inputs row-contiguous.
+    """
 
     name: str
     grid: tuple[int, ...]
     threadgroup: tuple[int, ...]
     counts: Counts
     threadgroup_bytes: int
+    copied_bytes: int
     reports: tuple[Report, ...]
     build_seconds: float
     run_seconds: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -61,6 +62,31 @@ def test_arithmetic(rounds: int) -> None:
     c = counts(body, template={"N": rounds})
     assert c.fmas == c.special_operations == 128 * rounds
     assert c.int_divisions == 0
+
+
+def test_copies_of_inputs() -> None:
+    """MLX transposes a matrix before the launch: 64 floats are read and written."""
+    a = mx.arange(64, dtype=mx.float32).reshape(8, 8)
+    kernel = metal_kernel("copied", ["a"], ["b"], BEGIN + "b[i] = a[i];")
+    for given, copied in ((a, 0), (a.T, 2 * 256)):
+        kernel(
+            inputs=[given],
+            output_shapes=[(64,)],
+            output_dtypes=[mx.float32],
+            grid=(64, 1, 1),
+            threadgroup=(64, 1, 1),
+        )
+        assert last_launch().copied_bytes == copied
+
+
+@pytest.mark.parametrize(("lanes", "rounds"), [(32, 10), (1, 10)])
+def test_a_simdgroup_takes_as_long_as_its_busiest_lane(lanes: int, rounds: int) -> None:
+    body = "float x = a[i]; if (i % 32 < M) for (int k = 0; k < N; k++) x = x * x + a[k]; b[i] = x;"
+    assert counts(body, template={"M": lanes, "N": rounds}).fmas == 128 * rounds
+
+
+def test_half_conversions() -> None:
+    assert counts("half x = half(a[i]); b[i] = float(x) * float(x);").half_conversions == 128
 
 
 def test_divisions() -> None:
