@@ -47,6 +47,15 @@ NA_FN na_home na_home_of(const THR ROW* rows, int h) {
   return home;
 }
 
+// Tells the other half of the team where the lane's tokens lie.
+NA_FN void na_share(THR na_picked& at) {
+  if (NA_TEAM > 4)
+    NA_UNROLL for (int e = 0; e < 2; e++) at.other[e] = na_lane_xor(at.column[e], 4);
+}
+NA_FN int na_place_of(const THR na_picked& at, int t) {
+  return t < 2 ? at.column[t] : at.other[t - 2];
+}
+
 NA_FN bool na_team_any(bool x) {
   int any = na_quad_any(x) ? 1 : 0;
   if (NA_TEAM > 4) any |= na_lane_xor(any, 4);
@@ -75,7 +84,7 @@ NA_FN void na_dot(THR na_pairs<float>& dot, const THR na_frag<T>* left, const TG
   constexpr int N = na_run<F>();
   NA_UNROLL for (int t = 0; t < NA_TOKENS; t++) {
     T right[N];
-    na_read<N>(right, slab + na_swap(at.column[t % 2], na_owner(0, t)) + me.index * N);
+    na_read<N>(right, slab + na_place_of(at, t) + me.index * N);
     NA_UNROLL for (int h = 0; h < 4; h++) {
       float part = h + t / 2 == 0 ? dot.e[t] : 0.0f;
       NA_UNROLL for (int n = 0; n < N; n++)
@@ -94,7 +103,7 @@ NA_FN void na_accumulate(THR na_frag<float>* sum, const THR na_pairs<float>& lef
   constexpr int N = na_run<F>();
   NA_UNROLL for (int t = 0; t < NA_TOKENS; t++) {
     T right[N];
-    na_read<N>(right, slab + na_swap(at.column[t % 2], na_owner(0, t)) + me.index * N);
+    na_read<N>(right, slab + na_place_of(at, t) + me.index * N);
     NA_UNROLL for (int h = 0; h < 4; h++) {
       const float weight = na_swap(left.e[t % 2], na_owner(h, t));
       NA_UNROLL for (int n = 0; n < N; n++) {

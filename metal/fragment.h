@@ -24,10 +24,11 @@ struct na_frag {
   T e[NA_HELD * NA_WIDE];
 };
 
-// Where in a slab the tokens of a fragment lie: those of my columns, and my token.
+// Where in a slab the tokens of a fragment lie.
 struct na_picked {
-  int column[2];
-  int mine;
+  int column[2];  // my two
+  int other[2];   // those of the other half of a team of eight lanes
+  int mine;       // the one that I look up
 };
 
 // Where a row lies in an array.

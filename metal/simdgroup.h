@@ -23,6 +23,7 @@ NA_FN na_home na_home_of(const THR ROW* rows, int h) {
   return home;
 }
 
+NA_FN void na_share(THR na_picked&) {}
 NA_FN bool na_team_any(bool x) { return na_any(x); }
 
 // Reductions over the lanes that share a row.

@@ -114,6 +114,7 @@ NA_FN na_picked na_pick(const na_walk walk, const na_column column, int i) {
     NA_UNROLL for (int e = 0; e < 2; e++)
       at.column[e] = na_min(at.column[e], column.last.column[e]);
   }
+  na_share(at);
   return at;
 }
 

@@ -35,10 +35,19 @@ ON_CUDA = platform() == "cuda"
 CORE: Core | None = None  # for all launches that it can serve; None: the best for each
 ONLY_MATRICES = False  # on Metal: the device could not build a kernel of single lanes
 ENOUGH_GROUPS = 256 if ON_CUDA else 128  # threadgroups that keep all cores of a GPU busy
-# Of threadgroup memory. Three threadgroups share the 60 KB of an Apple core, five the 228 KB of an
-# NVIDIA one, where a tile of 8 x 8 queries then needs one slab for a window of 7 x 7.
-SLAB_BYTES = 36 * 1024 if ON_CUDA else 19 * 1024
 MEMORY_BYTES = 48 * 1024 if ON_CUDA else 32 * 1024  # what any threadgroup can have
+
+
+def slab_bytes(core: Core) -> int:
+    """Of threadgroup memory.
+
+    Three threadgroups share the 60 KB of an Apple core, of single lanes two, since those need more
+    registers; five the 228 KB of an NVIDIA one, where a tile of 8 x 8 queries then needs one slab
+    for a window of 7 x 7.
+    """
+    if ON_CUDA:
+        return 36 * 1024
+    return 19 * 1024 if core.whole else 30 * 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,14 +102,16 @@ def plan(
     shape = fragment(rank, kernel, core, by_key)
     queries = shape.queries
     choices = [lay_teams(rank, kernel, shape, count, sizes[0], core) for count in team_counts(core)]
-    teams = _largest(choices, queries, sizes[0], rows, bins if sums_rpb else 0)
+    if sums_rpb:
+        choices = [c for c in choices if _near_bins(c, bins, core)] or choices
+    teams = _largest(choices, queries, sizes[0], rows)
     tiles = _tiles(sizes[0], queries, teams)
     items = problem.batch * math.prod(sizes[1]) * math.prod(tiles)
     slices = min(items, -(-BIAS_GROUPS // heads)) if sums_rpb else items
     template: dict[str, Any] = {"T": problem.dtype, "RANK": rank, "D": dims[0], "DV": dims[1]}
     template |= {"PLAIN": not problem.has_lengths and all(a.is_plain for a in axes)}
-    template |= {"BIAS": has_rpb, "SUMS": sums_rpb, "SLAB": SLAB_BYTES}
-    template |= {"BINS": _near_bins(teams, bins) if sums_rpb else 0}
+    template |= {"BIAS": has_rpb, "SUMS": sums_rpb, "SLAB": slab_bytes(core)}
+    template |= {"BINS": _near_bins(teams, bins, core) if sums_rpb else 0}
     template |= dict(zip(("Q0", "Q1", "Q2"), queries, strict=True))
     template |= dict(zip(("G0", "G1", "G2"), teams, strict=True))
     template |= {"AXIS": shape.axis, "HIGH": shape.high}
@@ -216,17 +227,16 @@ def _tiles(sizes: Axes, queries: Axes, teams: Axes) -> list[int]:
     return [-(-n // t) for n, t in zip(sizes, extents, strict=True)]
 
 
-def _largest(choices: list[Axes], queries: Axes, sizes: Axes, rows: int, bins: int) -> Axes:
-    """The largest tile that gives enough threadgroups and, if it can be, room for the bins."""
-    fitting = [g for g in choices if not bins or _near_bins(g, bins)] or choices
-    busy = [g for g in fitting if rows * math.prod(_tiles(sizes, queries, g)) >= ENOUGH_GROUPS]
-    return busy[0] if busy else fitting[-1]
+def _largest(choices: list[Axes], queries: Axes, sizes: Axes, rows: int) -> Axes:
+    """The largest tile that gives enough threadgroups."""
+    busy = [c for c in choices if rows * math.prod(_tiles(sizes, queries, c)) >= ENOUGH_GROUPS]
+    return busy[0] if busy else choices[-1]
 
 
-def _near_bins(teams: Axes, bins: int) -> int:
+def _near_bins(teams: Axes, bins: int, core: Core) -> int:
     """Entries of ``rpb`` to sum in threadgroup memory, rounded up; 0 if they do not fit."""
     rounded = -(-bins // 32) * 32
-    fits = SLAB_BYTES + 4 * rounded * math.prod(teams) <= MEMORY_BYTES
+    fits = slab_bytes(core) + 4 * rounded * math.prod(teams) <= MEMORY_BYTES
     return rounded if fits else 0
 
 

@@ -120,6 +120,9 @@ def bench(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def flex(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Torch's flex_attention, in a process of its own that is given ``--flex-seconds``."""
+    import mlx.core as mx
+
+    mx.clear_cache()  # MLX keeps what it had: torch needs memory of the same GPU
     script = str(ROOT / "scripts" / "flex_times.py")
     command = [sys.executable, script, "--cases", args.cases, "--dtypes", *args.dtypes]
     limit = ["timeout", str(args.flex_seconds)] if shutil.which("timeout") else []
