@@ -19,22 +19,19 @@ NA_FN int na_reach(int length, int capacity, int piece) {
   return na_max(most < length && most > piece ? most - most % piece : most, 1);
 }
 
-// How far a slab of at most `capacity` tokens reaches. Teams of a whole simdgroup take wide fragments,
-// and a slab all of the inner axes, if it can. Small teams take long columns: it is theirs, and the
-// inner axes, which is cut.
+// How far a slab of at most `capacity` tokens reaches. Teams of a whole simdgroup have wide fragments:
+// it takes all of the inner axes, if it can, and cuts columns. Small teams have long columns: it takes
+// all of theirs, and cuts between two.
 template <typename SHAPE>
 NA_FN na_point na_slab_size(const na_box box, int capacity) {
-  constexpr int RANK = SHAPE::RANK, AXIS = SHAPE::AXIS;
+  constexpr bool SMALL = NA_TEAM < 32;
   na_point size = na_size(1, 1, 1);
-  if (NA_TEAM < 32 && RANK > 1) {
-    size.at[AXIS] = na_reach(box.high[AXIS] - box.low[AXIS], capacity, SHAPE::DEEP);
-    capacity = na_small_quotient(capacity, size.at[AXIS]);
-  }
-  NA_EACH_AXIS_BACK(a) {
-    if (NA_TEAM < 32 && RANK > 1 && a == AXIS) continue;
-    const int piece = a == AXIS ? SHAPE::DEEP * NA_ROWS : NA_TEAM < 32 && a == 2 ? SHAPE::COLUMNS : 1;
+  NA_UNROLL for (int i = 0; i < SHAPE::RANK; i++) {
+    const int a = !SMALL ? 2 - i : i == 0 ? int(SHAPE::AXIS) : i == 1 ? 2 : int(SHAPE::OTHER);
+    const int across = SMALL && a == 2 ? int(SHAPE::COLUMNS) : 1;
+    const int piece = a == SHAPE::AXIS ? SHAPE::DEEP * NA_ROWS : across;
     size.at[a] = na_reach(box.high[a] - box.low[a], capacity, piece);
-    if (a > 3 - RANK) capacity = na_small_quotient(capacity, size.at[a]);
+    capacity = na_small_quotient(capacity, size.at[a]);
   }
   return size;
 }
