@@ -8,10 +8,11 @@ from functools import cached_property
 
 import mlx.core as mx
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
 from natten_zoo import ops
-from natten_zoo.ops import backend
+from natten_zoo.ops import backend, gpu_plan
 from natten_zoo.ops.problem import Problem
 from tests.reference import Reference
 
@@ -235,6 +236,11 @@ def tiers(case: Case | None = None) -> list[str]:
     return [name for name in backend.TIERS if backend.why_not(name, problem) is None]
 
 
+def emulated() -> list[str]:
+    """The GPU's tier where there is no GPU: conftest.py has its tests run in the emulator."""
+    return ["fast_metal"] if gpu_plan.platform() is None else []
+
+
 @st.composite
 def cases(draw, lengths: bool = False) -> Case:
     """The whole parameter space, small enough for brute force."""
@@ -303,3 +309,8 @@ CASES = {
     ),
     "no scale": _case((9, 9), 3, scale=0.0),
 }  # fmt: skip
+
+
+EACH_TIER = pytest.mark.parametrize("tier", [*tiers(), *emulated()])
+# MLX does not trace into the emulator.
+EACH_TRACED_TIER = pytest.mark.parametrize("tier", tiers())

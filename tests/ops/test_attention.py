@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import product
 
 import mlx.core as mx
 import numpy as np
@@ -12,15 +13,17 @@ from natten_zoo.ops import backend
 from natten_zoo.ops import tiles as tiles_module
 from tests.ops.cases import (
     CASES,
+    EACH_TIER,
+    EACH_TRACED_TIER,
     RANKED,
     TOLERANCE,
     attention,
     attention_error,
+    emulated,
     plain_error,
     tiers,
 )
 
-EACH_TIER = pytest.mark.parametrize("tier", tiers())
 PLAIN = [n for n, c in CASES.items() if c.lengths is None and max(c.head_dim, c.value_dim) < 200]
 
 
@@ -40,9 +43,11 @@ def test_outputs_and_gradients(name, tier):
     assert max(worst.values()) < TOLERANCE, worst
 
 
-@EACH_TIER
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize(
+    ("name", "tier"),
+    [*product(PLAIN, tiers()), *product(("2-D", "3-D", "GQA"), emulated())],
+)
 def test_half_precision_is_at_most_twice_as_far_as_plain_half(name, dtype, tier):
     case = replace(CASES[name], dtype=dtype)
     runs(case, tier)
@@ -86,7 +91,7 @@ def test_finite_differences(name, tier):
             assert slope == pytest.approx((grad * step).sum().item(), rel=0.02, abs=0.01)
 
 
-@EACH_TIER
+@EACH_TRACED_TIER
 def test_a_compiled_function_serves_other_shapes(tier):
     def loss(q, k, v, rpb):
         return (ops.na2d(q, k, v, (3, 5), rpb=rpb) ** 2).sum()
@@ -102,7 +107,7 @@ def test_a_compiled_function_serves_other_shapes(tier):
                 assert mx.allclose(x, y, rtol=1e-5, atol=1e-5)
 
 
-@EACH_TIER
+@EACH_TRACED_TIER
 def test_one_compiled_varlen_function_serves_all_sizes(tier):
     case = CASES["varlen"]
     inputs = case.arrays("query", "key", "value")
@@ -130,7 +135,7 @@ def test_what_lies_outside_a_sample_does_not_matter(tier):
         assert mx.array_equal(x, y)
 
 
-@EACH_TIER
+@EACH_TRACED_TIER
 @pytest.mark.parametrize("has_rpb", [False, True])
 def test_vmap_is_a_loop(tier, has_rpb):
     case = replace(CASES["1-D"], has_rpb=has_rpb)
@@ -153,7 +158,7 @@ def test_vmap_is_a_loop(tier, has_rpb):
                 assert mx.allclose(x, y[i], atol=1e-4)
 
 
-@EACH_TIER
+@EACH_TRACED_TIER
 @pytest.mark.parametrize("rpb_axis", [None, 0])
 def test_gradients_of_vmap_are_sums_over_a_loop(tier, rpb_axis):
     x, rpb = mx.random.normal((3, 2, 9, 2, 8)), mx.random.normal((3, 2, 5))
@@ -235,7 +240,7 @@ def test_a_gradient_nobody_asked_for_is_not_needed(op, tier):
     assert grad.shape == x.shape and mx.isfinite(grad).all()
 
 
-@EACH_TIER
+@EACH_TRACED_TIER
 def test_gradients_of_gradients_are_refused(tier):
     x = mx.random.normal((1, 8, 2, 4))
     slope = mx.grad(lambda q: (ops.na1d(q, x, x, 3) ** 2).sum())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from natten_zoo import ops
-from tests.ops.cases import tiers
+from tests.ops.cases import EACH_TIER
 
 FILES = sorted(Path(__file__).parents[1].joinpath("data/ops").glob("*.npz"))
 
@@ -17,7 +17,7 @@ def heads_last(x):
     return mx.moveaxis(mx.array(x), 1, -2)
 
 
-@pytest.mark.parametrize("tier", tiers())
+@EACH_TIER
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_outputs_logits_and_gradients(path, tier):
     data = np.load(path)

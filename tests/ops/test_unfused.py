@@ -6,9 +6,16 @@ import pytest
 
 from natten_zoo import ops
 from natten_zoo.ops import backend
-from tests.ops.cases import CASES, TOLERANCE, av_error, options, qk_error, tiers
+from tests.ops.cases import (
+    CASES,
+    EACH_TIER,
+    EACH_TRACED_TIER,
+    TOLERANCE,
+    av_error,
+    options,
+    qk_error,
+)
 
-EACH_TIER = pytest.mark.parametrize("tier", tiers())
 WHOLE = [name for name, case in CASES.items() if case.lengths is None]
 
 
@@ -81,7 +88,7 @@ def test_qk_rpb_does_not_scale(rank):
     assert mx.array_equal(av_fused(logits, x, 3, 1), av(logits, x, 3))
 
 
-@EACH_TIER
+@EACH_TRACED_TIER
 def test_compiled_and_mapped(tier):
     x = mx.random.normal((3, 2, 8, 1, 4))
     with ops.use_backend(tier):

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from natten_zoo import ops
-from tests.ops.cases import tiers
+from tests.ops.cases import EACH_TIER
 
-EACH_TIER = pytest.mark.parametrize("tier", tiers())
 SIZES = {1: [(12,), (7,)], 2: [(9, 12), (6, 7)], 3: [(6, 7, 8), (6, 6, 7)]}
 OPTIONS = [
     {},

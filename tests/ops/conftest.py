@@ -1,0 +1,12 @@
+import pytest
+
+from natten_zoo.ops import gpu_plan
+from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401
+
+
+@pytest.fixture(autouse=True)
+def gpu_tier_in_the_emulator(request: pytest.FixtureRequest) -> None:
+    """Without a GPU, tests of the GPU's tier run in the emulator, or say what they lack."""
+    parameters = getattr(getattr(request.node, "callspec", None), "params", {})
+    if parameters.get("tier") == "fast_metal" and gpu_plan.platform() is None:
+        request.getfixturevalue("metal")
