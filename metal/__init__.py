@@ -59,8 +59,8 @@ class Core:
 MATRIX = Core("matrix", lanes=32, rows=8, tokens=8, threads=256)  # Metal
 MATRIX_16 = Core("matrix", lanes=32, rows=16, tokens=8, threads=128)
 TENSOR = Core("tensor", lanes=32, rows=16, tokens=8, threads=128)  # CUDA
-SCALAR_4 = Core("scalar", lanes=4, rows=4, tokens=2, threads=256)  # either
-SCALAR_8 = Core("scalar", lanes=8, rows=4, tokens=4, threads=256)
+SCALAR_4 = Core("scalar", lanes=4, rows=4, tokens=2, threads=128)  # either
+SCALAR_8 = Core("scalar", lanes=8, rows=4, tokens=4, threads=128)
 
 
 @cache

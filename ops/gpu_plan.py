@@ -35,19 +35,10 @@ ON_CUDA = platform() == "cuda"
 CORE: Core | None = None  # for all launches that it can serve; None: the best for each
 ONLY_MATRICES = False  # on Metal: the device could not build a kernel of single lanes
 ENOUGH_GROUPS = 256 if ON_CUDA else 128  # threadgroups that keep all cores of a GPU busy
+# Of threadgroup memory. Three threadgroups share the 60 KB of an Apple core, five the 228 KB of an
+# NVIDIA one, where a tile of 8 x 8 queries then needs one slab for a window of 7 x 7.
+SLAB_BYTES = 36 * 1024 if ON_CUDA else 19 * 1024
 MEMORY_BYTES = 48 * 1024 if ON_CUDA else 32 * 1024  # what any threadgroup can have
-
-
-def slab_bytes(core: Core) -> int:
-    """Of threadgroup memory.
-
-    Three threadgroups share the 60 KB of an Apple core, of single lanes two, since those need more
-    registers; five the 228 KB of an NVIDIA one, where a tile of 8 x 8 queries then needs one slab
-    for a window of 7 x 7.
-    """
-    if ON_CUDA:
-        return 36 * 1024
-    return 19 * 1024 if core.whole else 30 * 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +67,7 @@ def plan(
     scale: float,
     has_rpb: bool = False,
     by_key: bool = False,
-    fused: bool = False,
+    channels: int = 0,
     sums_rpb: bool = False,
     fill: float = 0.0,
 ) -> Plan:
@@ -88,7 +79,7 @@ def plan(
         scale: Factor of the logits, or of the result.
         has_rpb: Whether the kernel adds ``rpb``.
         by_key: Whether tiles are of keys.
-        fused: Whether the kernel computes attention, rather than one of its products.
+        channels: What single lanes may hold of a row in this kernel; see :func:`choose_core`.
         sums_rpb: Whether the kernel sums the gradient of ``rpb``.
         fill: What is written into the slots of keys that do not exist.
     """
@@ -98,20 +89,20 @@ def plan(
     heads = problem.kv_heads if by_key else problem.heads
     rows = problem.batch * heads * math.prod(sizes[1])
     kernel = _padded(problem.neighborhood.kernel_size)
-    core = choose_core(fused and not sums_rpb, max(dims), rows * math.prod(sizes[0]))
+    core = choose_core(channels, max(dims), rows * math.prod(sizes[0]))
     shape = fragment(rank, kernel, core, by_key)
     queries = shape.queries
     choices = [lay_teams(rank, kernel, shape, count, sizes[0], core) for count in team_counts(core)]
     if sums_rpb:
-        choices = [c for c in choices if _near_bins(c, bins, core)] or choices
+        choices = [c for c in choices if _near_bins(c, bins)] or choices
     teams = _largest(choices, queries, sizes[0], rows)
     tiles = _tiles(sizes[0], queries, teams)
     items = problem.batch * math.prod(sizes[1]) * math.prod(tiles)
     slices = min(items, -(-BIAS_GROUPS // heads)) if sums_rpb else items
     template: dict[str, Any] = {"T": problem.dtype, "RANK": rank, "D": dims[0], "DV": dims[1]}
     template |= {"PLAIN": not problem.has_lengths and all(a.is_plain for a in axes)}
-    template |= {"BIAS": has_rpb, "SUMS": sums_rpb, "SLAB": slab_bytes(core)}
-    template |= {"BINS": _near_bins(teams, bins, core) if sums_rpb else 0}
+    template |= {"BIAS": has_rpb, "SUMS": sums_rpb, "SLAB": SLAB_BYTES}
+    template |= {"BINS": _near_bins(teams, bins) if sums_rpb else 0}
     template |= dict(zip(("Q0", "Q1", "Q2"), queries, strict=True))
     template |= dict(zip(("G0", "G1", "G2"), teams, strict=True))
     template |= {"AXIS": shape.axis, "HIGH": shape.high}
@@ -201,25 +192,26 @@ def _padded(values: Sequence[int]) -> Axes:
     return z, y, x
 
 
-def choose_core(attends: bool, dim: int, rows: int) -> Core:
+def choose_core(channels: int, dim: int, rows: int) -> Core:
     """Who multiplies.
 
     On CUDA tensor cores do. On Metal single lanes do, where the rows of a team fit into its
-    registers and a lane for each row keeps the GPU busy, and else matrices. Weights are written,
-    and summed per relative position, by whole simdgroups alone: then a kernel does not just attend.
+    registers and a lane for each row keeps the GPU busy, and else matrices.
+
+    Args:
+        channels: Of each row, how many a lane has registers for; 0 for kernels that write weights
+            or sum them per relative position, which takes whole simdgroups.
+        dim: Channels of a row.
+        rows: Of all heads and samples.
     """
-    if CORE and (attends or CORE.whole):
+    if CORE and (channels or CORE.whole):
         return CORE
     if ON_CUDA:
         return TENSOR
-    if ONLY_MATRICES or not attends or dim > 64 or rows < ENOUGH_GROUPS * 128:
+    fitting = [c for c in (SCALAR_4, SCALAR_8) if -(-dim // 8) * 8 <= channels * c.lanes]
+    if ONLY_MATRICES or not fitting or rows < ENOUGH_GROUPS * fitting[0].threads:
         return MATRIX
-    return scalar_core(dim)
-
-
-def scalar_core(dim: int) -> Core:
-    """The one of single lanes whose registers hold four rows of ``dim`` elements."""
-    return SCALAR_4 if dim <= 32 else SCALAR_8
+    return fitting[0]
 
 
 def _tiles(sizes: Axes, queries: Axes, teams: Axes) -> list[int]:
@@ -233,10 +225,10 @@ def _largest(choices: list[Axes], queries: Axes, sizes: Axes, rows: int) -> Axes
     return busy[0] if busy else choices[-1]
 
 
-def _near_bins(teams: Axes, bins: int, core: Core) -> int:
+def _near_bins(teams: Axes, bins: int) -> int:
     """Entries of ``rpb`` to sum in threadgroup memory, rounded up; 0 if they do not fit."""
     rounded = -(-bins // 32) * 32
-    fits = slab_bytes(core) + 4 * rounded * math.prod(teams) <= MEMORY_BYTES
+    fits = SLAB_BYTES + 4 * rounded * math.prod(teams) <= MEMORY_BYTES
     return rounded if fits else 0
 
 

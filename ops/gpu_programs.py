@@ -14,6 +14,10 @@ from .gpu_kernels import KERNELS, KernelError
 from .gpu_plan import Plan, plan
 from .problem import Problem
 
+# Channels that a lane has registers for, of each of four rows: of two arrays forward, of three or
+# four backward.
+FORWARD_CHANNELS, BACKWARD_CHANNELS = 8, 4
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
@@ -84,15 +88,17 @@ def forget() -> None:
 
 
 def _forward(p: Problem) -> Program:
-    layout = plan(p, (p.head_dim, p.value_dim), scale=p.scale, has_rpb=p.has_rpb, fused=True)
+    dims = p.head_dim, p.value_dim
+    layout = plan(p, dims, scale=p.scale, has_rpb=p.has_rpb, channels=FORWARD_CHANNELS)
     step = _step("attention_forward", p, layout)
     return Program(("query", "key", "value"), (step,), ("out", "lse"))
 
 
 def _backward(p: Problem) -> Program:
     dims, rpb = (p.head_dim, p.value_dim), p.has_rpb
-    by_query = plan(p, dims, scale=p.scale, has_rpb=rpb, fused=True, sums_rpb=rpb)
-    by_key = plan(p, dims, scale=p.scale, has_rpb=rpb, fused=True, by_key=True)
+    channels = 0 if rpb else BACKWARD_CHANNELS
+    by_query = plan(p, dims, scale=p.scale, has_rpb=rpb, sums_rpb=rpb, channels=channels)
+    by_key = plan(p, dims, scale=p.scale, has_rpb=rpb, by_key=True, channels=BACKWARD_CHANNELS)
     steps = (
         _step("attention_backward_query", p, by_query),
         _step("attention_backward_key", p, by_key),

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from ..metal import MATRIX, Core
 from ._text import table
 
 # What a result may be off by, relative to the largest reference value, or absolute where that is
@@ -38,6 +39,7 @@ SAMPLES: dict[str, tuple[tuple[int, ...], int, int, bool, dict[str, Any]]] = {
     "3-D, K 3x5x5, bias": ((4, 10, 11), 2, 24, True, {"kernel_size": (3, 5, 5)}),
 }  # fmt: skip
 
+BATCH = 32  # so large that the GPU tier takes the kernels that it has for much work
 TIMED = ("1-D, K 7", "2-D, K 7, bias (NAT)", "2-D, K 13", "3-D, K 3")
 
 
@@ -98,15 +100,16 @@ def examine(tier: str, args: argparse.Namespace) -> int:
         print(f"\nmilliseconds, forward and forward with gradients (median of {args.rounds})")
         columns = ways(tier)
         timed = [times(columns, name, args.rounds) for name in TIMED]
-        print(table(["batch 8, float16", *columns], timed, "<" + ">" * len(columns)))
+        print(table([f"batch {BATCH}, float16", *columns], timed, "<" + ">" * len(columns)))
     return wrong
 
 
-def ways(tier: str) -> dict[str, tuple[str, str | None]]:
-    """What is timed for a tier: its name, then tier and core; on Metal with either core, too."""
-    cores = {"matrices": "matrix", "single lanes": "scalar"} if tier == "fast_metal" else {}
-    both = {f"{tier}, {name}": (tier, core) for name, core in cores.items()}
-    return {tier: (tier, None), **both, "pure": ("pure", None)}
+def ways(tier: str) -> dict[str, tuple[str, Core | None]]:
+    """Columns of the times: a tier, and on Metal the core that multiplies."""
+    columns: dict[str, tuple[str, Core | None]] = {tier: (tier, None), "pure": ("pure", None)}
+    if tier == "fast_metal":
+        columns["matrices alone"] = (tier, MATRIX)
+    return columns
 
 
 def compare(tier: str, name: str, dtype: str) -> str:
@@ -126,20 +129,17 @@ def compare(tier: str, name: str, dtype: str) -> str:
     return f"{'ok' if error <= TOLERANCE[dtype] else 'WRONG'} {error:.1e}"
 
 
-def times(columns: dict[str, tuple[str, str | None]], name: str, rounds: int) -> list[str]:
+def times(columns: dict[str, tuple[str, Core | None]], name: str, rounds: int) -> list[str]:
     """A row of the table of times."""
     import mlx.core as mx
 
     from .. import ops
-    from ..metal import MATRIX
-    from ..ops.gpu_plan import scalar_core
     from ..ops.gpu_programs import use_core
 
-    row, lanes = [name], scalar_core(SAMPLES[name][2])
+    row = [name]
     for tier, core in columns.values():
-        function, arrays = problem(name, "float16", batch=8)
-        chosen = {"matrix": MATRIX, "scalar": lanes}.get(core or "")
-        with ops.use_backend(tier), use_core(chosen):
+        function, arrays = problem(name, "float16", batch=BATCH)
+        with ops.use_backend(tier), use_core(core):
             forward = median_ms(lambda *a: mx.eval(function(*a)), arrays, rounds)  # noqa: B023
             both = median_ms(lambda *a: results(function, a), arrays, rounds)  # noqa: B023
         row.append(f"{forward:.2f} / {both:.2f}")

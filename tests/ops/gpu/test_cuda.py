@@ -52,7 +52,7 @@ def test_compiles(tmp_path, rank, core):
     problem = Problem(hood, 1, (9,) * rank, 2, 1, 24, 12, 1.0, dtype, has_rpb=core.whole)
     with use_core(core):
         layout = gpu_plan.plan(
-            problem, (24, 12), scale=1.0, has_rpb=core.whole, fused=True, sums_rpb=core.whole
+            problem, (24, 12), scale=1.0, has_rpb=core.whole, channels=8, sums_rpb=core.whole
         )
     assert layout.core is core
     kernels = [k for k in KERNELS if core.whole or k.startswith("attention")]

@@ -215,11 +215,12 @@ def test_without_single_lanes_matrices_multiply(metal, monkeypatch, caplog):  # 
 @pytest.mark.parametrize(
     ("head_dim", "batch", "has_rpb", "cores"),
     [
-        (32, 64, False, {SCALAR_4}),
-        (64, 64, False, {SCALAR_8}),
+        (16, 64, False, {SCALAR_4}),
+        (32, 64, False, {SCALAR_4, SCALAR_8}),  # backward holds four arrays instead of two
+        (64, 64, False, {SCALAR_8, MATRIX}),
         (80, 64, False, {MATRIX}),
         (32, 1, False, {MATRIX}),  # a lane for each query would leave the GPU idle
-        (32, 64, True, {SCALAR_4, MATRIX}),  # sums per relative position
+        (32, 64, True, {SCALAR_4, SCALAR_8, MATRIX}),  # sums per relative position
     ],
 )
 def test_who_multiplies(head_dim, batch, has_rpb, cores):
