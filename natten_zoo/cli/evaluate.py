@@ -2,9 +2,9 @@
 
 DATA is a folder DATA/CLASS/*, or `fashion-mnist` for the installed data set's 10,000 test images
 (Debian: apt install dataset-fashion-mnist), or `mnist1d` for that data set's 1,000 test sequences,
-which are generated. Folders named like the model's classes (for ImageNet
-also by synset, n01440764) are matched by name; others count as outputs in sorted order, which is
-right for ImageNet's validation images sorted into synset folders.
+which are generated. Folders named like the model's classes (with _ for /, which no folder can have
+in its name; for ImageNet also by synset, n01440764) are matched by name. Where none is named like a
+class they count as outputs in sorted order.
 
   natten-zoo evaluate fashion-mnist
   natten-zoo evaluate mnist1d --model nat1d_mnist1d
@@ -139,7 +139,7 @@ def _open(
         return list(images), labels
     folder = ImageFolder.open(data)
     synsets = imagenet_classes()[0]
-    by_synset = len(names) == len(synsets) and set(folder.classes) <= set(synsets)
+    by_synset = len(names) == len(synsets) and not set(synsets).isdisjoint(folder.classes)
     return folder.files, folder.labels_for(synsets if by_synset else names, len(names))
 
 

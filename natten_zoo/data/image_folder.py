@@ -56,24 +56,29 @@ class ImageFolder:
     def labels_for(self, names: Sequence[str] | None, num_classes: int) -> list[int]:
         """The labels as outputs of a classifier.
 
-        Where every folder is called like a class of the model the names decide, so that a part
-        of the classes can be evaluated; else the sorted order does, if the numbers agree.
+        Where folders are called like classes of the model the names decide, so that a part of the
+        classes can be evaluated; a class like ``T-shirt/top`` is known as ``T-shirt_top``, too.
+        Where none is, the sorted order decides, if the numbers agree.
 
         Args:
             names: Class names of the model in the order of its outputs, if known.
             num_classes: How many outputs it has.
 
         Raises:
-            ValueError: If the folders are neither named like classes nor as many.
+            ValueError: If some of the folders are named like classes and others are not, or none
+                is and they are not as many.
         """
         outputs = {name: index for index, name in enumerate(names or ())}
-        if outputs.keys() >= set(self.classes):
+        # No folder can have a slash in its name.
+        outputs = {name.replace("/", "_"): index for name, index in outputs.items()} | outputs
+        unknown = [name for name in self.classes if name not in outputs]
+        if not unknown:
             return [outputs[self.classes[label]] for label in self.labels]
-        if len(self.classes) != num_classes:
-            unknown = [name for name in self.classes if name not in outputs]
+        # In sorted order those that are named like classes would count as others.
+        if len(unknown) < len(self.classes) or len(unknown) != num_classes:
             raise ValueError(
-                f"[ImageFolder] {self.root} must have {num_classes} classes or folders named like "
-                f"the model's classes but got {len(self.classes)} with other names: "
-                f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}."
+                f"[ImageFolder] {self.root} must have folders named like the model's classes, or "
+                f"{num_classes} of which none is, but got {len(self.classes)}, and with other "
+                f"names: {', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}."
             )
         return list(self.labels)

@@ -87,8 +87,19 @@ def test_image_folder(tree):
     assert [file.name for file in data.files] == ["3.png", "1.PNG", "2.png"]
     assert data.labels_for(["b", "x", "a"], 3) == [2, 0, 0]  # by name
     assert data.labels_for(["p", "q"], 2) == [0, 1, 1]  # by order
-    with pytest.raises(ValueError, match="must have 3 classes or folders named"):
+    with pytest.raises(ValueError, match="or 3 of which none is, but got 2"):
         data.labels_for(None, 3)
+
+
+def test_folders_of_which_some_are_named_like_classes(tree):
+    """In sorted order those would be scored as other classes."""
+    (tree / "a").rename(tree / "c_d")
+    (tree / "5.png").unlink()
+    data = ImageFolder.open(tree)
+    with pytest.raises(ValueError, match="with other names: c_d"):
+        data.labels_for(["x", "b"], 2)
+    assert data.labels_for(["c/d", "b"], 2) == [1, 1, 0]
+    assert data.labels_for(["c/d", "b", "c_d"], 3) == [1, 1, 2]
 
 
 def test_image_folder_errors(tmp_path):
