@@ -6,8 +6,11 @@ import csv
 import os
 import shutil
 import tarfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
+from lzma import LZMAError
 from pathlib import Path
 
 import numpy as np
@@ -54,12 +57,12 @@ def open_labeled(
             itself, ``split`` (``train`` or ``val``), files relative to the CSV.
         val_fraction: Share of each class held out where the data has no split of its own.
         seed: Decides which images are held out.
-        unpack_to: Where a tar archive is unpacked, once.
+        unpack_to: Where a tar archive is unpacked, once for as long as it does not change.
 
     Raises:
         FileNotFoundError: If there is no such file or folder.
-        ValueError: If a class is empty, there is one class only, or validation has a class that
-            training has not.
+        ValueError: If a class is empty, there is one class only, validation has a class that
+            training has not, or an archive is damaged or has no images.
     """
     path = Path(data)
     if not path.exists():
@@ -138,17 +141,32 @@ def _open_csv(path: Path) -> LabeledImages:
     return LabeledImages(classes, samples["train"], samples["val"])
 
 
-def _unpack(archive: Path, target: Path) -> Path:
-    """Unpacks the images of a tar archive; `target` appears when it is complete."""
+def _unpack(archive: Path, folder: Path) -> Path:
+    """Unpacks the images of a tar archive, unless that was done since it last changed."""
+    state = archive.stat()
+    key = f"{archive.resolve()} {state.st_size} {state.st_mtime_ns}"
+    target = folder / sha256(key.encode()).hexdigest()[:24]
     if not target.exists():
-        fresh = target.with_name(f".{target.name}.{os.getpid()}")
-        with tarfile.open(archive) as tar:
-            members = [m for m in tar if m.isfile() and Path(m.name).suffix.lower() in SUFFIXES]
-            tar.extractall(fresh, members, filter="data")
+        fresh = folder / f".{target.name}.{os.getpid()}"
         try:
+            _extract(archive, fresh)
             fresh.rename(target)
-        except OSError:  # another process of the run was first
-            shutil.rmtree(fresh)
+        except OSError:
+            if not target.exists():  # else another process of the run was first
+                raise
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
     # An archive of one folder, as `tar -c flowers/` makes it, is about what is in that folder.
     inside = [p for p in target.iterdir() if p.is_dir()]
     return inside[0] if len(inside) == 1 and inside[0].name != "train" else target
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    try:
+        with tarfile.open(archive) as tar:
+            members = [m for m in tar if m.isfile() and Path(m.name).suffix.lower() in SUFFIXES]
+            if not members:
+                raise ValueError(f"[data] {archive} must hold images but has none.")
+            tar.extractall(folder, members, filter="data")
+    except (tarfile.TarError, EOFError, LZMAError, zlib.error) as error:
+        raise ValueError(f"[data] {archive} can't be unpacked: {error}.") from error

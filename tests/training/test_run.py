@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -126,9 +127,35 @@ def test_an_archive_with_a_split_of_its_own(flowers, tmp_path):
 def test_an_archive_cannot_write_elsewhere(flowers, tmp_path):
     with tarfile.open(tmp_path / "evil.tar", "w") as tar:
         tar.add(flowers / "red" / "0.png", "../../outside.png")
-    with pytest.raises(tarfile.OutsideDestinationError):
+    with pytest.raises(ValueError, match=r"evil.tar can't be unpacked: .* outside"):
         open_labeled(tmp_path / "evil.tar", 0.5, 0, tmp_path / "a" / "unpacked")
-    assert not (tmp_path / "outside.png").exists()
+    assert not list(tmp_path.rglob("outside.png"))
+
+
+def test_archives_that_are_damaged_or_hold_no_images(flowers, tmp_path):
+    with tarfile.open(tmp_path / "cut.tar.gz", "w:gz") as tar:
+        tar.add(flowers, "flowers")
+    content = (tmp_path / "cut.tar.gz").read_bytes()
+    (tmp_path / "cut.tar.gz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"cut.tar.gz can't be unpacked"):
+        open_labeled(tmp_path / "cut.tar.gz", 0.5, 0, tmp_path / "unpacked")
+    with tarfile.open(tmp_path / "code.tar", "w") as tar:
+        tar.add(__file__, "test.py")
+    with pytest.raises(ValueError, match=r"code.tar must hold images but has none"):
+        open_labeled(tmp_path / "code.tar", 0.5, 0, tmp_path / "unpacked")
+    assert not list((tmp_path / "unpacked").glob("*"))
+
+
+def test_an_archive_that_changed_is_unpacked_again(flowers, tmp_path):
+    classes = []
+    for name in ("red", "rose"):
+        with tarfile.open(tmp_path / "flowers.tar", "w") as tar:
+            tar.add(flowers / "red", name)
+            tar.add(flowers / "blue", "blue")
+        os.utime(tmp_path / "flowers.tar", ns=(0, len(classes)))
+        images = open_labeled(tmp_path / "flowers.tar", 0.5, 0, tmp_path / "unpacked")
+        classes.append(images.classes)
+    assert classes == [("blue", "red"), ("blue", "rose")]
 
 
 def test_without_validation_there_is_no_best(recipe):
