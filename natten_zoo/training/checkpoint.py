@@ -17,6 +17,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from ..pretrained.errors import CheckpointError
 from ..pretrained.folder import replace_folder
+from ..pretrained.safetensors_file import check_header, read_safetensors
 from .step import TrainState
 
 STATE_FILE = "training.safetensors"
@@ -65,8 +66,7 @@ def gather_random_state() -> mx.array:
 
 def load_state(folder: Path, state: TrainState) -> Position:
     """Restore `state` and this process's random state; return the position that was saved."""
-    loaded: Any = mx.load(str(folder / STATE_FILE), return_metadata=True)
-    arrays, metadata = loaded
+    arrays, metadata = read_safetensors(folder / STATE_FILE)
     random: mx.array = arrays.pop("random")
     world = mx.distributed.init()
     if len(random) != world.size():
@@ -90,8 +90,22 @@ def load_state(folder: Path, state: TrainState) -> Position:
 
 
 def find_latest(out: Path) -> Path | None:
-    """The newest complete checkpoint of a run, or None for a run that has none."""
+    """The newest whole checkpoint of a run, or None for a run that has none.
+
+    Raises:
+        RunError: There are checkpoints, but all are damaged.
+    """
+    damage: list[str] = []
     for name in ("last", "previous"):
         if (out / name / STATE_FILE).exists():
-            return out / name
+            try:
+                check_header(out / name / STATE_FILE)
+            except CheckpointError as error:
+                damage.append(str(error))
+            else:
+                return out / name
+    if damage:
+        raise RunError(
+            f"[checkpoint] the run can't go on: {'; '.join(damage)}. Give it another 'out'."
+        )
     return None

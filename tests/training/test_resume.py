@@ -123,6 +123,22 @@ def test_a_folder_that_cannot_be_written_is_an_error(recipe, tmp_path, capsys):
     assert "Not a directory" in capsys.readouterr().err
 
 
+def test_a_damaged_checkpoint_is_passed_over(recipe, tmp_path, capsys):
+    whole, cut = recipe(out=str(tmp_path / "whole")), recipe(out=str(tmp_path / "cut"))
+    run(whole)
+    for _ in range(2):  # one update each
+        run(dataclasses.replace(cut, max_minutes=1e-9))
+    last, previous = (Path(cut.out, n, "training.safetensors") for n in ("last", "previous"))
+    last.write_bytes(last.read_bytes()[:-100])
+    assert run(cut)["outcome"] == "finished"
+    assert f"resuming {previous.parent} at update 1 of" in capsys.readouterr().err
+    assert_identical(Path(whole.out), Path(cut.out))
+    for file in (last, previous):
+        file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"can't go on: .*last.*previous.* another 'out'"):
+        run(cut)
+
+
 def test_other_images_are_not_resumed_on(recipe, flowers, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(flowers, data)
