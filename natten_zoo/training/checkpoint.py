@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,20 @@ def gather_random_state() -> mx.array:
     return states
 
 
-def load_state(folder: Path, state: TrainState) -> Position:
-    """Restore `state` and this process's random state; return the position that was saved."""
+def load_state(folder: Path, state: TrainState, data: Position) -> Position:
+    """Restore `state` and this process's random state; return the position that was saved.
+
+    Args:
+        folder: The checkpoint.
+        state: Of a run on the same data, with the same model and number of processes.
+        data: What `position` says of the data, as it is now.
+
+    Raises:
+        RunError: Data, model or processes are others.
+    """
     arrays, metadata = read_safetensors(folder / STATE_FILE)
+    position: Position = json.loads(metadata["position"])
+    _check_data(folder.parent, position, data)
     random: mx.array = arrays.pop("random")
     world = mx.distributed.init()
     if len(random) != world.size():
@@ -85,8 +97,25 @@ def load_state(folder: Path, state: TrainState) -> Position:
     mx.eval(state.captured()[:3])
     high, low = (int(word) for word in random[world.rank()])
     mx.random.seed(high << 32 | low)
-    position: Position = json.loads(metadata["position"])
     return position
+
+
+def _check_data(out: Path, saved: Position, now: Position) -> None:
+    """Refuse other data: what was learned of one class would be said of another."""
+    before: list[str] = saved.get("classes") or now["classes"]  # older checkpoints do not tell them
+    if before != now["classes"]:
+        pairs = enumerate(zip_longest(before, now["classes"], fillvalue="none"))
+        number, (old, new) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+        raise RunError(
+            f"[train] {out} began with {len(before)} classes and now there are "
+            f"{len(now['classes'])}, class {number} was {old} and now is {new}; give the run "
+            "another 'out'."
+        )
+    if saved["images"] != now["images"]:
+        raise RunError(
+            f"[train] {out} began with {saved['images']} images to train on and now there are "
+            f"{now['images']}; give the run another 'out'."
+        )
 
 
 def find_latest(out: Path) -> Path | None:

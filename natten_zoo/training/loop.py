@@ -90,12 +90,7 @@ class Trainer:
         """Train to the end, or to a stop; return what the run achieved."""
         latest = find_latest(self.out)
         if latest:
-            position = load_state(latest, self.state)
-            if position["images"] != self.source.size:
-                raise RunError(
-                    f"[train] {self.out} began with {position['images']} images to train on and "
-                    f"now there are {self.source.size}; give the run another 'out'."
-                )
+            position = load_state(latest, self.state, self._data())
             self.step, self.seconds = position["step"], position["seconds"]
             self.best, self.accuracy = position["best"], position["accuracy"]
         if self.step >= self.total:
@@ -208,7 +203,7 @@ class Trainer:
             "best": self.best,
             "accuracy": self.accuracy,
             "seconds": self.seconds,
-            "images": self.source.size,
+            **self._data(),
         }
 
         def fill(folder: Path) -> None:
@@ -217,6 +212,10 @@ class Trainer:
 
         if self.rank == 0:
             write_folder(self.out / "last", fill, keep=self.out / "previous")
+
+    def _data(self) -> dict[str, Any]:
+        """What a resumed run must find as it was."""
+        return {"images": self.source.size, "classes": list(self.source.classes)}
 
     def _write_model(self, folder: Path) -> None:
         training = {

@@ -149,6 +149,19 @@ def test_other_images_are_not_resumed_on(recipe, flowers, tmp_path):
         run(wanted)
 
 
+def test_other_classes_are_not_resumed_on(recipe, flowers, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(flowers, data)
+    wanted = recipe(data=str(data))
+    run(dataclasses.replace(wanted, max_minutes=1e-9))
+    (data / "blue").rename(data / "violet")  # the same images, but red now comes before
+    with pytest.raises(ValueError, match="class 0 was blue and now is green; give the run another"):
+        run(wanted)
+    shutil.rmtree(data / "violet")
+    with pytest.raises(ValueError, match="began with 3 classes and now there are 2"):
+        run(wanted)
+
+
 def test_a_finished_run_says_so_and_another_recipe_is_refused(recipe):
     assert run(recipe())["outcome"] == "finished"
     again = run(recipe(workers=1))
