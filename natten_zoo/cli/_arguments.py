@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 
 DEFAULT_MODEL = "nat_pico_fashion"
 
@@ -50,3 +52,14 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be positive but got {text}")
     return value
+
+
+def keep_input(source: str | os.PathLike[str], *targets: str | os.PathLike[str]) -> None:
+    """Refuse to write over the file that is read.
+
+    Raises:
+        ValueError: One of the targets is that file, by whatever name.
+    """
+    for target in filter(os.path.exists, targets):
+        if os.path.exists(source) and os.path.samefile(source, target):
+            raise ValueError(f"{Path(target)} would overwrite the input; choose another --out.")

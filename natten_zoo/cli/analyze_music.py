@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import write_whole
-from ._arguments import share
+from ._arguments import keep_input, share
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from ..models import AllInOne
     from ..music import analyze, plot
 
+    keep_input(args.spectrograms, *filter(None, (args.out, args.plot)))
     spectrograms = read_spectrograms(args.spectrograms)  # before models are downloaded for it
     models = [AllInOne.from_pretrained(name) for name in args.model]
     found = analyze(

@@ -18,7 +18,7 @@ import json
 from pathlib import Path
 
 from ..files import write_whole
-from ._arguments import add_variant_argument, share
+from ._arguments import add_variant_argument, keep_input, share
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
     overlay: Path = args.out
     if overlay.suffix.lower() != ".png":
         raise ValueError(f"--out must end in .png but got {overlay}.")
+    mask, facts_file = overlay.with_name(f"{overlay.stem}_mask.png"), overlay.with_suffix(".json")
+    keep_input(args.image, overlay, mask, facts_file)
     image = read_image(args.image)  # before a model is downloaded for it
     model = load_pretrained(UPerNet, args.model, model=args.variant)
     if not model.config.num_classes:
@@ -90,7 +92,6 @@ def run(args: argparse.Namespace) -> int:
         flip=args.flip,
         sliding_window=args.sliding_window,
     )
-    mask, facts_file = overlay.with_name(f"{overlay.stem}_mask.png"), overlay.with_suffix(".json")
     facts = {
         "image": args.image,
         "height": result.mask.shape[0],

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from ..files import write_whole
-from ._arguments import add_variant_argument, positive
+from ._arguments import add_variant_argument, keep_input, positive
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +62,9 @@ def run(args: argparse.Namespace) -> int:
 
     mask: Path = args.out
     check_name(mask)
+    stem = mask.name.removesuffix(".gz").removesuffix(".nii")
+    picture, facts_file = mask.with_name(f"{stem}.png"), mask.with_name(f"{stem}.json")
+    keep_input(args.volume, mask, picture, facts_file)
     volume = read_volume(args.volume, fill=args.fill)  # before a model is loaded for it
     model = load_pretrained(NAUNETR, args.model, model=args.variant)
     with tqdm(unit="window", file=sys.stderr, disable=None, leave=False) as bar:
@@ -72,8 +75,6 @@ def run(args: argparse.Namespace) -> int:
 
         options = {"window": args.window, "overlap": args.overlap, "each": each}
         result = segment_volume(model, volume, **options)
-    stem = mask.name.removesuffix(".gz").removesuffix(".nii")
-    picture, facts_file = mask.with_name(f"{stem}.png"), mask.with_name(f"{stem}.json")
     facts = {
         "volume": args.volume,
         "size": list(volume.image.shape[:3]),

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ._arguments import add_model_argument
+from ._arguments import add_model_argument, keep_input
 from ._classifier import open_classifier, output_names
 
 
@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from ..viz.figures import save_figure
     from ..viz.inside import inside_figure
 
+    keep_input(args.image, args.out)
     model, preprocess = open_classifier(args.model, args.variant)
     size = preprocess.size
     query = args.query or (size // 2, size // 2)

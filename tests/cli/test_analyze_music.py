@@ -54,6 +54,8 @@ def test_bad_input(capsys, models, track, tmp_path):
     assert status == 2 and "must be an .npz file" in err
     status, _, err = run(capsys, tmp_path / "none.npz", "-m", models[0])
     assert status == 2 and "no such file" in err
+    status, _, err = run(capsys, track, "-m", models[0], "-o", track)
+    assert status == 2 and "track.npz would overwrite the input" in err
     np.savez(track, a=np.zeros(3), b=np.zeros(3))
     status, _, err = run(capsys, track, "-m", models[0])
     assert status == 2 and "one named 'spectrograms', but has ['a', 'b']" in err

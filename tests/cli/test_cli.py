@@ -231,6 +231,10 @@ def test_visualize(capsys, tiny, photos, tmp_path):
     status, _, err = run(capsys, *arguments, "--query", "3,16")
     assert status == 2 and "must lie in 16 x 16 pixels but got (3, 16)" in err
     assert "invalid point value" in usage_error(capsys, *arguments, "--query", "3")
+    image = photos / "red" / "1.png"
+    status, _, err = run(capsys, "visualize", image, "--model", tiny, "--out", image)
+    assert status == 2 and "1.png would overwrite the input" in err
+    assert Image.open(image).size == (30, 30)
 
 
 def test_demo(capsys, monkeypatch, tmp_path):

@@ -84,3 +84,13 @@ def test_what_is_refused(capsys, checkpoint, tiny, photo, tmp_path):
     assert not (tmp_path / "o.png").exists()
     assert main(["classify", str(photo), "-m", str(checkpoint)]) == 2
     assert "must classify images but is made for image-segmentation" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["out.png", "out_mask.png", "out.json"])
+def test_the_input_is_not_overwritten(capsys, checkpoint, tmp_path, name):
+    Image.new("RGB", (40, 40)).save(tmp_path / name, "PNG")
+    before = (tmp_path / name).read_bytes()
+    status, _, err = run(capsys, tmp_path / name, "-m", checkpoint, "-o", tmp_path / "out.png")
+    assert status == 2 and f"{name} would overwrite the input" in err
+    assert (tmp_path / name).read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [name]

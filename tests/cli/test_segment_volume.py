@@ -92,3 +92,12 @@ def test_what_is_refused(capsys, checkpoint, tiny, scan, tmp_path):
     assert status == 0 and out.exists()
     assert main(["classify", str(tmp_path / "a.png"), "-m", str(checkpoint)]) == 2
     assert "must classify images but is made for volume" in capsys.readouterr().err
+
+
+def test_the_input_is_not_overwritten(capsys, checkpoint, scan, tmp_path):
+    before, link = scan.read_bytes(), tmp_path / "link.nii.gz"
+    link.symlink_to(scan)
+    for out in (scan, link):
+        status, _, err = run(capsys, scan, "-m", checkpoint, "-o", out)
+        assert status == 2 and f"{out} would overwrite the input" in err
+    assert scan.read_bytes() == before
