@@ -98,9 +98,19 @@ class Model(nn.Module):
         return self.head(self.forward_features(x))
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the classifier by a fresh one; 0 classes leave the features as the output."""
+        """Replace the classifier by a fresh one; 0 classes leave the features as the output.
+
+        Raises:
+            ValueError: ``num_classes`` is no integer from 0; the model is as it was.
+        """
+        self._set_num_classes(num_classes)
+        self.head = classifier(self.num_features, self.config.num_classes)
+
+    def _set_num_classes(self, num_classes: int) -> None:
+        """What the configuration and the record say of a fresh classifier."""
         self.config = dataclasses.replace(self.config, num_classes=num_classes)
-        self.head = classifier(self.num_features, num_classes)
+        if self.record is not None:
+            self.record = self.record.for_fresh_classifier(self.config.num_classes)
 
     @staticmethod
     def sanitize(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:

@@ -237,11 +237,11 @@ def inflate(model: NAT, kernel_size: int = 3, num_classes: int | None = None) ->
     # A bias table is added and not summed over time, so only convolutions are divided.
     first = inflated.patch_embed.proj[0]
     first.weight = first.weight / inflated.config.tubelet_size
-    if num_classes is not None:
-        inflated.reset_classifier(num_classes)
     if model.record is not None:
         origin = model.record.for_classes(inflated.config.num_classes)
         inflated.record = origin.of_other_weights(note=f"inflated from {origin.name}")
+    if num_classes is not None:
+        inflated.reset_classifier(num_classes)
     inflated.train(model.training)
     return inflated
 

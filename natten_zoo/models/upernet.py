@@ -268,7 +268,8 @@ class UPerNet(Model):
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace both classifiers by fresh ones; 0 classes leave the features as the output."""
-        self.config = dataclasses.replace(self.config, num_classes=num_classes)
+        self._set_num_classes(num_classes)
+        num_classes = self.config.num_classes
         self.decode_head.conv_seg = pixel_classifier(self.config.channels, num_classes)
         self.auxiliary_head.conv_seg = pixel_classifier(self.config.aux_channels, num_classes)
 

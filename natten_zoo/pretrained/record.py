@@ -109,8 +109,16 @@ class Record:
         """The record with a classifier of another size, whose names and figures are not known."""
         if num_classes == self.num_classes:
             return self
-        figures: dict[str, Any] = dict.fromkeys(FIGURES)
-        return replace(self, num_classes=num_classes, classes="", **figures)
+        return self.for_fresh_classifier(num_classes)
+
+    def for_fresh_classifier(self, num_classes: int) -> Record:
+        """The record with an untrained classifier: no names, no accuracy.
+
+        Parameters and multiply-adds stay true of one of the same size.
+        """
+        names = ACCURACIES if num_classes == self.num_classes else FIGURES
+        unknown: dict[str, Any] = dict.fromkeys(names)
+        return replace(self, num_classes=num_classes, classes="", **unknown)
 
     def for_config(self, changed: Mapping[str, Any]) -> Record:
         """The record of a model some arguments of whose configuration are others.

@@ -124,6 +124,7 @@ def test_inflate_keeps_or_replaces_the_classifier():
     )
     assert kept.record.note == "inflated from pet" and not kept.record.has_weights
     assert fresh.config.num_classes == 7 and fresh.record.classes == ""
+    assert inflate(model, num_classes=5).record.classes == ""
     assert fresh(mx.zeros((1, 2, 16, 16, 3))).shape == (1, 7)
     with pytest.raises(TypeError, match="'model' must be a NAT or DiNAT but got NAT3D"):
         inflate(kept)

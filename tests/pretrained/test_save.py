@@ -79,6 +79,16 @@ def test_a_new_classifier_voids_what_the_record_claims(tmp_path):
     assert record.num_classes == 3 and record.top1 is None and not record.classes
 
 
+@pytest.mark.parametrize("name", ["nat_mini", "upernet_nat_mini"])
+def test_a_new_classifier_of_the_same_size_has_no_names_or_accuracy_either(name):
+    model = create_model(name)
+    model.record = old = get_record(name)
+    assert old.classes and (old.top1 or old.miou)
+    model.reset_classifier(old.num_classes)
+    assert not model.record.classes and model.record.top1 is model.record.miou is None
+    assert (model.record.num_classes, model.record.params) == (old.num_classes, old.params)
+
+
 def test_reading_lazily(tmp_path):
     model = NAT(CONFIG)
     lazy = NAT.from_pretrained(model.save_pretrained(tmp_path / "m"), lazy=True)
