@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -16,17 +17,32 @@ if TYPE_CHECKING:
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 ModelT = TypeVar("ModelT", bound="Model")
+# Arguments that are positive integers wherever they occur.
+SIZES = frozenset(
+    [
+        *("embed_dim", "in_chans", "depth", "channels", "aux_channels"),
+        *("patch_size", "img_size", "tubelet_size", "tokenizer_stride"),
+    ]
+)
 # Patterns in names, and what takes their place.
 Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Arguments that define an architecture; each model subclasses it. Lists become tuples."""
+    """Arguments that define an architecture; each model subclasses it. Lists become tuples.
+
+    Raises:
+        ValueError: A size, a ratio or ``num_classes`` is out of range, or no number.
+    """
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             object.__setattr__(self, name, _frozen(value))
+            if wanted := _wanted(name, value):
+                raise ValueError(
+                    f"[{type(self).__name__}] '{name}' must be {wanted} but got {value!r}."
+                )
 
     @classmethod
     def from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
@@ -161,8 +177,6 @@ def check_levels(config: Any) -> None:
 
 def classifier(num_features: int, num_classes: int) -> nn.Module:
     """A linear classifier as upstream initializes it; the identity for 0 classes."""
-    if num_classes < 0:
-        raise ValueError(f"[classifier] 'num_classes' must not be negative but got {num_classes}.")
     if num_classes == 0:
         return nn.Identity()
     head = nn.Linear(num_features, num_classes)
@@ -191,7 +205,22 @@ def rename(name: str, rules: Rules) -> str:
     return name
 
 
+def _wanted(name: str, value: Any) -> str | None:
+    """What an argument that many configurations have must be, if it is not."""
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    integer = number and isinstance(value, Integral)
+    if name == "num_classes":
+        return None if integer and value >= 0 else "an integer from 0"
+    if name in SIZES:
+        return None if integer and value > 0 else "a positive integer"
+    if name == "mlp_ratio":
+        return None if number and value > 0 else "a positive number"
+    return None
+
+
 def _frozen(value: Any) -> Any:
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)  # NumPy's integers are not for JSON
     return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
 
 

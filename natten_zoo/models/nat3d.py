@@ -72,10 +72,6 @@ class NAT3DConfig(Config):
                 "[NAT3DConfig] 'kernel_size' must be three numbers, for time, height and width, "
                 f"but got {self.kernel_size}."
             )
-        if self.tubelet_size < 1:
-            raise ValueError(
-                f"[NAT3DConfig] 'tubelet_size' must be positive but got {self.tubelet_size}."
-            )
 
 
 class ConvTokenizer3D(nn.Module):

@@ -341,10 +341,6 @@ class UPerNet(Model):
 
 def pixel_classifier(channels: int, num_classes: int) -> nn.Module:
     """A linear classifier of each pixel; the identity for 0 classes."""
-    if num_classes < 0:
-        raise ValueError(
-            f"[pixel_classifier] 'num_classes' must not be negative but got {num_classes}."
-        )
     if num_classes == 0:
         return nn.Identity()
     layer = nn.Conv2d(channels, num_classes, 1)

@@ -70,8 +70,12 @@ def test_reset_classifier(cls):
     assert mx.array_equal(model.forward_features(x), features)
     model.reset_classifier(0)
     assert mx.array_equal(model(x), features)
-    with pytest.raises(ValueError, match="'num_classes' must not be negative"):
-        model.reset_classifier(-1)
+    for wrong in (-1, 2.5, "3", True):
+        with pytest.raises(ValueError, match="'num_classes' must be an integer from 0 but got"):
+            model.reset_classifier(wrong)
+    assert model.config.num_classes == 0 and mx.array_equal(model(x), features)
+    model.reset_classifier(np.int64(3))
+    assert json.loads(json.dumps(model.config.to_dict()))["num_classes"] == 3
 
 
 @ALL
@@ -107,6 +111,24 @@ def test_unknown_and_missing_arguments_are_refused():
         NATConfig.from_dict({"embed_dim": 8})
     with pytest.raises(TypeError, match=r"\[NAT\] 'config' must be a NATConfig but got dict"):
         NAT({"embed_dim": 8})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"embed_dim": 0},
+        {"in_chans": 0},
+        {"mlp_ratio": 0},
+        {"mlp_ratio": "3"},
+        {"num_classes": "10"},
+    ],
+    ids=str,
+)
+@ALL
+def test_arguments_out_of_range(cls, wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=rf"\[\w+Config\] '{name}' must be a"):
+        build(cls, **wrong)
 
 
 @pytest.mark.parametrize("config", [NATConfig, DiNATsConfig])

@@ -164,7 +164,7 @@ def test_what_is_refused():
             model(mx.zeros(shape))
     with pytest.raises(ValueError, match="'kernel_size' must be three numbers"):
         NAT3DConfig(8, (1,), (1,), kernel_size=3)
-    with pytest.raises(ValueError, match="'tubelet_size' must be positive but got 0"):
+    with pytest.raises(ValueError, match="'tubelet_size' must be a positive integer but got 0"):
         NAT3DConfig(8, (1,), (1,), tubelet_size=0)
     with pytest.raises(ValueError, match="'dilations' must list one dilation per layer"):
         NAT3DConfig(8, (2,), (1,), dilations=((1,),))
