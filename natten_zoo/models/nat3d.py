@@ -214,14 +214,18 @@ def inflate(model: NAT, kernel_size: int = 3, num_classes: int | None = None) ->
 
     Raises:
         TypeError: ``model`` is no NAT.
+        ValueError: It is quantized.
 
     Example:
         >>> from natten_zoo import create_model
         >>> inflate(create_model("nat_mini"), num_classes=400).config.kernel_size
         (3, 7, 7)
     """
+    from ..pretrained.quantize import refuse_quantized
+
     if not isinstance(model, NAT):
         raise TypeError(f"[inflate] 'model' must be a NAT or DiNAT but got {type(model).__name__}.")
+    refuse_quantized(model, "[inflate] 'model'")
     values = dataclasses.asdict(model.config)
     values["kernel_size"] = (kernel_size, model.config.kernel_size, model.config.kernel_size)
     inflated = (DiNAT3D if values["dilations"] else NAT3D)(NAT3DConfig.from_dict(values))

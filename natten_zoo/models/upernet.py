@@ -298,6 +298,7 @@ class UPerNet(Model):
 
         Raises:
             TypeError: ``classifier`` is none of these.
+            ValueError: It is quantized.
 
         Example:
             >>> from natten_zoo import create_model
@@ -305,11 +306,14 @@ class UPerNet(Model):
             >>> model.record.input_size, model.record.note
             (512, 'its body is that of nat_mini')
         """
+        from ..pretrained.quantize import refuse_quantized
+
         if not isinstance(classifier, tuple(BODIES.values())):
             raise TypeError(
                 f"[UPerNet.from_classifier] 'classifier' must be a {', '.join(BODIES)} but got "
                 f"{type(classifier).__name__}."
             )
+        refuse_quantized(classifier, "[UPerNet.from_classifier] 'classifier'")
         changes = {} if dilations is None else {"dilations": dilations}
         body = dataclasses.replace(classifier.config, **changes)
         model = cls(UPerNetConfig(body, num_classes=num_classes, **head))

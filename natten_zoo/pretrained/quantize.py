@@ -54,6 +54,23 @@ def quantization(model: nn.Module) -> dict[str, Any] | None:
     return None
 
 
+def refuse_quantized(model: nn.Module, name: str) -> None:
+    """Refuse a model whose weights are to be trained or changed: quantized ones cannot be.
+
+    Args:
+        model: The model.
+        name: Whose argument it is and its name, as messages begin.
+
+    Raises:
+        ValueError: It is quantized.
+    """
+    if quantization(model):
+        raise ValueError(
+            f"{name} must have floating point weights but got a quantized model; take the one that "
+            "it was made of, and quantize what comes out."
+        )
+
+
 def prepare(model: nn.Module, config: Mapping[str, Any] | None, weights: Collection[str]) -> None:
     """Gives a model the quantized layers that a checkpoint has weights for."""
     settings = (config or {}).get(KEY)

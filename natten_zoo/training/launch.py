@@ -17,6 +17,7 @@ from ..data.labels import class_names
 from ..data.moving_fashion import MovingFashionSource
 from ..files import write_whole
 from ..models.base import Model
+from ..pretrained.quantize import refuse_quantized
 from ..pretrained.record import Record
 from ..pretrained.registry import build_model, get_record, records, task_of
 from .augment import Augment, SequenceAugment
@@ -136,6 +137,8 @@ def model_record(recipe: Recipe) -> Record:
         saved: Model = load_pretrained(None, recipe.model, lazy=True)
         if saved.record is None:
             raise ValueError(f"[train] {recipe.model!r} does not say how its images are prepared.")
+        if recipe.pretrained:
+            refuse_quantized(saved, "[train] 'model'")
         record = dataclasses.replace(saved.record, model=saved.config.to_dict())
     if recipe.image_size is not None:
         record = dataclasses.replace(record, input_size=recipe.image_size)

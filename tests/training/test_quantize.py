@@ -9,8 +9,9 @@ import pytest
 
 from natten_zoo import create_model
 from natten_zoo.cli import main
-from natten_zoo.models import NAT
+from natten_zoo.models import NAT, UPerNet, inflate
 from natten_zoo.pretrained.quantize import quantize, size
+from natten_zoo.training.launch import make_trainer
 
 
 @pytest.fixture
@@ -48,6 +49,20 @@ def test_layers_that_the_groups_do_not_divide_stay(model):
 def test_bad_arguments(model, options):
     with pytest.raises(ValueError, match=f"'{next(iter(options))}' must be"):
         quantize(model, **options)
+
+
+def test_a_quantized_model_is_neither_trained_nor_made_into_another(model, tmp_path, recipe):
+    quantize(model)
+    with pytest.raises(ValueError, match=r"\[inflate\] 'model' must have floating point weights"):
+        inflate(model)
+    with pytest.raises(ValueError, match="'classifier' must have floating point weights but got"):
+        UPerNet.from_classifier(model)
+    folder = str(model.save_pretrained(tmp_path / "q8"))
+    options = {"model": folder, "model_args": {}, "image_size": None}
+    for tune in ("full", "head", "lora"):
+        with pytest.raises(ValueError, match=r"\[train\] 'model' must have floating point weights"):
+            make_trainer(recipe(pretrained=True, tune=tune, **options))
+    assert make_trainer(recipe(pretrained=False, **options)).total  # its weights are not taken
 
 
 def test_the_command(tmp_path, capsys):
