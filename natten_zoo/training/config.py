@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -147,10 +148,7 @@ class Recipe:
             path: The file, or the name of one that comes with the library, such as ``finetune``.
             overrides: Options that win over the file's.
         """
-        values = yaml.safe_load(_find(path).read_text(encoding="utf-8")) or {} if path else {}
-        if not isinstance(values, dict):
-            raise ValueError(f"[Recipe] {path} must hold a mapping of options.")
-        return cls.from_dict({**values, **(overrides or {})})
+        return cls.from_dict({**(_read(path) if path else {}), **(overrides or {})})
 
     def to_yaml(self) -> str:
         """The resolved recipe as YAML, in the order of the fields."""
@@ -173,17 +171,33 @@ def _find(path: str | Path) -> Any:
     return own
 
 
+def _read(path: str | Path) -> dict[str, Any]:
+    """The options in a YAML file."""
+    try:
+        values = yaml.safe_load(_find(path).read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"[Recipe] {path} must be YAML but is not: {reason}.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"[Recipe] {path} must hold a mapping of options.")
+    return values
+
+
 def _coerce(name: str, value: Any, kind: Any) -> Any:
     """Turn a YAML value into the field's type: 1 is a float, 1e-3 (a YAML string) too."""
     options = [k for k in get_args(kind) if isinstance(k, type)] if _is_optional(kind) else [kind]
     if value is None and type(None) in options:
         return None
     wanted = next((k for k in options if k is not type(None)), kind)
-    if wanted is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        return float(value)
     base = getattr(wanted, "__origin__", wanted)
+    if base is float and isinstance(value, int | str) and not isinstance(value, bool):
+        with suppress(ValueError):
+            value = float(value)
     if not isinstance(value, base) or (base is int and isinstance(value, bool)):
-        raise TypeError(f"[Recipe] '{name}' must be {base.__name__} but got {value!r}.")
+        raise ValueError(f"[Recipe] '{name}' must be {base.__name__} but got {value!r}.")
+    if isinstance(value, list):
+        (inner,) = get_args(wanted)
+        return [_coerce(f"{name}[{index}]", item, inner) for index, item in enumerate(value)]
     return value
 
 

@@ -52,12 +52,27 @@ def test_the_guide_names_only_options_and_recipes_that_there_are():
     [
         ({"epoch": 3}, "unknown option 'epoch'"),
         ({"epochs": 0}, "'epochs' must be at least 1"),
-        ({"epochs": "many"}, "'epochs' must be int"),
+        ({"epochs": "many"}, "'epochs' must be int but got 'many'"),
+        ({"epochs": True}, "'epochs' must be int but got True"),
+        ({"lr": "high"}, "'lr' must be float but got 'high'"),
+        ({"freeze": "levels.0"}, "'freeze' must be list but got 'levels.0'"),
+        ({"betas": [0.9, "b"]}, r"'betas\[1\]' must be float but got 'b'"),
+        ({"lora_targets": [1]}, r"'lora_targets\[0\]' must be str but got 1"),
         ({"optimizer": "adam"}, "'optimizer' must be one of adamw, sgd, lion"),
         ({"val_fraction": 1.5}, "'val_fraction' must lie in"),
         ({"batch_size": 10, "accumulate": 3}, "must be a multiple of 'accumulate' 3"),
     ],
 )
 def test_bad_options_are_refused(values, message):
-    with pytest.raises((ValueError, TypeError), match=message):
+    with pytest.raises(ValueError, match=message):
         Recipe.from_dict(values)
+
+
+def test_a_file_that_is_no_yaml(tmp_path):
+    (tmp_path / "r.yaml").write_text("epochs: [3\nlr: 1")
+    with pytest.raises(ValueError, match=r"r.yaml must be YAML but is not: .* line 2") as error:
+        Recipe.load(tmp_path / "r.yaml")
+    assert "\n" not in str(error.value)
+    (tmp_path / "r.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"r.yaml must be YAML but is not"):
+        Recipe.load(tmp_path / "r.yaml")
