@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of a pipe, such as `head`, has had enough: no error, nothing left to flush.
         sys.stdout = None
         return 0
-    except (ValueError, OSError, ImportError, MemoryError) as error:
+    # A RuntimeError is MLX's: a full disk, too little memory, a forced backend that cannot run.
+    except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
         print(f"natten-zoo {args.verb}: {error}", file=sys.stderr)
         return 2
 

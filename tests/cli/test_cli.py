@@ -8,7 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
-from natten_zoo import __version__, create_model, get_record
+from natten_zoo import __version__, create_model, get_record, ops
 from natten_zoo.cli import demo, main, verbs
 from natten_zoo.cli._text import table
 
@@ -275,3 +275,30 @@ def test_evaluate_reproduces_the_recorded_accuracy(capsys):
     assert result["images"] == 10_000
     # Sums of another order on another device may turn an image or two.
     assert abs(result["top1"] - get_record("nat_pico_fashion").top1) <= 0.03
+
+
+def test_errors_of_the_machine_are_a_line(capsys, monkeypatch, tiny, photos):
+    """A forced tier that cannot run; a disk that is full, of which MLX says so."""
+    wrong = "fast_metal" if ops.has_cuda() else "cuda"
+    monkeypatch.setenv("NATTEN_BACKEND", wrong)
+    status, _, err = run(capsys, "classify", photos, "--model", tiny)
+    assert status == 2 and f"backend '{wrong}' cannot run this" in err and err.count("\n") == 1
+    monkeypatch.delenv("NATTEN_BACKEND")
+
+    def full(*arguments, **options):
+        raise RuntimeError("[save_safetensors] Unable to write 8 bytes to file.")
+
+    monkeypatch.setattr("mlx.core.save_safetensors", full)
+    status, _, err = run(capsys, "convert", tiny, photos / "out")
+    assert status == 2 and err.endswith(
+        "convert: [save_safetensors] Unable to write 8 bytes to file.\n"
+    )
+
+
+def test_a_recipe_of_wrong_types_is_a_line(capsys, tmp_path):
+    (tmp_path / "r.yaml").write_text("epochs: three")
+    status, _, err = run(capsys, "finetune", "-c", tmp_path / "r.yaml", "--out", tmp_path / "run")
+    assert (
+        status == 2
+        and err == "natten-zoo finetune: [Recipe] 'epochs' must be int but got 'three'.\n"
+    )
