@@ -56,7 +56,7 @@ class Config:
         if unknown := [name for name in values if name not in known]:
             raise ValueError(
                 f"[{cls.__name__}] arguments must be among {', '.join(known)} but got "
-                f"{', '.join(unknown)}."
+                f"{', '.join(map(str, unknown))}."
             )
         required = [f.name for f in fields if f.default is dataclasses.MISSING]
         if missing := [name for name in required if name not in values]:
@@ -163,6 +163,13 @@ def check_levels(config: Any) -> None:
         ValueError: ``num_heads`` or ``dilations`` do not go with ``depths``.
     """
     name, depths = type(config).__name__, config.depths
+    for argument, least in (("depths", 0), ("num_heads", 1)):
+        value = getattr(config, argument)
+        if not isinstance(value, tuple) or not all(type(n) is int and n >= least for n in value):
+            raise ValueError(
+                f"[{name}] '{argument}' must be integers from {least}, one per level, but got "
+                f"{value!r}."
+            )
     if len(config.num_heads) != len(depths):
         raise ValueError(
             f"[{name}] 'num_heads' must have one entry per level, {len(depths)}, but got "

@@ -135,6 +135,9 @@ def test_arguments_out_of_range(cls, wrong):
 def test_levels_must_agree(config):
     with pytest.raises(ValueError, match="'num_heads' must have one entry per level, 2, but got"):
         config(8, depths=(1, 2), num_heads=(1,))
+    for wrong in (1, (1, "2"), (1, -1)):
+        with pytest.raises(ValueError, match="'depths' must be integers from 0, one per level,"):
+            config(8, depths=wrong, num_heads=(1, 2))
     with pytest.raises(ValueError, match="'dilations' must list one dilation per layer"):
         config(8, depths=(1, 2), num_heads=(1, 2), dilations=((1,), (1,)))
 
