@@ -14,6 +14,7 @@ ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray
 # size, which its format allows without ever holding the whole; other formats are refused.
 LARGEST_JPEG = 2**29
 DRAFT_SIZE = 2048
+REDUCED = "reduced"  # in the `info` of such an image
 
 
 class ImageError(ValueError):
@@ -53,7 +54,7 @@ def read_image(source: ImageSource, channels: int = 3) -> Image.Image:
             return _convert(source, channels)
         if isinstance(source, np.ndarray):
             return _convert(_from_array(source), channels)
-        with _open(Path(source)) as image:
+        with open_image(Path(source)) as image:
             return _convert(image, channels)
     except ImageError as error:
         raise ImageError(f"[read_image] {name}: {error}") from None
@@ -61,7 +62,13 @@ def read_image(source: ImageSource, channels: int = 3) -> Image.Image:
         raise ImageError(f"[read_image] {name}: {_reason(name, error)}.") from error
 
 
-def _open(path: Path) -> Image.Image:
+def open_image(path: Path) -> Image.Image:
+    """Opens a file without decoding it; a JPEG that is too large as a smaller one (``REDUCED``).
+
+    Raises:
+        ImageError: If it is a folder.
+        Exception: Whatever Pillow raises of what it cannot open.
+    """
     if path.is_dir():
         raise ImageError("a folder, not an image.")
     try:
@@ -76,6 +83,7 @@ def _open(path: Path) -> Image.Image:
             image.close()
             raise
         image.draft(None, (DRAFT_SIZE, DRAFT_SIZE))  # the smallest decoding not below this size
+        image.info[REDUCED] = True
         return image
 
 

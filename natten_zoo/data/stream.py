@@ -16,14 +16,13 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from ..files import write_whole
 from .arrays import Batch, pad_batch
 from .labeled import LabeledImages
 from .preprocess import Preprocess
-from .reading import ImageError, read_image
+from .reading import REDUCED, ImageError, open_image, read_image
 
 ORIENTATION = 0x0112
 MARGIN = 8 / 7  # a random crop is cut from an image that is larger than the network's input
@@ -41,8 +40,9 @@ class Scan:
 def scan_images(files: list[Path], converted: Path, workers: int) -> list[Scan]:
     """Decodes every image once, before training, and converts what mlx-data would read wrongly.
 
-    mlx-data cannot read WebP or TIFF, ignores the EXIF orientation and gives gray PNG files
-    another shape. Such files are stored as RGB in the folder `converted` and read from there.
+    mlx-data cannot read WebP or TIFF, ignores the EXIF orientation and transparency, gives gray
+    PNG files another shape and decodes any JPEG at its full size. Such files are stored as
+    `read_image` reads them in the folder `converted` and read from there.
 
     Raises:
         ImageError: Naming every file that no one can read.
@@ -67,8 +67,9 @@ def scan_images(files: list[Path], converted: Path, workers: int) -> list[Scan]:
 def _scan(file: Path, converted: Path) -> Scan:
     image = read_image(file)  # decodes all of it, so a truncated file is found
     aspect = image.width / image.height
-    with Image.open(file) as header:
+    with open_image(file) as header:
         plain = header.format in ("JPEG", "PNG", "BMP") and header.mode == "RGB"
+        plain = plain and not header.has_transparency_data and REDUCED not in header.info
         if plain and header.getexif().get(ORIENTATION, 1) == 1:
             return Scan(file, aspect)
     target = converted / f"{sha256(str(file.resolve()).encode()).hexdigest()[:24]}.png"

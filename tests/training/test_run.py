@@ -19,6 +19,7 @@ from natten_zoo.cli import main
 from natten_zoo.data.arrays import ArraySource
 from natten_zoo.data.labeled import open_labeled
 from natten_zoo.data.reading import ImageError
+from natten_zoo.data.stream import scan_images
 from natten_zoo.pretrained.load import load_pretrained
 from natten_zoo.training import Recipe, run
 from natten_zoo.training.progress import read_metrics
@@ -194,6 +195,21 @@ def test_formats_that_the_loader_reads_wrongly_are_converted(recipe, flowers, tm
     red.save(data / "red" / "turned.jpg", exif=exif)
     assert run(recipe(data=str(data)))["outcome"] == "finished"
     assert len(list(Path(recipe().out, "converted").glob("*.png"))) == 3
+
+
+def test_what_validation_would_see_otherwise_is_converted(tmp_path, monkeypatch):
+    """A color that stands for nothing, and a JPEG that is read at a part of its size."""
+    red = Image.new("RGB", (24, 20), "red")
+    red.save(tmp_path / "clear.png", transparency=(255, 0, 0))
+    red.resize((600, 400)).save(tmp_path / "huge.jpg")
+    red.save(tmp_path / "plain.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600 * 400 // 4)
+    monkeypatch.setattr("natten_zoo.data.reading.DRAFT_SIZE", 100)
+    files = [tmp_path / name for name in ("clear.png", "huge.jpg", "plain.png")]
+    clear, huge, plain = scan_images(files, tmp_path / "converted", 1)
+    assert plain.file == files[2]
+    assert np.asarray(Image.open(clear.file)).min() == 255  # white, as for validation
+    assert Image.open(huge.file).size == (150, 100) and huge.aspect == 1.5
 
 
 def test_bad_data_is_said_before_training(recipe, flowers, tmp_path):
