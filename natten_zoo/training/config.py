@@ -58,7 +58,9 @@ class Recipe:
     # which parameters learn
     tune: str = option("full", "full, head (linear probe) or lora")
     freeze: list[str] = option(
-        [], "parts of the model that stay fixed, such as patch_embed or levels.0"
+        [],
+        "modules or parameters that stay fixed, by name or by what it begins with: patch_embed, "
+        "levels, levels.0.blocks.1",
     )
     lora_rank: int = option(8, "rank of the LoRA matrices")
     lora_scale: float = option(2.0, "factor on the LoRA update")

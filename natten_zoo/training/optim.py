@@ -168,12 +168,24 @@ def average(mean: mx.array, weights: mx.array, decay: float, step: mx.array) -> 
 
 
 def choose_trainable(model: nn.Module, recipe: Recipe) -> None:
-    """Freeze what the recipe keeps fixed: all but the head, or the listed prefixes."""
+    """Freeze what the recipe keeps fixed: all but the head, or what begins with listed names.
+
+    Raises:
+        ValueError: Nothing is called like one of them, or nothing is left to learn.
+    """
     if recipe.tune == "head":
         model.freeze()
         model.head.unfreeze()
+    modules = dict(model.named_modules())
+    parameters: Any = tree_flatten(model.parameters())
     for prefix in recipe.freeze:
-        found = [m for name, m in model.named_modules() if name == prefix]
+        found = [name for name, _ in parameters if f"{name}.".startswith(f"{prefix}.")]
         if not found:
             raise ValueError(f"[freeze] no part of the model is called {prefix!r}.")
-        found[0].freeze()
+        for name in found:
+            owner, _, key = name.rpartition(".")
+            modules[owner].freeze(recurse=False, keys=key)
+    if not tree_flatten(model.trainable_parameters()):
+        raise ValueError(
+            f"[train] 'freeze' must leave something to learn but got {', '.join(recipe.freeze)}."
+        )

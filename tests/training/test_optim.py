@@ -106,3 +106,23 @@ def test_what_learns():
     assert not any(n.startswith(("patch_embed", "levels.0")) for n in names) and names
     with pytest.raises(ValueError, match="no part of the model is called 'stem'"):
         choose_trainable(nn.Linear(1, 1), Recipe(freeze=["stem"]))
+
+
+def test_freezing_by_what_names_begin_with():
+    def learning(*freeze: str, **options: str) -> set[str]:
+        model = create_model("nat_pico_fashion")
+        choose_trainable(model, Recipe(freeze=list(freeze), **options))
+        return {name for name, _ in tree_flatten(model.trainable_parameters())}
+
+    everything = learning()
+    assert {n.partition(".")[0] for n in learning("levels")} == {"patch_embed", "norm", "head"}
+    block = "levels.1.blocks.1"
+    assert everything - learning(block) == {n for n in everything if n.startswith(f"{block}.")}
+    assert everything - learning("head.bias", f"{block}.attn.rpb") == {
+        "head.bias",
+        f"{block}.attn.rpb",
+    }
+    with pytest.raises(ValueError, match="no part of the model is called 'level'"):
+        learning("level")
+    with pytest.raises(ValueError, match="'freeze' must leave something to learn but got head"):
+        learning("head", tune="head")
