@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Can the loader keep up? Images per second of the loader, of the training step, and of both.
 
-    scripts/benchmark_loader.py --data flowers/ --model nat_mini
-    scripts/benchmark_loader.py --images 512 --side 224
+    python scripts/benchmark_loader.py --data flowers/ --model nat_mini
+    python scripts/benchmark_loader.py --images 512 --side 224
 
 A recipe and its options are given as to scripts/train.py. Without --data, JPEG files of noise over
 gradients are written to a temporary folder. The loader's figure is what it decodes while nothing

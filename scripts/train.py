@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train a model by a recipe.
 
-    scripts/train.py -c configs/recipes/nat_pico_fashion.yaml --out runs/pico
+    python scripts/train.py -c configs/recipes/nat_pico_fashion.yaml --out runs/pico
 
 Every option of the recipe can be given on the command line, where it wins over the file.
 The same command run again goes on where a run was stopped.

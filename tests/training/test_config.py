@@ -42,6 +42,7 @@ def test_the_guide_names_only_options_and_recipes_that_there_are():
     known = {flag for action in parser._actions for flag in action.option_strings}
     others = {"--hostfile", "--bits"}  # of mlx.launch and of quantize
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) <= known | others
+    assert not re.search(r"(^ *|`)scripts/\w+\.py -", text, re.M)  # they are no executables
     table = text.split("## Recipes")[1].split("## What")[0]
     named = set(re.findall(r"^\| `(\w+)`", table, re.M))
     assert named <= {path.stem for path in RECIPES} and len(named) >= 5
