@@ -83,7 +83,9 @@ class Trainer:
         mx.random.seed(recipe.seed + self.rank)
         self.train_step = make_step(self.state, recipe, augment, self.criterion)
         self.evaluate_batch = make_evaluate(model, augment)
-        self.step, self.best, self.accuracy, self.seconds = 0, 0.0, 0.0, 0.0
+        self.step, self.seconds = 0, 0.0
+        self.best: float | None = None  # nothing was measured
+        self.accuracy: float | None = None
         self.stop_reason = ""
 
     def fit(self) -> dict[str, Any]:
@@ -140,6 +142,8 @@ class Trainer:
         self._check_loss(pending)
         if self.step % self.steps_per_epoch == 0 and self.source.val_size:
             self._validate(progress, epoch)
+        elif self.step == self.total:
+            self._write_best()  # nothing tells that an earlier one is better
         self._save()
 
     def _check_loss(self, metrics: dict[str, mx.array] | None) -> None:
@@ -169,10 +173,13 @@ class Trainer:
             f"epoch {epoch + 1}/{self.recipe.epochs}: validation {self.METRIC} "
             f"{self.accuracy:.2%}, loss {loss:.4f}"
         )
-        if self.accuracy > self.best:
+        if self.best is None or self.accuracy > self.best:
             self.best = self.accuracy
-            if self.rank == 0:
-                write_folder(self.out / "best", self._write_model)
+            self._write_best()
+
+    def _write_best(self) -> None:
+        if self.rank == 0:
+            write_folder(self.out / "best", self._write_model)
 
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:
@@ -218,13 +225,14 @@ class Trainer:
         return {"images": self.source.size, "classes": list(self.source.classes)}
 
     def _write_model(self, folder: Path) -> None:
-        training = {
+        training: dict[str, Any] = {
             "step": self.step,
             "steps": self.total,
             "seconds": round(self.seconds, 1),
-            f"val_{self.METRIC}": round(self.accuracy, 6),
             "recipe": asdict(self.recipe),
         }
+        if self.accuracy is not None:
+            training[f"val_{self.METRIC}"] = round(self.accuracy, 6)
         with self.averaged():
             self.save_model(self.model, folder, training)
 
@@ -242,12 +250,12 @@ class Trainer:
         return bool(self.stop_reason)
 
     def _summary(self, outcome: str) -> dict[str, Any]:
+        measured = {f"val_{self.METRIC}": self.accuracy, f"best_val_{self.METRIC}": self.best}
         return {
             "outcome": outcome,
             "step": self.step,
             "steps": self.total,
-            f"val_{self.METRIC}": self.accuracy,
-            f"best_val_{self.METRIC}": self.best,
+            **{name: value for name, value in measured.items() if value is not None},
             "seconds": round(self.seconds, 1),
         }
 

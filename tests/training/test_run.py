@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from natten_zoo.data.reading import ImageError
 from natten_zoo.data.stream import scan_images
 from natten_zoo.pretrained.load import load_pretrained
 from natten_zoo.training import Recipe, run
+from natten_zoo.training.loop import Trainer
 from natten_zoo.training.progress import read_metrics
 from tests.training.runs import TINY, write_images
 
@@ -159,11 +161,23 @@ def test_an_archive_that_changed_is_unpacked_again(flowers, tmp_path):
     assert classes == [("blue", "red"), ("blue", "rose")]
 
 
-def test_without_validation_there_is_no_best(recipe):
-    result = run(recipe(val_fraction=0.0))
-    assert result["outcome"] == "finished" and result["val_accuracy"] == 0
-    assert not Path(recipe().out, "best").exists()
-    assert load_pretrained(None, Path(recipe().out, "last")).config.num_classes == 3
+def test_without_validation_the_last_model_is_the_best_and_nothing_is_claimed(recipe):
+    wanted = recipe(val_fraction=0.0)
+    last, best = (Path(wanted.out, name) for name in ("last", "best"))
+    assert run(dataclasses.replace(wanted, max_minutes=1e-9))["outcome"].startswith("stopped")
+    assert last.exists() and not best.exists()
+    result = run(wanted)
+    assert result["outcome"] == "finished" and not any("val" in name for name in result)
+    assert "val_accuracy" not in json.loads((best / "config.json").read_text())["training"]
+    weights = "model.safetensors"
+    assert (best / weights).read_bytes() == (last / weights).read_bytes()
+
+
+def test_an_accuracy_of_zero_is_measured_too(recipe, monkeypatch):
+    monkeypatch.setattr(Trainer, "evaluate", lambda self: (0.0, 1.0))
+    assert run(recipe())["best_val_accuracy"] == 0
+    training = json.loads(Path(recipe().out, "best", "config.json").read_text())["training"]
+    assert training["val_accuracy"] == 0 and training["step"] == 3  # the first of equals
 
 
 def test_batches_that_processes_cannot_share():
