@@ -18,8 +18,11 @@ def check_target(target: Path, overwrite: bool) -> None:
 
     Raises:
         FileExistsError: There is a file or a folder that is not empty, and `overwrite` is not
-            set; or the folder has files that no model folder has.
+            set; or the folder has files that no model folder has, or is the current one or around
+            it: it would be replaced below the feet of whoever works in it.
     """
+    if Path.cwd().is_relative_to(target.resolve()):
+        raise FileExistsError(f"{target}: is the current folder or around it; name a new one")
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise FileExistsError(f"{target}: is no folder, and is not overwritten")
     found = sorted(path.name for path in target.iterdir()) if target.exists() else []

@@ -79,6 +79,15 @@ def test_a_new_classifier_voids_what_the_record_claims(tmp_path):
     assert record.num_classes == 3 and record.top1 is None and not record.classes
 
 
+@pytest.mark.parametrize("place", [".", "..", "../here"])
+def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch, place):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(FileExistsError, match="is the current folder or around it; name a new one"):
+        NAT(CONFIG).save_pretrained(place)
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
 @pytest.mark.parametrize("name", ["nat_mini", "upernet_nat_mini"])
 def test_a_new_classifier_of_the_same_size_has_no_names_or_accuracy_either(name):
     model = create_model(name)
