@@ -30,7 +30,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="NAME", help="the model that IN is of, if neither IN nor its name tells"
     )
-    parser.add_argument("--dtype", choices=DTYPES, help="convert the weights (default: keep them)")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="convert the weights (default: the one that the model is computed in: that of the "
+        "file, unless its config.json names another)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a model at OUT")
     parser.add_argument(
         "--no-ema", action="store_true", help="not the averaged weights of a training checkpoint"

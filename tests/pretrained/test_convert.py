@@ -50,6 +50,11 @@ def test_options(data, tmp_path, capsys):
     assert main(arguments) == 2
     assert "exists and is not empty" in capsys.readouterr().err
     assert read_checkpoint(out).weights["head.weight"].dtype == mx.bfloat16
+    assert main(["convert", str(out), str(tmp_path / "half")]) == 0
+    assert read_checkpoint(tmp_path / "half").weights["head.weight"].dtype == mx.bfloat16
+    assert main(["convert", "nat_pico_fashion", str(tmp_path / "pico")]) == 0
+    # In float16 to be small; its config.json says float32, and that is what is computed.
+    assert read_checkpoint(tmp_path / "pico").weights["head.weight"].dtype == mx.float32
     assert main([*arguments, "--overwrite"]) == 0
     assert read_checkpoint(out).weights["head.weight"].dtype == mx.float32
     assert main(["convert", str(out), str(tmp_path / "again")]) == 0
