@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -33,6 +35,32 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "compile": ("auto", "yes", "no"),
     "report_to": ("none", "tensorboard", "wandb"),
 }
+
+
+# Where numbers must lie: as messages say it, as a check, and which.
+RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
+    (
+        "be at least 1",
+        lambda value: value >= 1,
+        ("epochs", "batch_size", "accumulate", "log_every", "lora_rank", "workers", "image_size"),
+    ),
+    (
+        "not be negative",
+        lambda value: 0 <= value < math.inf,
+        (
+            *("lr", "min_lr", "weight_decay", "layer_decay", "clip_norm", "warmup_epochs"),
+            *("crop_padding", "jitter", "mixup", "cutmix", "seed", "save_every", "max_minutes"),
+        ),
+    ),
+    (
+        "lie in [0, 1]",
+        lambda value: 0 <= value <= 1,
+        ("val_fraction", "smoothing", "erase", "ema_decay", "mix_prob"),
+    ),
+    ("lie in [0, 1)", lambda value: 0 <= value < 1, ("momentum", "drop_path")),
+    ("lie in (0, 1]", lambda value: 0 < value <= 1, ("crop_scale",)),
+    ("lie in [0, 10]", lambda value: 0 <= value <= 10, ("rand_augment",)),
+)
 
 
 def option(default: Any, help: str) -> Any:
@@ -116,16 +144,15 @@ class Recipe:
                 raise ValueError(
                     f"[Recipe] '{name}' must be one of {wanted} but got {getattr(self, name)!r}."
                 )
-        for name in ("epochs", "batch_size", "accumulate", "log_every", "lora_rank"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"[Recipe] '{name}' must be at least 1 but got {getattr(self, name)}."
-                )
-        for name in ("val_fraction", "smoothing", "erase", "ema_decay", "mix_prob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(
-                    f"[Recipe] '{name}' must lie in [0, 1] but got {getattr(self, name)}."
-                )
+        for text, fits, names in RANGES:
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not fits(value):
+                    raise ValueError(f"[Recipe] '{name}' must {text} but got {value}.")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(
+                f"[Recipe] 'betas' must be two numbers in [0, 1) but got {self.betas}."
+            )
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"[Recipe] 'batch_size' {self.batch_size} must be a multiple of "

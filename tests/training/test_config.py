@@ -9,6 +9,10 @@ import pytest
 from natten_zoo.training import Recipe, add_arguments, overrides_from
 
 ROOT = Path(__file__).resolve().parents[2]
+NOT_NEGATIVE = (
+    *("lr", "min_lr", "weight_decay", "layer_decay", "clip_norm", "warmup_epochs", "crop_padding"),
+    *("jitter", "mixup", "cutmix", "seed", "save_every", "max_minutes"),
+)
 RECIPES = sorted((ROOT / "configs" / "recipes").glob("*.yaml"))
 
 
@@ -61,6 +65,16 @@ def test_the_guide_names_only_options_and_recipes_that_there_are():
         ({"lora_targets": [1]}, r"'lora_targets\[0\]' must be str but got 1"),
         ({"optimizer": "adam"}, "'optimizer' must be one of adamw, sgd, lion"),
         ({"val_fraction": 1.5}, "'val_fraction' must lie in"),
+        *(({name: -1}, f"'{name}' must not be negative but got -1") for name in NOT_NEGATIVE),
+        ({"lr": float("nan")}, "'lr' must not be negative but got nan"),
+        ({"momentum": 1}, r"'momentum' must lie in \[0, 1\) but got 1"),
+        ({"crop_scale": 0}, r"'crop_scale' must lie in \(0, 1\] but got 0"),
+        ({"rand_augment": 11}, r"'rand_augment' must lie in \[0, 10\] but got 11"),
+        ({"workers": 0}, "'workers' must be at least 1 but got 0"),
+        ({"image_size": 0}, "'image_size' must be at least 1 but got 0"),
+        ({"betas": [0.9]}, r"'betas' must be two numbers in \[0, 1\) but got \[0.9\]"),
+        ({"betas": [0.9, 1]}, r"'betas' must be two numbers in \[0, 1\) but got"),
+        ({"model": None}, "'model' must be str but got None"),
         ({"batch_size": 10, "accumulate": 3}, "must be a multiple of 'accumulate' 3"),
     ],
 )
