@@ -26,6 +26,11 @@ FREE_TO_CHANGE = frozenset(
     ("out", "max_minutes", "workers", "save_every", "log_every", "report_to")
 )
 
+# What `data` can name beside files and folders.
+DATA_SETS = ("fashion_mnist", "mnist1d", "mnist1d_fresh", "moving_fashion")
+# Paths, or names that are no paths: the same place may be written in several ways.
+PLACES = ("data", "model")
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "tune": ("full", "head", "lora"),
     "optimizer": ("adamw", "sgd", "lion"),
@@ -138,6 +143,9 @@ class Recipe:
     report_to: str = option("none", "none, tensorboard or wandb")
 
     def __post_init__(self) -> None:
+        name = self.data.replace("-", "_")
+        if name in DATA_SETS and not Path(self.data).exists():
+            self.data = name
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 wanted = ", ".join(known)
@@ -185,11 +193,15 @@ class Recipe:
 
     def conflicts(self, other: Recipe) -> list[str]:
         """Names of the options that differ and that a resumed run may not change."""
-        return [
-            f.name
-            for f in dataclasses.fields(self)
-            if f.name not in FREE_TO_CHANGE and getattr(self, f.name) != getattr(other, f.name)
-        ]
+
+        def differ(name: str) -> bool:
+            ours, theirs = getattr(self, name), getattr(other, name)
+            if name in PLACES:
+                return Path(ours).resolve() != Path(theirs).resolve()
+            return ours != theirs
+
+        names = [f.name for f in dataclasses.fields(self) if f.name not in FREE_TO_CHANGE]
+        return list(filter(differ, names))
 
 
 def _find(path: str | Path) -> Any:

@@ -34,6 +34,22 @@ def test_a_saved_recipe_is_the_same_recipe(tmp_path):
     assert recipe.conflicts(Recipe.load(tmp_path / "r.yaml", {"workers": 9, "lr": 1e-4})) == ["lr"]
 
 
+def test_places_may_be_written_in_other_ways(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe(data="flowers/", model="runs/a/best")
+    same = Recipe(data=str(tmp_path / "flowers"), model="./runs/b/../a/best")
+    assert recipe.conflicts(same) == []
+    assert recipe.conflicts(Recipe(data="trees", model="nat_mini")) == ["data", "model"]
+
+
+def test_data_sets_are_known_with_hyphens(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Recipe(data="fashion-mnist").data == "fashion_mnist"
+    assert Recipe(data="my-mnist").data == "my-mnist"
+    (tmp_path / "fashion-mnist").mkdir()
+    assert Recipe(data="fashion-mnist").data == "fashion-mnist"  # a folder of one's own
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_recipes_of_the_library_load_by_name(path):
     assert Recipe.load(path.stem) == Recipe.load(path)
