@@ -92,13 +92,18 @@ def split(samples: Samples, fraction: float, seed: int) -> tuple[Samples, Sample
 
 
 def _open_folder(path: Path) -> LabeledImages:
-    if not (path / "train").is_dir():
-        folder = ImageFolder.open(path)
-        return LabeledImages(folder.classes, _samples(folder, folder.classes), Samples())
-    train = ImageFolder.open(path / "train")
-    held = next((path / name for name in ("val", "validation") if (path / name).is_dir()), None)
-    val = _samples(ImageFolder.open(held), train.classes) if held else Samples()
+    first, *held = class_parents(path)
+    train = ImageFolder.open(first)
+    val = _samples(ImageFolder.open(held[0]), train.classes) if held else Samples()
     return LabeledImages(train.classes, _samples(train, train.classes), val)
+
+
+def class_parents(data: Path) -> list[Path]:
+    """The folders of a data set that hold one folder per class, the one to train on first."""
+    if not (data / "train").is_dir():
+        return [data]
+    names = [name for name in ("val", "validation") if (data / name).is_dir()]
+    return [data / name for name in ("train", *names[:1])]
 
 
 def _samples(folder: ImageFolder, classes: Sequence[str]) -> Samples:

@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from ..data import Preprocess
 from ..data.arrays import fashion_mnist_source, is_idx_folder, mnist1d_source
+from ..data.labeled import class_parents
 from ..data.labels import class_names
 from ..data.moving_fashion import MovingFashionSource
 from ..files import write_whole
@@ -22,7 +23,7 @@ from ..pretrained.record import Record
 from ..pretrained.registry import build_model, get_record, records, task_of
 from .augment import Augment, SequenceAugment
 from .checkpoint import RunError, find_latest
-from .config import Recipe
+from .config import DATA_SETS, Recipe
 from .loop import Source, Trainer
 from .lora import add_lora, fused
 from .memory import checkpoint_layers
@@ -111,10 +112,14 @@ def report(result: dict[str, Any]) -> None:
 
 
 def check_out(recipe: Recipe) -> None:
-    """Make the run's folder, and refuse one that holds a run of another recipe."""
+    """Make the run's folder, and refuse one in the data or with a run of another recipe."""
     if not recipe.out:
         raise ValueError("[train] 'out' must name a folder for the run.")
     out = Path(recipe.out)
+    if _lies_in_data(out, recipe.data):
+        raise ValueError(
+            f"[train] 'out' must lie outside of the data, where it would be a class, but got {out}."
+        )
     out.mkdir(parents=True, exist_ok=True)
     if find_latest(out) is None:
         return
@@ -125,6 +130,13 @@ def check_out(recipe: Recipe) -> None:
             f"[train] {out} holds a run of another recipe ({changes}). Resume it with "
             "its own, or give this one another 'out'."
         )
+
+
+def _lies_in_data(out: Path, data: str) -> bool:
+    if data in DATA_SETS or not Path(data).is_dir():
+        return False
+    folders = class_parents(Path(data))
+    return any(out.resolve().is_relative_to(folder.resolve()) for folder in folders)
 
 
 def model_record(recipe: Recipe) -> Record:

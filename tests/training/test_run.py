@@ -246,6 +246,17 @@ def test_bad_data_is_said_before_training(recipe, flowers, tmp_path):
         run(recipe(data=str(tmp_path / "nothing")))
 
 
+def test_a_run_inside_its_data_is_refused(recipe, flowers, tmp_path):
+    """It would be a class of the next one; beside a split of the data's own it is none."""
+    shutil.copytree(flowers, tmp_path / "a")
+    shutil.copytree(flowers, tmp_path / "b" / "train")
+    for data, out in (("a", "a/run"), ("a", "a/red/run"), ("b", "b/train/run")):
+        with pytest.raises(ValueError, match="'out' must lie outside of the data"):
+            run(recipe(data=str(tmp_path / data), out=str(tmp_path / out)))
+        assert not (tmp_path / out).exists()
+    assert run(recipe(data=str(tmp_path / "b"), out=str(tmp_path / "b" / "run")))["step"]
+
+
 def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_state(recipe):
     options = {"optimizer": "sgd", "epochs": 40, "clip_norm": 0.0, "save_every": 1}
     with pytest.raises(
