@@ -77,6 +77,7 @@ class Model(nn.Module):
     Attributes:
         TASK: What the model does, as Hugging Face calls it.
         CLASSIFIERS: Its layers with one output per class.
+        AXES: Those of its input between the batch and the channels.
         config: The configuration the model was built from.
         record: The checkpoint record of a published variant, else None.
         num_features: Channels of what :meth:`forward_features` returns.
@@ -85,6 +86,7 @@ class Model(nn.Module):
     Config: ClassVar[type[Config]]
     TASK: ClassVar[str] = "image-classification"
     CLASSIFIERS: ClassVar[tuple[str, ...]] = ("head",)
+    AXES: ClassVar[tuple[str, ...]] = ("height", "width")
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -104,6 +106,22 @@ class Model(nn.Module):
     def features(self, x: mx.array) -> list[mx.array]:
         """One feature map per stage, ``[batch, height, width, channels]`` each."""
         raise NotImplementedError
+
+    def check_input(self, x: Any) -> None:
+        """Refuse what :meth:`features` cannot take; nothing is computed.
+
+        Raises:
+            TypeError: ``x`` is no array of MLX, or not of floating point numbers.
+            ValueError: It has other axes or channels.
+        """
+        name, channels = f"[{type(self).__name__}] 'x' must be", self.config.in_chans
+        if not isinstance(x, mx.array):
+            raise TypeError(f"{name} an mlx.core.array but got {type(x).__name__}.")
+        if x.ndim != len(self.AXES) + 2 or x.shape[-1] != channels:
+            axes = ", ".join(("batch", *self.AXES, str(channels)))
+            raise ValueError(f"{name} [{axes}] but got {list(x.shape)}.")
+        if not mx.issubdtype(x.dtype, mx.floating):
+            raise TypeError(f"{name} floating point numbers, prepared, but got {x.dtype}.")
 
     def forward_features(self, x: mx.array) -> mx.array:
         """The classifier's input: final norm and mean over all tokens, ``[batch, channels]``."""

@@ -107,4 +107,5 @@ class DiNAT_s(Model):  # noqa: N801  upstream's name
 
         Four levels give strides 4, 8, 16 and 32 with D, 2 D, 4 D and 8 D channels, not normed.
         """
+        self.check_input(x)
         return level_maps(self.layers, self.pos_drop(self.patch_embed(x)))

@@ -130,6 +130,7 @@ class IsotropicNAT(Model):
         """The maps after each quarter of the layers, all of stride ``patch_size``, not normed."""
         depth = len(self.layers)
         ends = {depth * quarter // 4 for quarter in (1, 2, 3, 4)}
+        self.check_input(x)
         x = self.pos_drop(self.patch_embed(x))
         self._check_size(x)
         maps = []

@@ -218,6 +218,7 @@ class NAUNETR(Model):
 
     Config = NAUNETRConfig
     TASK = "volume-segmentation"
+    AXES = ("depth", "height", "width")
 
     def __init__(self, config: NAUNETRConfig) -> None:
         super().__init__(config)
@@ -255,11 +256,7 @@ class NAUNETR(Model):
 
         One map more than levels, the first of ``embed_dim`` channels and each of twice as many.
         """
-        if x.ndim != 5:
-            raise ValueError(
-                f"[{type(self).__name__}] the input must be [batch, depth, height, width, "
-                f"channels] but got {list(x.shape)}."
-            )
+        self.check_input(x)
         x = self.pos_drop(self.patch_embed(pad_to_multiple(x, self.multiple)))
         maps = [x]
         for level in self.levels:

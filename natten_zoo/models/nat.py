@@ -253,6 +253,7 @@ class NAT(Model):
 
         Four levels give strides 4, 8, 16 and 32 with D, 2 D, 4 D and 8 D channels, not normed.
         """
+        self.check_input(x)
         return level_maps(self.levels, self.pos_drop(self.patch_embed(x)))
 
     @staticmethod

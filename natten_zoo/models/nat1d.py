@@ -73,6 +73,7 @@ class NAT1D(Model):
     """
 
     TASK = "sequence-classification"
+    AXES = ("length",)
     Config = NAT1DConfig
 
     def __init__(self, config: NAT1DConfig) -> None:
@@ -111,6 +112,7 @@ class NAT1D(Model):
 
     def features(self, x: mx.array) -> list[mx.array]:
         """The tokens after each layer, ``[batch, ceil(length / tokenizer_stride), channels]``."""
+        self.check_input(x)
         x = self.patch_embed(x)
         maps = []
         for layer in self.layers:

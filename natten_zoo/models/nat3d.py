@@ -157,6 +157,7 @@ class NAT3D(Model):
 
     Config = NAT3DConfig
     TASK = "video-classification"
+    AXES = ("frames", "height", "width")
 
     def __init__(self, config: NAT3DConfig) -> None:
         super().__init__(config)
@@ -180,10 +181,11 @@ class NAT3D(Model):
 
     def features(self, x: mx.array) -> list[mx.array]:
         """The map of each level before its downsampler, ``[B, T/2, H/s, W/s, channels]``."""
-        if x.ndim != 5 or x.shape[1] < self.config.tubelet_size:
+        self.check_input(x)
+        if x.shape[1] < self.config.tubelet_size:
             raise ValueError(
-                f"[{type(self).__name__}] the input must be [batch, frames, height, width, "
-                f"channels] with {self.config.tubelet_size} frames or more but got {list(x.shape)}."
+                f"[{type(self).__name__}] 'x' must have {self.config.tubelet_size} frames or more "
+                f"but got {list(x.shape)}."
             )
         return level_maps(self.levels, self.pos_drop(self.patch_embed(x)))
 

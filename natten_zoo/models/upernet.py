@@ -243,6 +243,7 @@ class UPerNet(Model):
 
     def features(self, x: mx.array) -> list[mx.array]:
         """The normed map of each level of the body: strides 4, 8, 16 and 32."""
+        self.check_input(x)
         maps = self.backbone.features(x)
         return [self.backbone[f"norm{i}"](y) for i, y in enumerate(maps)]
 

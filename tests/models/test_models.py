@@ -9,12 +9,20 @@ import pytest
 from natten_zoo import create_model
 from natten_zoo.models import (
     NAT,
+    NAT1D,
+    NAT3D,
+    NAUNETR,
     DiNAT,
     DiNAT_s,
     DiNATsConfig,
     IsotropicConfig,
     IsotropicNAT,
+    NAT1DConfig,
+    NAT3DConfig,
     NATConfig,
+    NAUNETRConfig,
+    UPerNet,
+    UPerNetConfig,
 )
 
 CONFIGS = {
@@ -140,6 +148,37 @@ def test_levels_must_agree(config):
             config(8, depths=wrong, num_heads=(1, 2))
     with pytest.raises(ValueError, match="'dilations' must list one dilation per layer"):
         config(8, depths=(1, 2), num_heads=(1, 2), dilations=((1,), (1,)))
+
+
+INPUTS = {
+    **{cls: (config, (16, 16, 3)) for cls, config in CONFIGS.items()},
+    UPerNet: (UPerNetConfig(CONFIGS[NAT], channels=8, aux_channels=8), (16, 16, 3)),
+    NAT1D: (NAT1DConfig(8, 1, (1, 2), kernel_size=3), (20, 1)),
+    NAT3D: (NAT3DConfig(8, (1,), (1,), kernel_size=(3, 3, 3)), (4, 16, 16, 3)),
+    NAUNETR: (NAUNETRConfig(8, (1,), (1,), 3), (8, 8, 8, 1)),
+}
+
+
+@pytest.mark.parametrize("cls", INPUTS)
+@pytest.mark.parametrize("wrap", [lambda model: model, mx.compile], ids=["plain", "compiled"])
+def test_inputs_that_do_not_fit_are_named(cls, wrap):
+    config, shape = INPUTS[cls]
+    model = wrap(cls(config).eval())
+    name = rf"\[{cls.__name__}\] 'x' must be"
+    with pytest.raises(
+        ValueError, match=rf"{name} \[batch, .*, {shape[-1]}\] but got \[{shape[0]},"
+    ):
+        model(mx.zeros(shape))
+    with pytest.raises(ValueError, match=rf"{name} \[batch, .* 5\]\."):
+        model(mx.zeros((1, *shape[:-1], 5)))
+    with pytest.raises(
+        TypeError, match=rf"{name} floating point numbers, prepared, but got .*uint8"
+    ):
+        model(mx.zeros((1, *shape), mx.uint8))
+    if wrap is not mx.compile:
+        with pytest.raises(TypeError, match=rf"{name} an mlx.core.array but got ndarray"):
+            model(np.zeros((1, *shape), np.float32))
+    assert model(mx.zeros((1, *shape))).shape[0] == 1
 
 
 def test_full_attention_says_which_size_it_needs():

@@ -209,7 +209,7 @@ def test_half_precision(dtype, tolerance):
 
 
 def test_what_is_refused():
-    with pytest.raises(ValueError, match=r"must be \[batch, depth, height, width, channels\] but"):
+    with pytest.raises(ValueError, match=r"must be \[batch, depth, height, width, 1\] but"):
         small()(mx.zeros((16, 16, 16, 1)))
     with pytest.raises(ValueError, match="'merging' must be one of all, published but got 'some'"):
         small(merging="some")

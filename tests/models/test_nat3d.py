@@ -159,9 +159,8 @@ def test_half_precision(dtype, tolerance):
 
 def test_what_is_refused():
     model = inflate(image_model())
-    for shape in ((1, 1, 16, 16, 3), (1, 16, 16, 3)):
-        with pytest.raises(ValueError, match="with 2 frames or more but got"):
-            model(mx.zeros(shape))
+    with pytest.raises(ValueError, match="'x' must have 2 frames or more but got"):
+        model(mx.zeros((1, 1, 16, 16, 3)))
     with pytest.raises(ValueError, match="'kernel_size' must be three numbers"):
         NAT3DConfig(8, (1,), (1,), kernel_size=3)
     with pytest.raises(ValueError, match="'tubelet_size' must be a positive integer but got 0"):
