@@ -153,6 +153,8 @@ def _lengths(op: str, sizes: Sizes, batch: int, spatial: tuple[int, ...]) -> mx.
         given = sizes if isinstance(sizes, mx.array) else np.asarray(sizes)
     except ValueError:  # rows of different lengths
         raise ValueError(f"[{op}] '{name}' must have shape {expected} but got {sizes}.") from None
+    if batch == 0 and given.shape == (0,):  # no sizes in a list have no second axis
+        given = given.reshape(0, len(spatial))
     kinds = mx if isinstance(given, mx.array) else np
     if given.size and not kinds.issubdtype(given.dtype, kinds.integer):
         raise TypeError(f"[{op}] '{name}' must be integers but got {given.dtype}.")

@@ -169,7 +169,7 @@ def _instance_norm(x: mx.array) -> mx.array:
 def _convolve(conv: nn.Conv3d, x: mx.array) -> mx.array:
     """A 3x3x3 convolution at the same size, in slabs of depth that bound the memory."""
     depth = x.shape[1]
-    rows = max(1, _UNFOLDED // (27 * x[:, :1].size))
+    rows = max(1, _UNFOLDED // (27 * max(1, x[:, :1].size)))
     x = mx.pad(x, [(0, 0), (1, 1), (0, 0), (0, 0), (0, 0)])
     slabs = [conv(x[:, i : min(i + rows, depth) + 2]) for i in range(0, depth, rows)]
     return slabs[0] if len(slabs) == 1 else mx.concatenate(slabs, axis=1)

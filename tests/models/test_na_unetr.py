@@ -208,6 +208,12 @@ def test_half_precision(dtype, tolerance):
     assert mx.abs(half - full).max() < tolerance * mx.abs(full).max()
 
 
+def test_a_batch_of_no_volumes():
+    y = small()(mx.zeros((0, 8, 9, 8, 1)))  # whose maps are smaller than a window
+    mx.eval(y)
+    assert y.shape[:4] == (0, 8, 9, 8)
+
+
 def test_what_is_refused():
     with pytest.raises(ValueError, match=r"must be \[batch, depth, height, width, 1\] but"):
         small()(mx.zeros((16, 16, 16, 1)))

@@ -54,6 +54,15 @@ def test_sizes_may_be_lists_numpy_or_computed():
 
 
 @EACH_TIER
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_a_batch_of_no_samples(rank, tier):
+    x, varlen = mx.zeros((0, *[8] * rank, 2, 4)), getattr(ops, f"na{rank}d_varlen")
+    with ops.use_backend(tier):
+        for sizes in ([], np.zeros((0, rank), np.int64), mx.zeros((0, rank), mx.int32)):
+            assert varlen(x, x, x, sizes, 3).shape == x.shape
+
+
+@EACH_TIER
 def test_samples_smaller_than_a_window_see_all_of_themselves(tier):
     x = mx.random.normal((1, 9, 1, 4))
     with ops.use_backend(tier):
