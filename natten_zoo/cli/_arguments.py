@@ -54,6 +54,14 @@ def positive(text: str) -> int:
     return value
 
 
+def png(text: str) -> Path:
+    """An argument that must name a PNG file: that is what is written, whatever the name."""
+    path = Path(text)
+    if path.suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"must end in .png but got {text}")
+    return path
+
+
 def keep_input(source: str | os.PathLike[str], *targets: str | os.PathLike[str]) -> None:
     """Refuse to write over the file that is read.
 

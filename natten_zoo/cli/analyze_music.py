@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import write_whole
-from ._arguments import keep_input, share
+from ._arguments import keep_input, png, share
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
     parser.add_argument("spectrograms", metavar="NPZ", help="a track's spectrograms")
     parser.add_argument("-o", "--out", type=Path, metavar="JSON", help="also write the result here")
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw it (needs matplotlib)")
+    parser.add_argument("--plot", type=png, metavar="PNG", help="draw it (needs matplotlib)")
     parser.add_argument(
         "-m",
         "--model",

@@ -14,7 +14,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._arguments import DEFAULT_MODEL
+from ._arguments import DEFAULT_MODEL, png
 from ._classifier import open_classifier, output_names
 from ._text import table
 
@@ -29,7 +29,7 @@ SHOWN, POINT, LAYERS = "00_t-shirt-top_00019.png", (0.3, 0.35), (0, 4)
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
     parser.add_argument(
-        "-o", "--out", default="demo.png", metavar="PNG", help="default: %(default)s"
+        "-o", "--out", type=png, default="demo.png", metavar="PNG", help="default: %(default)s"
     )
 
 
@@ -85,7 +85,7 @@ def summary(samples: list[Sample]) -> str:
 
 
 def draw(
-    model: Model, preprocess: Preprocess, samples: list[Sample], shown: Path, out: str
+    model: Model, preprocess: Preprocess, samples: list[Sample], shown: Path, out: Path
 ) -> Path:
     """Writes the picture."""
     import numpy as np

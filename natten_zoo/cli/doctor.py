@@ -16,6 +16,7 @@ from importlib.metadata import version
 from typing import Any
 
 from ..metal import MATRIX, Core
+from ._arguments import positive
 from ._text import table
 
 # What a result may be off by, relative to the largest reference value, or absolute where that is
@@ -46,7 +47,9 @@ TIMED = ("1-D, K 7", "2-D, K 7, bias (NAT)", "2-D, K 13", "3-D, K 3")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
     parser.add_argument("--quick", action="store_true", help="float32 only, and no timing")
-    parser.add_argument("--rounds", type=int, default=10, help="rounds per timing (default 10)")
+    parser.add_argument(
+        "--rounds", type=positive, default=10, help="rounds per timing (default 10)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._arguments import add_model_argument, positive
+from ._arguments import add_model_argument, png, positive
 from ._classifier import open_classifier, output_names
 from ._text import progress, table
 
@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser)
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     parser.add_argument(
-        "--confusion", metavar="PNG", help="draw the confusion matrix (needs matplotlib)"
+        "--confusion", type=png, metavar="PNG", help="draw the confusion matrix (needs matplotlib)"
     )
     parser.add_argument(
         "--limit", type=positive, metavar="N", help="only N of the images, evenly spread"

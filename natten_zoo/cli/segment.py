@@ -18,7 +18,7 @@ import json
 from pathlib import Path
 
 from ..files import write_whole
-from ._arguments import add_variant_argument, keep_input, share
+from ._arguments import add_variant_argument, keep_input, png, share
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o",
         "--out",
-        type=Path,
+        type=png,
         default=Path("segment.png"),
         metavar="PNG",
         help="the overlay (default: %(default)s); the other files' names are made from it",
@@ -77,8 +77,6 @@ def run(args: argparse.Namespace) -> int:
     from ..segmentation import segment
 
     overlay: Path = args.out
-    if overlay.suffix.lower() != ".png":
-        raise ValueError(f"--out must end in .png but got {overlay}.")
     mask, facts_file = overlay.with_name(f"{overlay.stem}_mask.png"), overlay.with_suffix(".json")
     keep_input(args.image, overlay, mask, facts_file)
     image = read_image(args.image)  # before a model is downloaded for it

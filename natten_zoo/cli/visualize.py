@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ._arguments import add_model_argument, keep_input
+from ._arguments import add_model_argument, keep_input, png
 from ._classifier import open_classifier, output_names
 
 
@@ -31,7 +31,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a pixel of what the model sees, the resized and cropped image (default: its center)",
     )
     parser.add_argument(
-        "-o", "--out", default="visualize.png", metavar="PNG", help="default: %(default)s"
+        "-o",
+        "--out",
+        type=png,
+        default="visualize.png",
+        metavar="PNG",
+        help="default: %(default)s",
     )
 
 

@@ -48,7 +48,10 @@ def test_every_verb_has_help_without_heavy_imports(verb):
     assert len(result.stdout) > 400
 
 
-@pytest.mark.parametrize("arguments", [[], ["clasify"], ["classify"], ["classify", "x", "--top=0"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["clasify"], ["classify"], ["classify", "x", "--top=0"], ["doctor", "--rounds=0"]],
+)
 def test_usage_errors(capsys, arguments):
     assert "usage: natten-zoo" in usage_error(capsys, *arguments)
 
@@ -235,6 +238,19 @@ def test_visualize(capsys, tiny, photos, tmp_path):
     status, _, err = run(capsys, "visualize", image, "--model", tiny, "--out", image)
     assert status == 2 and "1.png would overwrite the input" in err
     assert Image.open(image).size == (30, 30)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "visualize x.png --out", "demo --out", "segment x.png --out", "evaluate x --confusion",
+        "analyze-music x.npz --plot",
+    ],
+)  # fmt: skip
+def test_pictures_are_png(capsys, arguments):
+    assert "must end in .png but got looks.jpg" in usage_error(
+        capsys, *arguments.split(), "looks.jpg"
+    )
 
 
 def test_demo(capsys, monkeypatch, tmp_path):
