@@ -38,12 +38,12 @@ class Explanation:
 
 def get_backend() -> str:
     """The tier asked for: ``"auto"``, or the one that :func:`set_backend` or, without it, the
-    environment variable ``NATTEN_BACKEND`` forces.
+    environment variable ``NATTEN_BACKEND`` forces, unless it is empty.
 
     Raises:
         ValueError: If ``NATTEN_BACKEND`` names no tier.
     """
-    asked = os.environ.get("NATTEN_BACKEND", "auto")
+    asked = os.environ.get("NATTEN_BACKEND") or "auto"
     return _forced or _checked(asked, "[get_backend] NATTEN_BACKEND")
 
 

@@ -23,3 +23,5 @@ def test_a_name_that_is_no_tier_is_refused_where_it_comes_from(monkeypatch):
     monkeypatch.setenv("NATTEN_BACKEND", "metal")
     with pytest.raises(ValueError, match=r"^\[get_backend\] NATTEN_BACKEND must be auto,"):
         ops.get_backend()
+    monkeypatch.setenv("NATTEN_BACKEND", "")
+    assert ops.get_backend() == "auto"
