@@ -91,7 +91,7 @@ def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
     Raises:
         ValueError: If the file is neither.
     """
-    text = Path(path).read_text(encoding="utf-8")
+    text = Path(path).read_text(encoding="utf-8-sig")  # editors on Windows begin with a mark
     if not str(path).endswith(".json"):
         return tuple(line.strip() for line in text.splitlines() if line.strip())
     try:

@@ -162,10 +162,12 @@ def test_imagenet_names():
         ("labels.txt", "cat\n\n dog \n"),
         ("labels.json", '["cat", "dog"]'),
         ("labels.json", '{"1": "dog", "0": "cat"}'),
+        ("labels.txt", "\ufeffcat\ndog\n"),
+        ("labels.json", '\ufeff["cat", "dog"]'),
     ],
 )
 def test_read_labels(tmp_path, name, text):
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, encoding="utf-8")
     assert read_labels(tmp_path / name) == ("cat", "dog")
 
 
