@@ -119,15 +119,15 @@ def _check_known(names: Sequence[str], classes: Sequence[str]) -> None:
 
 
 def _open_csv(path: Path) -> LabeledImages:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = {"file", "label"} - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(
-                f"[data] {path} must be a folder, a tar archive or a CSV file with the columns "
-                f"'file' and 'label', but the first line is {reader.fieldnames}."
-            )
-        rows = list(reader)
+    kinds = "a folder, a tar archive or a CSV file with the columns 'file' and 'label'"
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            names, rows = reader.fieldnames or (), list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"[data] {path} must be {kinds}, but is no text: {error}.") from error
+    if not {"file", "label"} <= set(names):
+        raise ValueError(f"[data] {path} must be {kinds}, but the first line is {names}.")
     for line, row in enumerate(rows, 2):
         if not row["file"] or not row["label"] or row.get("split") not in (None, "train", "val"):
             raise ValueError(
