@@ -44,7 +44,11 @@ def main() -> None:
         options = {"pretrained": False, "out": f"{folder}/out", **overrides_from(args)}
         if "data" not in options:
             options["data"] = str(write_images(Path(folder, "data"), args.images, args.side))
-        measure(make_trainer(Recipe.load(args.config, options)), args.steps, args.rounds)
+        try:
+            trainer = make_trainer(Recipe.load(args.config, options))
+        except (ValueError, OSError) as error:  # fewer images than a batch, among others
+            parser.error(str(error))
+        measure(trainer, args.steps, args.rounds)
 
 
 def write_images(folder: Path, count: int, side: int) -> Path:

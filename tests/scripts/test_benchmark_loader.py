@@ -23,3 +23,10 @@ def test_rates_of_loader_and_step(tmp_path):
     assert min(loader, step, both) > 0
     times = float(re.search(r"gives (\S+) times", text).group(1))
     assert abs(times - loader / step) < 0.1 + 0.01 * times
+
+
+def test_fewer_images_than_a_batch(tmp_path):
+    command = [sys.executable, SCRIPT, "--images", "8", "--side", "32", "--batch-size", "16"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert "'batch_size' must be at most the number of training images, 6" in result.stderr
