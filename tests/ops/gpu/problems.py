@@ -55,8 +55,8 @@ FAMILIES = (
     Family(1, mx.float32, 12, 16, True, (6,), core=SCALAR_4),
     Family(2, mx.float16, 32, 32, False, enough_groups=1, core=SCALAR_4),
     Family(2, mx.bfloat16, 20, 7, True, (3, 4), enough_groups=1, core=SCALAR_8),
-    Family(3, mx.float32, 8, 5, True, (2, 2, 3), core=SCALAR_4),
-    Family(3, mx.float16, 40, 24, False, enough_groups=1, core=SCALAR_8),
+    Family(3, mx.float32, 8, 5, True, (3, 3, 3), core=SCALAR_4),
+    Family(3, mx.float16, 40, 24, False, (2, 4, 3), enough_groups=1, core=SCALAR_8),
 )
 
 

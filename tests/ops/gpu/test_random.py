@@ -18,9 +18,10 @@ def test_attention(metal, family):  # noqa: F811
     assert not gpu_kernels._broken
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+# The separate products are for whole simdgroups, whatever a family asks for.
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f.core.whole], ids=str)
 def test_unfused(metal, family):  # noqa: F811
-    for case in random_cases(family, seed=100 + FAMILIES.index(family), count=8):
+    for case in random_cases(family, seed=100 + FAMILIES.index(family), count=12):
         wrong = worst(check_unfused(case), family.dtype)
         assert wrong is None, f"{wrong} for {case.problem} {case.lengths}"
     assert not gpu_kernels._broken
