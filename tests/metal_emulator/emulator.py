@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,12 +193,18 @@ class metal_kernel:
     def _library(self, kernel: Kernel, settings: Options) -> Path:
         fast_math = self.fast_math if settings.fast_math is None else settings.fast_math
         key = (kernel, settings.build, fast_math)
-        if settings.strict and kernel not in self._strict:
-            _require_strict(kernel)
-            self._strict.add(kernel)
-        if key not in self._libraries:
-            text = kernel.text(entry_point=True)
-            self._libraries[key] = build.build_kernel(text, settings.build, fast_math)
+        with ThreadPoolExecutor(1) as beside:  # clang takes as long for one as for the other
+            strict = None
+            if settings.strict and kernel not in self._strict:
+                strict = beside.submit(_require_strict, kernel)
+            try:
+                if key not in self._libraries:
+                    text = kernel.text(entry_point=True)
+                    self._libraries[key] = build.build_kernel(text, settings.build, fast_math)
+            finally:
+                if strict:
+                    strict.result()
+                    self._strict.add(kernel)
         return self._libraries[key]
 
     def _memory(
