@@ -33,7 +33,7 @@ class Core:
 
     @property
     def height(self) -> int:
-        """Rows that a lane looks after: it has two pairs of each."""
+        """Rows that a lane looks after: of each it has two tokens."""
         return self.rows * self.tokens // (2 * self.lanes)
 
     @property
@@ -44,7 +44,8 @@ class Core:
     @property
     def headers(self) -> tuple[str, ...]:
         """What the kernels need of it."""
-        return (f"core_{self.name}.h", "simdgroup.h")[: 2 if self.whole else 1]
+        own = f"core_{self.name}.h"
+        return (own, "simdgroup.h") if self.whole else (own,)
 
     @property
     def constants(self) -> dict[str, int]:

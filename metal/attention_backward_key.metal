@@ -33,7 +33,7 @@ na_frag<float> dk[FK], dv[FV];
 na_clear<FK>(dk);
 na_clear<FV>(dv);
 NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
-  const na_point place = na_place<Q1, Q2>(h * 8 + me.row, na_size(1, 1, 1));
+  const na_point place = na_place<Q1, Q2>(h * 8 + me.row);
   mine[h] = na_key_at<RANK>(params, tile, key_rows, corner, place);
 }
 na_load_rows<D>(k, key, mine, me);

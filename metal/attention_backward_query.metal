@@ -45,7 +45,7 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
   na_frag<float> sum[FK];
   na_clear<FK>(sum);
   NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
-    const na_point place = na_place<Q1, Q2>(h * 8 + me.row, na_size(1, 1, 1));
+    const na_point place = na_place<Q1, Q2>(h * 8 + me.row);
     mine[h] = na_query_at<RANK>(params, tile, rows, corner, place);
   }
   na_load_rows<D>(q, query, mine, me);

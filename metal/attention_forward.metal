@@ -39,7 +39,7 @@ na_frag<T> q[FK];
 na_frag<float> sum[FV];
 na_clear<FV>(sum);
 NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
-  const na_point place = na_place<Q1, Q2>(h * 8 + me.row, na_size(1, 1, 1));
+  const na_point place = na_place<Q1, Q2>(h * 8 + me.row);
   mine[h] = na_query_at<RANK>(params, tile, rows, corner, place);
   top[h] = total[h] = 0.0f;
   limit[h] = NA_LOWEST;

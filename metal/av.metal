@@ -36,7 +36,7 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
   na_frag<float> sum[FV];
   na_clear<FV>(sum);
   NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
-    const na_point place = na_place<Q1, Q2>(h * 8 + me.row, na_size(1, 1, 1));
+    const na_point place = na_place<Q1, Q2>(h * 8 + me.row);
     mine[h] = na_query_at<RANK>(params, tile, rows, corner, place);
   }
 

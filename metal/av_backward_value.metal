@@ -27,7 +27,7 @@ na_key mine[NA_ROWS];
 na_frag<float> sum[FV];
 na_clear<FV>(sum);
 NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
-  const na_point place = na_place<Q1, Q2>(h * 8 + me.row, na_size(1, 1, 1));
+  const na_point place = na_place<Q1, Q2>(h * 8 + me.row);
   mine[h] = na_key_at<RANK>(params, tile, key_rows, corner, place);
 }
 const na_box seeing = na_queries_seeing<RANK>(tile, na_size(0, 0, 0), many);

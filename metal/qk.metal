@@ -29,7 +29,7 @@ const float scale = na_float(params[NA_SCALE]);
 na_query mine[NA_ROWS];
 na_frag<T> q[FK];
 NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
-  const na_point place = na_place<Q1, Q2>(h * 8 + me.row, na_size(1, 1, 1));
+  const na_point place = na_place<Q1, Q2>(h * 8 + me.row);
   mine[h] = na_query_at<RANK>(params, tile, rows, corner, place);
   if (mine[h].stored && !na_whole<RANK>(mine[h], volume))
     for (int i = me.column / 2; i < volume; i += 4)

@@ -279,13 +279,10 @@ NA_FN na_point na_size(int z, int y, int x) {
   return size;
 }
 
+// Where row `i` of a team lies in it.
 template <int N1, int N2>
-NA_FN na_point na_place(uint i, const na_point scale) {
-  na_point place;
-  place.at[0] = int(i / (N1 * N2)) * scale.at[0];
-  place.at[1] = int(i / N2 % N1) * scale.at[1];
-  place.at[2] = int(i % N2) * scale.at[2];
-  return place;
+NA_FN na_point na_place(uint i) {
+  return na_size(int(i / (N1 * N2)), int(i / N2 % N1), int(i % N2));
 }
 
 // Where team `i` begins. The teams that share a simdgroup lie along AXIS, that of the columns

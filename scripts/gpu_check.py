@@ -216,9 +216,10 @@ def steps(attention: Callable[..., Any], sets: list[list[Any]]) -> Steps:
 def ours(shape: Any, dtype: str) -> Steps:
     from natten_zoo import ops
     from natten_zoo.ops import gpu
+    from natten_zoo.ops.functional import OPERATORS
 
     _, spatial, _, kernel, _ = shape
-    attention = {1: ops.na1d, 2: ops.na2d, 3: ops.na3d}[len(spatial)]
+    attention = OPERATORS[len(spatial)]
     ops.set_backend(gpu.NAME)
     return steps(lambda q, k, v: attention(q, k, v, kernel), inputs(shape, dtype))
 

@@ -156,9 +156,10 @@ def problem(
     import mlx.core as mx
 
     from .. import ops
+    from ..ops.functional import OPERATORS
 
     spatial, heads, head_dim, has_rpb, parameters = SAMPLES[name]
-    operator = {1: ops.na1d, 2: ops.na2d, 3: ops.na3d}[len(spatial)]
+    operator = OPERATORS[len(spatial)]
     keys = mx.random.split(mx.random.key(0), 4)
     shape = (batch, *spatial, heads, head_dim)
     arrays = [mx.random.normal(shape, key=k).astype(getattr(mx, dtype)) for k in keys[:3]]
