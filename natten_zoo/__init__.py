@@ -10,6 +10,11 @@ from pathlib import Path as _Path
 from typing import TYPE_CHECKING
 from typing import Any as _Any
 
+from ._moved import MOVED as _MOVED
+from ._moved import install as _install
+
+_install()
+
 _root = _Path(__file__).resolve().parents[1]
 if (_root / "pyproject.toml").exists() and (_root / "ops" / "neighborhood.py").exists():
     # In a clone ops/, metal/ and configs/ lie beside this folder instead of in it.
@@ -20,20 +25,17 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from . import (
         cli,
+        compat,
         configs,
         data,
-        evaluation,
         layers,
         metal,
         models,
-        music,
         ops,
         pretrained,
-        segmentation,
+        tasks,
         training,
-        video,
         viz,
-        volumes,
     )
     from .models import NAT, DiNAT, DiNAT_s, IsotropicNAT
     from .pretrained import create_model, get_record, list_models, load_pretrained
@@ -44,24 +46,21 @@ __all__ = [
     "IsotropicNAT",
     "NAT",
     "cli",
+    "compat",
     "configs",
     "create_model",
     "data",
-    "evaluation",
     "get_record",
     "layers",
     "list_models",
     "load_pretrained",
     "metal",
     "models",
-    "music",
     "ops",
     "pretrained",
-    "segmentation",
+    "tasks",
     "training",
-    "video",
     "viz",
-    "volumes",
 ]
 
 # Where public names that are no modules live. All names are looked up on first use, so that
@@ -79,7 +78,7 @@ _EXPORTS = {
 
 
 def __getattr__(name: str) -> _Any:
-    if name not in __all__:
+    if name not in __all__ and f"{__name__}.{name}" not in _MOVED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in _EXPORTS:
         return getattr(_import_module(_EXPORTS[name], __name__), name)

@@ -99,7 +99,8 @@ def save(report: dict[str, Any], path: Path | None) -> None:
 def device() -> str:
     import mlx.core as mx
 
-    from natten_zoo.ops import gpu, gpu_kernels
+    from natten_zoo.ops import gpu
+    from natten_zoo.ops.gpu import kernels as gpu_kernels
 
     info = getattr(mx, "device_info", lambda: {})()
     if gpu_kernels.platform() is None:

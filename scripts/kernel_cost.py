@@ -40,8 +40,9 @@ import numpy as np
 from benchmark_contestants import import_natten_mlx
 
 from natten_zoo.metal import MATRIX, SCALAR_4, SCALAR_8, Core
-from natten_zoo.ops import Neighborhood, gpu, gpu_plan
-from natten_zoo.ops.gpu_programs import use_core
+from natten_zoo.ops import Neighborhood, gpu
+from natten_zoo.ops.gpu import plan as gpu_plan
+from natten_zoo.ops.gpu.programs import use_core
 from natten_zoo.ops.problem import Problem
 from tests import metal_emulator
 

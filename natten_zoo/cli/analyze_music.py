@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Analyzes the track and prints what was found."""
     from ..models import AllInOne
-    from ..music import analyze, plot
+    from ..tasks.music import analyze, plot
 
     keep_input(args.spectrograms, *filter(None, (args.out, args.plot)))
     spectrograms = read_spectrograms(args.spectrograms)  # before models are downloaded for it

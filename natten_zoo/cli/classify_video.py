@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Classifies the videos and prints the result of each."""
     from ..data.video import VideoError
-    from ..video import classify_video
+    from ..tasks.video import classify_video
 
     model = open_video_classifier(args.model, args.variant)
     names = output_names(model)

@@ -137,7 +137,7 @@ def times(columns: dict[str, tuple[str, Core | None]], name: str, rounds: int) -
     import mlx.core as mx
 
     from .. import ops
-    from ..ops.gpu_programs import use_core
+    from ..ops.gpu.programs import use_core
 
     row = [name]
     for tier, core in columns.values():

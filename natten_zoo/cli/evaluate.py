@@ -30,8 +30,8 @@ from ._text import progress, table
 
 if TYPE_CHECKING:
     from ..data.preprocess import SequencePreprocess
-    from ..evaluation import Evaluation
     from ..models import Model
+    from ..tasks.evaluation import Evaluation
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates and prints."""
-    from ..evaluation import evaluate
+    from ..tasks.evaluation import evaluate
 
     if args.confusion:
         from ..viz.figures import new_figure

@@ -25,7 +25,7 @@ from urllib.parse import urlparse
 from ._text import table
 
 if TYPE_CHECKING:
-    from ..pretrained.record import Record
+    from ..configs.record import Record
 
 _HEADER = ["name", "task", "params", "GMACs", "published", "parity", "license", "weights"]
 # Short enough for eight columns in a terminal.

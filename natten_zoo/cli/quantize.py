@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 def accuracy(args: argparse.Namespace, model: Model, preprocess: Preprocess) -> float | None:
     """Top-1 accuracy on the data that was named, if any, in percent."""
-    from ..evaluation import evaluate
+    from ..tasks.evaluation import evaluate
     from .evaluate import open_data
 
     if args.data is None:

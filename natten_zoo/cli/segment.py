@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     from ..data import read_image
     from ..models import UPerNet
     from ..pretrained.load import load_pretrained
-    from ..segmentation import segment
+    from ..tasks.segmentation import segment
 
     overlay: Path = args.out
     mask, facts_file = overlay.with_name(f"{overlay.stem}_mask.png"), overlay.with_suffix(".json")

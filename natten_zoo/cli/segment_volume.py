@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from ..data.volumes import check_name, read_volume
     from ..models import NAUNETR
     from ..pretrained.load import load_pretrained
-    from ..volumes import segment_volume
+    from ..tasks.volumes import segment_volume
 
     mask: Path = args.out
     check_name(mask)

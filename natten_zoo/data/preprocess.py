@@ -14,7 +14,7 @@ from PIL import Image
 from .reading import ImageSource, read_image
 
 if TYPE_CHECKING:
-    from ..pretrained.record import Record
+    from ..configs.record import Record
 
 _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,

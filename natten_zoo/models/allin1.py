@@ -3,7 +3,7 @@
 Kim and Nam, https://arxiv.org/abs/2307.16425; the weights are those of
 https://github.com/mir-aidj/all-in-one. A track comes as one spectrogram per stem (bass, drums,
 other, vocals). Each block looks far along time with dilated neighborhood attention, then across
-stems. :func:`natten_zoo.music.analyze` makes times and labels of what the model says.
+stems. :func:`natten_zoo.tasks.music.analyze` makes times and labels of what the model says.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 if TYPE_CHECKING:
-    from ..pretrained.record import Record
+    from ..configs.record import Record
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 ModelT = TypeVar("ModelT", bound="Model")

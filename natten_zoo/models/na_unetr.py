@@ -198,7 +198,7 @@ class UpBlock(nn.Module):
 class NAUNETR(Model):
     """Segmentation of volumes with neighborhood attention.
 
-    :func:`natten_zoo.volumes.segment_volume` makes a mask of a CT or an MRI with it.
+    :func:`natten_zoo.tasks.volumes.segment_volume` makes a mask of a CT or an MRI with it.
 
     Args:
         config: The model's configuration.

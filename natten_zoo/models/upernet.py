@@ -202,7 +202,7 @@ class AuxiliaryHead(nn.Module):
 class UPerNet(Model):
     """Semantic segmentation with a NAT, DiNAT or DiNAT_s body.
 
-    :func:`natten_zoo.segmentation.segment` makes a mask of an image with it.
+    :func:`natten_zoo.tasks.segmentation.segment` makes a mask of an image with it.
 
     Args:
         config: The model's configuration.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ..configs.record import Record
 from .errors import CheckpointError
 from .reader import Checkpoint, read_checkpoint
-from .record import Record
 from .registry import create_model, get_record, list_models
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from .. import __version__
 
 if TYPE_CHECKING:
+    from ..configs.record import Record
     from ..models.base import Model
-    from .record import Record
 
 SITE = "https://pypi.org/project/natten-zoo"
 # A record's name of a label set: its name on the Hub, and in print.
@@ -25,7 +25,7 @@ DATASETS = {
 _USES = {
     "image-segmentation": """\
 from natten_zoo.models import {name}
-from natten_zoo.segmentation import segment
+from natten_zoo.tasks.segmentation import segment
 
 result = segment({name}.from_pretrained("{repo_id}"), "photo.jpg")
 result.overlay().save("overlay.png")
@@ -33,7 +33,7 @@ print(result.classes())
 """,
     "video-classification": """\
 from natten_zoo.models import {name}
-from natten_zoo.video import classify_video
+from natten_zoo.tasks.video import classify_video
 
 probabilities = classify_video({name}.from_pretrained("{repo_id}"), "clip.mp4")
 print((-probabilities).argsort()[:5])
@@ -49,7 +49,7 @@ logits = model(prepare(np.sin(np.arange(40)))[None])
 """,
     "volume-segmentation": """\
 from natten_zoo.models import {name}
-from natten_zoo.volumes import segment_volume
+from natten_zoo.tasks.volumes import segment_volume
 
 result = segment_volume({name}.from_pretrained("{repo_id}"), "scan.nii.gz")
 result.save("mask.nii.gz")

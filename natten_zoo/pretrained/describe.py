@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from ..configs.record import Record
 from ..models.base import Model
 from .errors import CheckpointError
 from .infer import infer
 from .reader import Checkpoint
-from .record import Record
 from .registry import get_record, model_class
 
 # `model_type` of a Hugging Face config.json, and our architecture.

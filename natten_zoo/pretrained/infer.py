@@ -7,10 +7,10 @@ from urllib.parse import urlparse
 
 import mlx.core as mx
 
+from ..configs.record import Record
 from ..models.base import Model
 from .errors import CheckpointError
 from .reader import Checkpoint
-from .record import Record
 from .registry import build_model, model_class, records
 from .strict import mismatches
 

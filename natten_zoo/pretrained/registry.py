@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..configs import variants
-from .record import Record
+from ..configs.record import Record
 
 if TYPE_CHECKING:
     from ..models import Model

@@ -15,13 +15,13 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from .. import __version__
+from ..configs.record import Record
 from ..models.base import Model
 from .card import model_card
 from .errors import CheckpointError
 from .folder import README, write_folder
 from .quantize import KEY, quantization
 from .reader import CONFIG, PREPROCESSOR, WEIGHTS
-from .record import Record
 from .safetensors_file import read_safetensors
 
 # What a record says of the place it was read from, not of the model.

@@ -16,9 +16,9 @@ import huggingface_hub as hub
 from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
+from ..configs.record import Record
 from .download import DownloadError, download, sha256_of
 from .reader import CONFIG, PREPROCESSOR, WEIGHT_FILES, read_json
-from .record import Record
 from .registry import get_record, records
 
 logger = logging.getLogger("natten_zoo")

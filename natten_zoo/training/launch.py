@@ -11,6 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from ..configs.record import Record
 from ..data import Preprocess
 from ..data.arrays import fashion_mnist_source, is_idx_folder, mnist1d_source
 from ..data.labeled import class_parents
@@ -19,7 +20,6 @@ from ..data.moving_fashion import MovingFashionSource
 from ..files import write_whole
 from ..models.base import Model
 from ..pretrained.quantize import refuse_quantized
-from ..pretrained.record import Record
 from ..pretrained.registry import build_model, get_record, records, task_of
 from .augment import Augment, SequenceAugment
 from .checkpoint import RunError, find_latest

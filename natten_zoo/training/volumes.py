@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from ..configs.record import Record
 from ..data.arrays import Batch
 from ..data.labels import output_names, read_labels
 from ..data.nuclei import is_nuclei, read_nuclei
 from ..data.volumes import SUFFIXES, read_volume
 from ..layers.resize import source_positions
-from ..pretrained.record import Record
-from ..volumes import logit_rows, prepare, scale_intensity
+from ..tasks.volumes import logit_rows, prepare, scale_intensity
 from .config import Recipe
 from .loop import Trainer
 from .step import soft_cross_entropy

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-    from ..evaluation import Evaluation
     from ..ops import Neighborhood
+    from ..tasks.evaluation import Evaluation
 
 INK, FAINT, RIGHT, WRONG, QUERY = "#22262b", "#8a9099", "#1a7f4b", "#c8372d", "#1769aa"
 WARM = "#d1495b"

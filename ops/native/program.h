@@ -1,4 +1,4 @@
-// The kernels of metal/, launched without Python: what ops/gpu_programs.py lists for an operation,
+// The kernels of metal/, launched without Python: what ops/gpu/programs.py lists for an operation,
 // kept in C++ and added to the graph by one call.
 #pragma once
 

@@ -8,10 +8,12 @@ from typing import Any
 import mlx.core as mx
 
 from ...metal import Core
-from .. import gpu, gpu_kernels, gpu_plan
-from ..gpu_kernels import KERNELS
-from ..gpu_plan import Plan
-from ..gpu_programs import Step, proven
+from .. import gpu
+from ..gpu import kernels as gpu_kernels
+from ..gpu import plan as gpu_plan
+from ..gpu.kernels import KERNELS
+from ..gpu.plan import Plan
+from ..gpu.programs import Step, proven
 from ..problem import Problem
 
 

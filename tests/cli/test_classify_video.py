@@ -15,7 +15,7 @@ from natten_zoo.data.clips import clip_indices, crop_clip
 from natten_zoo.data.fashion_mnist import CLASSES
 from natten_zoo.data.video import VideoError, _image, count_frames, read_frames
 from natten_zoo.models import NAT, inflate
-from natten_zoo.video import classify_video, view_video
+from natten_zoo.tasks.video import classify_video, view_video
 
 FILM = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -134,7 +134,7 @@ def test_no_frames_are_an_error_and_no_default(tiny, gif):
 
 def test_lacking_frames_are_replaced_by_the_last(tiny, gif, monkeypatch):
     model = inflate(NAT.from_pretrained(tiny))
-    monkeypatch.setattr("natten_zoo.video.count_frames", lambda path: 24)
+    monkeypatch.setattr("natten_zoo.tasks.video.count_frames", lambda path: 24)
     (view,) = view_video(model, gif, frames=24, stride=1, clips=1, crops=1)
     assert np.array_equal(view[0, 20:], view[0, 19:20].repeat(4, 0))
     assert not np.array_equal(view[0, 18], view[0, 19])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from natten_zoo.data import Preprocess
-from natten_zoo.evaluation import Evaluation, evaluate
+from natten_zoo.tasks.evaluation import Evaluation, evaluate
 
 NAMES = ("a", "b", "c", "d", "e", "f", "g")
 

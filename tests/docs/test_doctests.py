@@ -32,7 +32,7 @@ def test_examples(name):
 
 
 def test_modules_are_found_at_the_top_and_in_packages():
-    assert {"natten_zoo.sliding", "natten_zoo.viz.figures"} <= set(modules())
+    assert {"natten_zoo.tasks.sliding", "natten_zoo.viz.figures"} <= set(modules())
 
 
 def test_the_public_operators_have_examples():

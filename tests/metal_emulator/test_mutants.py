@@ -13,8 +13,10 @@ import pytest
 
 from natten_zoo import metal as sources
 from natten_zoo.metal import MATRIX, SCALAR_4, SCALAR_8, Core
-from natten_zoo.ops import Neighborhood, gpu_kernels, gpu_plan
-from natten_zoo.ops.gpu_programs import use_core
+from natten_zoo.ops import Neighborhood
+from natten_zoo.ops.gpu import kernels as gpu_kernels
+from natten_zoo.ops.gpu import plan as gpu_plan
+from natten_zoo.ops.gpu.programs import use_core
 from natten_zoo.ops.problem import Problem
 from tests.metal_emulator import StrictError, install, record
 from tests.ops.gpu.problems import case_of, check_attention, worst

@@ -22,7 +22,7 @@ from natten_zoo.pretrained.key_map import key_map
 from natten_zoo.pretrained.strict import load_strict
 from tests import formula
 
-DATA = Path(__file__).parents[1] / "data/na_unetr"
+DATA = Path(__file__).parents[1] / "fixtures/na_unetr"
 SMALL = NAUNETRConfig(8, (1, 2), (1, 2), kernel_size=3, drop_path_rate=0.2, num_classes=3)
 # The Swin UNETR of the fixture: one window on every map, so that windows are the same in both.
 FIXTURE = {

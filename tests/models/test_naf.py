@@ -18,7 +18,7 @@ from natten_zoo.pretrained.reader import Checkpoint
 from natten_zoo.pretrained.strict import load_strict
 from tests import formula
 
-DATA = Path(__file__).parents[1] / "data/naf"
+DATA = Path(__file__).parents[1] / "fixtures/naf"
 KEYS = json.loads(gzip.decompress((DATA / "keys.json.gz").read_bytes()))
 
 

@@ -10,12 +10,12 @@ import pytest
 from mlx.utils import tree_flatten
 
 from natten_zoo import create_model, get_record, list_models
+from natten_zoo.configs.record import Record
 from natten_zoo.models import NAT, NAT3D, DiNAT, DiNAT3D, NAT3DConfig, NATConfig, cost, inflate
 from natten_zoo.models.cost import count_cost
-from natten_zoo.pretrained.record import Record
 from natten_zoo.pretrained.strict import load_strict
 
-FIXTURE = Path(__file__).parents[1] / "data/nat3d/nat3d_tiny.npz"
+FIXTURE = Path(__file__).parents[1] / "fixtures/nat3d/nat3d_tiny.npz"
 # Millions of parameters and GMACs of 32x224x224, layer norms not counted, with windows of 3 and of
 # 7 tokens in time.
 STATED = {

@@ -16,7 +16,7 @@ from natten_zoo.pretrained.reader import read_checkpoint
 from natten_zoo.pretrained.strict import load_strict
 from tests import formula
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[1] / "fixtures"
 CLASSES = {"NAT": NAT, "DiNAT": DiNAT, "DiNAT_s": DiNAT_s, "NATIsotropic": IsotropicNAT}
 TINY = sorted(path.stem for path in (DATA / "models/tiny").glob("*.npz"))
 FULL = ("nat_mini", "dinat_small", "dinat_s_tiny", "nat_isotropic_small")

@@ -9,14 +9,14 @@ import pytest
 from mlx.utils import tree_flatten
 
 from natten_zoo import create_model, get_record, list_models
+from natten_zoo.configs.record import Record
 from natten_zoo.data import Preprocess
 from natten_zoo.models import NAT, NATConfig
 from natten_zoo.pretrained.adapt import adapt, adapt_input_channels, resize_bias_table
-from natten_zoo.pretrained.record import Record
 from natten_zoo.pretrained.registry import model_class
 from natten_zoo.pretrained.strict import load_strict, mismatches
 
-BICUBIC = Path(__file__).parents[1] / "data/models/bicubic.npz"
+BICUBIC = Path(__file__).parents[1] / "fixtures/models/bicubic.npz"
 SMALL = NATConfig(8, (1, 1), (1, 2), kernel_size=3, num_classes=5)
 
 

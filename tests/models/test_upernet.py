@@ -14,6 +14,7 @@ from mlx.utils import tree_flatten
 from PIL import Image
 
 from natten_zoo import create_model, get_record, list_models
+from natten_zoo.configs.record import Record
 from natten_zoo.data import Preprocess
 from natten_zoo.data.labels import class_colors, class_names
 from natten_zoo.layers.resize import AdaptiveAveragePool, resize_bilinear
@@ -33,12 +34,11 @@ from natten_zoo.pretrained.card import model_card
 from natten_zoo.pretrained.errors import CheckpointError
 from natten_zoo.pretrained.infer import infer
 from natten_zoo.pretrained.reader import Checkpoint
-from natten_zoo.pretrained.record import Record
 from natten_zoo.pretrained.strict import load_strict
-from natten_zoo.segmentation import _slide, segment
-from natten_zoo.sliding import window_starts
+from natten_zoo.tasks.segmentation import _slide, segment
+from natten_zoo.tasks.sliding import window_starts
 
-DATA = Path(__file__).parents[1] / "data/upernet"
+DATA = Path(__file__).parents[1] / "fixtures/upernet"
 # Upstream's tables: millions of parameters, GFLOPs of a 2048x512 image (of 2560x640 for the large
 # ones), mean intersection over union at one scale and at several.
 PUBLISHED = {
@@ -388,7 +388,7 @@ def test_segment(model, photo, monkeypatch):
     assert len(np.unique(expected)) > 1
     found = segment(model, photo)
     assert np.array_equal(found.mask, expected)
-    monkeypatch.setattr("natten_zoo.segmentation._BAND", 3000)  # a few rows at a time
+    monkeypatch.setattr("natten_zoo.tasks.segmentation._BAND", 3000)  # a few rows at a time
     assert np.array_equal(segment(model, photo).mask, expected)
     assert sum(entry["pixels"] for entry in found.classes()) == 30 * 45
     assert [e["share"] for e in found.classes()] == sorted(

@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten
 from natten_zoo import create_model, get_record, list_models
 from natten_zoo.models.cost import count_cost
 
-KEYS = Path(__file__).parents[1] / "data/models/keys.json.gz"
+KEYS = Path(__file__).parents[1] / "fixtures/models/keys.json.gz"
 UPSTREAM = json.loads(gzip.decompress(KEYS.read_bytes()))
 # Printed in the papers and in upstream's tables: millions of parameters, GFLOPs, top-1.
 PUBLISHED = {

@@ -7,11 +7,11 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
+from natten_zoo.configs.record import Record
 from natten_zoo.data.volumes import Volume, VolumeError
 from natten_zoo.models import NAUNETR, NAUNETRConfig
-from natten_zoo.pretrained.record import Record
-from natten_zoo.sliding import blended_rows, gaussian, window_starts
-from natten_zoo.volumes import prepare, scale_intensity, segment_volume
+from natten_zoo.tasks.sliding import blended_rows, gaussian, window_starts
+from natten_zoo.tasks.volumes import prepare, scale_intensity, segment_volume
 
 nibabel = pytest.importorskip("nibabel")
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import strategies as st
 
 from natten_zoo import ops
-from natten_zoo.ops import backend, gpu_plan
+from natten_zoo.ops import backend
+from natten_zoo.ops.gpu import plan as gpu_plan
 from natten_zoo.ops.problem import Problem
 from tests.reference import Reference
 

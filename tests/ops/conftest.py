@@ -1,6 +1,6 @@
 import pytest
 
-from natten_zoo.ops import gpu_plan
+from natten_zoo.ops.gpu import plan as gpu_plan
 from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401
 
 

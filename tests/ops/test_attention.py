@@ -10,7 +10,7 @@ import pytest
 
 from natten_zoo import ops
 from natten_zoo.ops import backend
-from natten_zoo.ops import tiles as tiles_module
+from natten_zoo.ops.pure import tiles as tiles_module
 from tests.ops.cases import (
     CASES,
     EACH_TIER,

@@ -10,7 +10,7 @@ import pytest
 from natten_zoo import ops
 from tests.ops.cases import EACH_TIER
 
-FILES = sorted(Path(__file__).parents[1].joinpath("data/ops").glob("*.npz"))
+FILES = sorted(Path(__file__).parents[1].joinpath("fixtures/ops").glob("*.npz"))
 
 
 def heads_last(x):

@@ -90,7 +90,7 @@ assert {*natten_zoo.__all__} <= {*dir(natten_zoo)}
 for name in natten_zoo.__all__:
     found = getattr(natten_zoo, name)
     assert not isinstance(found, types.ModuleType) or found.__name__ == f"natten_zoo.{name}"
-print(natten_zoo.viz.view_layers.__name__, natten_zoo.segmentation.segment.__name__)
+print(natten_zoo.viz.view_layers.__name__, natten_zoo.tasks.segmentation.segment.__name__)
 """
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.stdout.split() == ["view_layers", "segment"], run.stderr

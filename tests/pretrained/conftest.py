@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-DATA = Path(__file__).parents[1] / "data" / "pretrained"
+DATA = Path(__file__).parents[1] / "fixtures" / "pretrained"
 
 
 @pytest.fixture

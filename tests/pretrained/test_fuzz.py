@@ -13,7 +13,7 @@ from natten_zoo.pretrained.errors import CheckpointError
 from natten_zoo.pretrained.pickle_machine import Machine, PickleError
 from natten_zoo.pretrained.reader import read_checkpoint
 
-DATA = Path(__file__).parents[1] / "data" / "pretrained"
+DATA = Path(__file__).parents[1] / "fixtures" / "pretrained"
 FILES = {
     "torch": (DATA / "mmcv.pth").read_bytes(),
     "tensors": (DATA / "tensors.pth").read_bytes(),

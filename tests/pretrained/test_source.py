@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from natten_zoo.configs.record import Record
 from natten_zoo.pretrained import source as module
 from natten_zoo.pretrained.download import DownloadError
 from natten_zoo.pretrained.errors import CheckpointError
 from natten_zoo.pretrained.reader import read_checkpoint
-from natten_zoo.pretrained.record import Record
 from natten_zoo.pretrained.source import Hub, locate
 
 REPO = "someone/nat-tiny"

@@ -15,7 +15,7 @@ from natten_zoo.pretrained.torch_pickle import read_torch
 def tensors():
     from pathlib import Path
 
-    folder = Path(__file__).parents[1] / "data" / "pretrained"
+    folder = Path(__file__).parents[1] / "fixtures" / "pretrained"
     return read_checkpoint(folder / "tensors.pth").weights
 
 

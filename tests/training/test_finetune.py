@@ -10,7 +10,7 @@ from PIL import Image
 
 from natten_zoo.training import Recipe, run
 
-DIGITS = Path(__file__).resolve().parents[1] / "data" / "training" / "digits.csv.gz"
+DIGITS = Path(__file__).resolve().parents[1] / "fixtures" / "training" / "digits.csv.gz"
 
 
 @pytest.fixture(scope="module")

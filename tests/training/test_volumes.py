@@ -8,9 +8,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from natten_zoo.configs.record import Record
 from natten_zoo.data.nuclei import FILES, FOLDER, is_nuclei, read_nuclei
 from natten_zoo.models import NAUNETR
-from natten_zoo.pretrained.record import Record
 from natten_zoo.training import Recipe, run, volumes
 from natten_zoo.training.launch import make_trainer
 from natten_zoo.training.volumes import (
@@ -24,7 +24,7 @@ from natten_zoo.training.volumes import (
 
 nibabel = pytest.importorskip("nibabel")
 
-DATA = Path(__file__).parents[1] / "data/volumes"
+DATA = Path(__file__).parents[1] / "fixtures/volumes"
 RECORD = Record("tiny", "NAUNETR", {}, input_size=16, crop_mode="volume")
 OWN = {
     "data": str(DATA),

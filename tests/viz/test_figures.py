@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from natten_zoo.evaluation import Evaluation
 from natten_zoo.layers import NeighborhoodAttention3D
 from natten_zoo.models import NAT, NATConfig
 from natten_zoo.ops import Neighborhood
+from natten_zoo.tasks.evaluation import Evaluation
 from natten_zoo.viz import LayerView, view_layers
 from natten_zoo.viz.figures import (
     Sample,

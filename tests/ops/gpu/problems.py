@@ -14,8 +14,9 @@ import mlx.core as mx
 import numpy as np
 
 from natten_zoo.metal import MATRIX, MATRIX_16, SCALAR_4, SCALAR_8, Core
-from natten_zoo.ops import Neighborhood, gpu, gpu_plan
-from natten_zoo.ops.gpu_programs import use_core
+from natten_zoo.ops import Neighborhood, gpu
+from natten_zoo.ops.gpu import plan as gpu_plan
+from natten_zoo.ops.gpu.programs import use_core
 from natten_zoo.ops.problem import Problem
 from tests.reference import Reference
 

@@ -12,9 +12,10 @@ import pytest
 
 from natten_zoo import metal
 from natten_zoo.metal import SCALAR_4, SCALAR_8, TENSOR
-from natten_zoo.ops import Neighborhood, gpu_plan
-from natten_zoo.ops.gpu_kernels import FLOAT32, INT32, KERNELS
-from natten_zoo.ops.gpu_programs import use_core
+from natten_zoo.ops import Neighborhood
+from natten_zoo.ops.gpu import plan as gpu_plan
+from natten_zoo.ops.gpu.kernels import FLOAT32, INT32, KERNELS
+from natten_zoo.ops.gpu.programs import use_core
 from natten_zoo.ops.problem import Problem
 
 TYPES = {mx.float32: "float", mx.float16: "__half", mx.bfloat16: "__nv_bfloat16"}

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from natten_zoo import metal
-from natten_zoo.ops import Neighborhood, gpu_plan
+from natten_zoo.ops import Neighborhood
+from natten_zoo.ops.gpu import plan as gpu_plan
 from natten_zoo.ops.problem import Problem
 
 COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")

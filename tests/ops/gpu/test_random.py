@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from natten_zoo.ops import gpu_kernels
+from natten_zoo.ops.gpu import kernels as gpu_kernels
 from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401
 
 from .problems import FAMILIES, check_attention, check_unfused, random_cases, worst

@@ -14,8 +14,10 @@ from mlx.utils import tree_flatten
 from natten_zoo import ops
 from natten_zoo.metal import MATRIX, SCALAR_4, SCALAR_8
 from natten_zoo.models.nat import NAT, NATConfig
-from natten_zoo.ops import Neighborhood, backend, gpu, gpu_kernels, gpu_plan
-from natten_zoo.ops.gpu_programs import program, use_core
+from natten_zoo.ops import Neighborhood, backend, gpu
+from natten_zoo.ops.gpu import kernels as gpu_kernels
+from natten_zoo.ops.gpu import plan as gpu_plan
+from natten_zoo.ops.gpu.programs import program, use_core
 from natten_zoo.ops.problem import Problem
 from tests import metal_emulator
 from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401

@@ -11,8 +11,10 @@ import pytest
 
 from natten_zoo import ops
 from natten_zoo.metal import MATRIX
-from natten_zoo.ops import Neighborhood, gpu, gpu_kernels, gpu_plan, native
-from natten_zoo.ops.gpu_programs import program
+from natten_zoo.ops import Neighborhood, gpu, native
+from natten_zoo.ops.gpu import kernels as gpu_kernels
+from natten_zoo.ops.gpu import plan as gpu_plan
+from natten_zoo.ops.gpu.programs import program
 from natten_zoo.ops.native import programs
 from natten_zoo.ops.problem import Problem
 from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401

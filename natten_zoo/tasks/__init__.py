@@ -1,0 +1,1 @@
+"""What the models are for: one module per task, from a file to an answer."""

@@ -1,0 +1,255 @@
+"""Tiles of neighboring queries: the tables by which the pure tier moves tokens.
+
+A tile holds ``tq`` queries of one dilation group per axis and the ``tk`` keys that are the union
+of their windows, ranks in a row. Tiles of several axes are the Cartesian product of the tiles of
+each. Everything here depends on shapes only and is built once per shape.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from types import ModuleType
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ..neighborhood import Neighborhood
+from ..problem import Problem
+from .axis_tiles import AxisTiles, axis_tiles
+
+MASKED = -1e38  # finite: a difference of two infinities is NaN
+SIDES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 48, 64)
+
+
+@dataclass(frozen=True, eq=False)
+class Tiling:
+    """The tiles of all axes; tiles of one variant follow each other.
+
+    Its MLX arrays are made of NumPy's, not computed: they outlive a trace of ``mx.compile``.
+    """
+
+    hood: Neighborhood
+    spatial: tuple[int, ...]
+    group: int  # query heads that share a key head
+    varlen: bool
+    axes: tuple[AxisTiles, ...]
+
+    @property
+    def tiles(self) -> int:
+        return math.prod(len(a.token) for a in self.axes)
+
+    @property
+    def queries(self) -> int:
+        """Queries of a tile."""
+        return math.prod(a.token.shape[1] for a in self.axes)
+
+    @property
+    def rows(self) -> int:
+        """Rows of scores of a tile: its queries of all heads that share a key head."""
+        return self.group * self.queries
+
+    @property
+    def keys(self) -> int:
+        """Keys of a tile."""
+        return math.prod(a.key.shape[1] for a in self.axes)
+
+    @cached_property
+    def patterns(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """:meth:`AxisTiles.pattern` of each axis."""
+        return [a.pattern(static=not self.varlen) for a in self.axes]
+
+    @cached_property
+    def variant(self) -> np.ndarray:
+        """``[T]``: which combination of the axes' patterns a tile has; ascending."""
+        return np.sort(self._combinations)
+
+    @cached_property
+    def places(self) -> list[np.ndarray]:
+        """``[T]`` per axis: the tile of that axis that a tile is made of."""
+        order = np.argsort(self._combinations, kind="stable")
+        return [i[order] for i in self._grid]
+
+    @cached_property
+    def _combinations(self) -> np.ndarray:
+        """:attr:`variant` in the order of :attr:`_grid`."""
+        counts = [len(p) for p, _ in self.patterns]
+        ids = [v[i] for (_, v), i in zip(self.patterns, self._grid, strict=True)]
+        return np.ravel_multi_index(ids, counts)
+
+    @property
+    def _grid(self) -> np.ndarray:
+        return np.indices([len(a.token) for a in self.axes]).reshape(len(self.axes), -1)
+
+    @cached_property
+    def query(self) -> mx.array:
+        """``[T, tq]``: flat output place of each query, some place where there is none."""
+        return index(np.maximum(self._query, 0))
+
+    @cached_property
+    def query_home(self) -> mx.array | None:
+        """``[group, queries]``: where in ``[T * rows]`` each output place is computed.
+
+        Here and below, None stands for the table that leaves everything in its place.
+        """
+        where = homes(self._query.ravel(), self._outputs)[:, 0]
+        tile, query = np.divmod(where, self.queries)
+        member = np.arange(self.group)[:, None]
+        return unless_identity(
+            tile * self.rows + member * self.queries + query, self.tiles * self.rows
+        )
+
+    @property
+    def _outputs(self) -> int:
+        return math.prod(self.hood.output_size(self.spatial))
+
+    @property
+    def _query(self) -> np.ndarray:
+        parts = [a.entry[i] for a, i in zip(self.axes, self.places, strict=True)]
+        return combine(parts, self.hood.output_size(self.spatial), 1)
+
+    @property
+    def run(self) -> int:
+        """Keys of a tile on the last axis."""
+        return self.axes[-1].key.shape[1]
+
+    @cached_property
+    def columns(self) -> mx.array:
+        """``[tokens of the other axes, keys of all tiles of the last axis]``: flat tokens.
+
+        In this order the keys that a tile has in one row are neighbors, a run.
+        """
+        rest = np.arange(math.prod(self.spatial[:-1]))[:, None]
+        return index(rest * self.spatial[-1] + np.maximum(self.axes[-1].key.ravel(), 0))
+
+    @cached_property
+    def runs(self) -> mx.array | None:
+        """``[T, tk / run]``: the runs of a tile, counted in the order of :attr:`columns`."""
+        parts = [a.key[i] for a, i in zip(self.axes, self.places, strict=True)]
+        parts[-1] = self.places[-1][:, None]
+        sizes = [*self.spatial[:-1], len(self.axes[-1].key)]
+        return unless_identity(np.maximum(combine(parts, sizes, 1), 0), math.prod(sizes))
+
+    @cached_property
+    def folds(self) -> list[mx.array]:
+        """How to sum the tiles' rows of each token, an axis at a time.
+
+        The table of an axis is ``[n, rows]``: the rows to sum, one after the other. It turns
+        ``[*tokens of the axes before, *tiles of this axis and those after, tk of this axis]`` into
+        the same with the tokens of this axis in place of its tiles and keys. Where fewer than
+        ``n`` tiles have a token the table points at the row behind the last: zeros, also made
+        for the next axis.
+        """
+        counts = [len(a.token) for a in self.axes]
+        rank = np.empty(self.tiles, np.int64)
+        rank[np.ravel_multi_index(self.places, counts)] = np.arange(self.tiles)
+        tables, tokens = [], 1
+        for i, axis in enumerate(self.axes):
+            width, tail = axis.key.shape[1], math.prod(counts[i + 1 :])
+            used = axis.key if self.varlen else axis.used
+            place = homes(used.ravel(), axis.length).T[:, None, :, None]  # [n, 1, length, 1]
+            tile, key = np.divmod(np.minimum(place, axis.key.size - 1), width)
+            tile = (np.arange(tokens)[:, None, None] * counts[i] + tile) * tail + np.arange(tail)
+            if i == 0:
+                tile = rank[tile]
+            behind = tokens * counts[i] * tail * width
+            row = np.where(place == axis.key.size, behind, tile * width + key)
+            row = row.reshape(len(row), -1)
+            if i + 1 < len(counts):
+                row = np.pad(row, ((0, 0), (0, 1)), constant_values=behind)
+            tables.append(index(row))
+            tokens *= axis.length
+        return tables
+
+    @cached_property
+    def mask(self) -> mx.array:
+        """``[variants, tk, tq]``: 0, and :data:`MASKED` for keys that no shape lets a query see."""
+        return mx.array(self._mask)
+
+    @cached_property
+    def row_mask(self) -> mx.array:
+        """``[1, variants, tk, rows]``: :attr:`mask` for all heads that share a key head."""
+        return mx.array(np.tile(self._mask, (1, 1, self.group))[None])
+
+    @property
+    def _mask(self) -> np.ndarray:
+        parts = [np.minimum(p, 0) for p, _ in self.patterns]
+        ids = np.indices([len(p) for p in parts]).reshape(len(parts), -1)
+        parts = [p[i] for p, i in zip(parts, ids, strict=True)]
+        seen = combine(parts, [1] * len(parts), 2) >= 0
+        return np.where(seen, 0, MASKED).astype(np.float32)
+
+
+def tiling(problem: Problem) -> Tiling:
+    """The tiling of the least estimated cost."""
+    dims = problem.head_dim + problem.value_dim
+    hood, varlen = problem.neighborhood, problem.has_lengths
+    return _tiling(hood, problem.spatial, problem.group, dims, varlen)
+
+
+@lru_cache(maxsize=128)
+def _tiling(
+    hood: Neighborhood, spatial: tuple[int, ...], group: int, dims: int, varlen: bool
+) -> Tiling:
+    per_axis = []
+    for axis, (length, queries) in enumerate(zip(spatial, hood.output_size(spatial), strict=True)):
+        sides = [s for s in SIDES if s <= queries]
+        per_axis.append([axis_tiles(hood, axis, length, s, varlen) for s in sides])
+    tilings = (Tiling(hood, spatial, group, varlen, axes) for axes in itertools.product(*per_axis))
+    return min(tilings, key=lambda one: _cost(one, dims))
+
+
+def _cost(one: Tiling, dims: int) -> float:
+    """Estimated multiply-adds, forward and backward, for one key head; fitted to a CPU.
+
+    A score costs its products (short rows are slow to multiply) and its exponentials, a key of a
+    tile the copies of it and of its gradients, a tile the calls.
+    """
+    score = dims * (1 + (2.5 / one.rows) ** 2) + 40
+    return one.tiles * (one.keys * (one.rows * score + 2 * dims + 75) + 3000)
+
+
+def combine(parts: Sequence[Any], sizes: Sequence[int], dims: int, xp: ModuleType = np) -> Any:
+    """Row-major index over all axes from an index per axis; -1 where an axis has -1.
+
+    The last ``dims`` axes of each part are multiplied out: ``[..., n_a] -> [..., prod(n_a)]``.
+    """
+    rank, total, missing = len(parts), 0, xp.array(False)
+    for a, (part, size) in enumerate(zip(parts, sizes, strict=True)):
+        lead, own = part.shape[:-dims], part.shape[-dims:]
+        own = itertools.chain(*((*(1,) * a, n, *(1,) * (rank - 1 - a)) for n in own))
+        part = part.reshape(*lead, *own)
+        total = total * size + xp.maximum(part, 0)
+        missing = missing | (part < 0)
+    shape = [math.prod(p.shape[i] for p in parts) for i in range(-dims, 0)]
+    return xp.where(missing, -1, total).reshape(*parts[0].shape[:-dims], *shape)
+
+
+def homes(index: np.ndarray, size: int) -> np.ndarray:
+    """``[size, n]``: the places in ``index`` that hold each number, filled up with its length."""
+    order = np.argsort(index, kind="stable")[np.count_nonzero(index < 0) :]
+    counts = np.bincount(index[order], minlength=size)
+    column = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    table = np.full((size, max(counts.max(), 1)), len(index))
+    table[index[order], column] = order
+    return table
+
+
+def index(table: np.ndarray) -> mx.array:
+    """A table for ``mx.take``."""
+    return mx.array(np.ascontiguousarray(table, dtype=np.int32))
+
+
+def unless_identity(table: np.ndarray, size: int) -> mx.array | None:
+    """:func:`index` of a table, None if it leaves ``size`` rows where they are."""
+    return None if np.array_equal(table.ravel(), np.arange(size)) else index(table)
+
+
+def blocks(total: int, size: int) -> Iterator[slice]:
+    """``[0, total)`` in slices of ``size``."""
+    for start in range(0, total, size):
+        yield slice(start, min(start + size, total))
