@@ -10,7 +10,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "migrating.md").read_text()
 SETUP = re.search(r"```python\n(.*?)```", PAGE, re.S)[1]
 ROWS = [line.split("|")[1:-1] for line in PAGE.splitlines() if line.startswith("| ")]
 CODE = [re.search(r"`(.+)`", cell) for row in ROWS for cell in row[1:]]
-LINES = [found[1] for found in CODE if found and re.match(r"(ops|layers)\.", found[1])]
+LINES = [found[1] for found in CODE if found and re.match(r"(compat|ops|layers)\.", found[1])]
 
 
 def test_the_page_has_its_lines():
@@ -20,7 +20,7 @@ def test_the_page_has_its_lines():
 @pytest.mark.parametrize("line", LINES)
 def test_line(line):
     names = {}
-    exec("from natten_zoo import compat\n" + SETUP, names)
+    exec(SETUP, names)
     before = names["ops"].get_backend()
     try:
         result = eval(line, names)
