@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..models.base import Model
-    from ..pretrained.reader import Checkpoint
+    from ..pretrained.readers.reader import Checkpoint
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from ..pretrained.describe import build, describe
     from ..pretrained.folder import check_target
     from ..pretrained.load import fill
-    from ..pretrained.reader import read_checkpoint
+    from ..pretrained.readers.reader import read_checkpoint
     from ..pretrained.save import push_to_hub, save_pretrained
     from ..pretrained.source import locate
 
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 def _provenance(name: str, source: Any) -> dict[str, str]:
     """What the weights were made from; of a local path only its last part, which is no secret."""
     from ..pretrained.download import sha256_of
-    from ..pretrained.reader import weight_file
+    from ..pretrained.readers.reader import weight_file
 
     origin = Path(name).name if Path(name).exists() else name
     return {"source": origin, "sha256": sha256_of(weight_file(source.path))}

@@ -301,7 +301,7 @@ class NAUNETR(Model):
             ValueError: The encoder does not fit; the message lists every weight that does not.
         """
         from ..pretrained.infer import own_names
-        from ..pretrained.reader import read_checkpoint
+        from ..pretrained.readers.reader import read_checkpoint
         from ..pretrained.registry import create_model
         from ..pretrained.strict import load_strict
 

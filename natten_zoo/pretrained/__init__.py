@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..configs.record import Record
-from .errors import CheckpointError
-from .reader import Checkpoint, read_checkpoint
+from .readers.errors import CheckpointError
+from .readers.reader import Checkpoint, read_checkpoint
 from .registry import create_model, get_record, list_models
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import Any
 
 from ..configs.record import Record
 from ..models.base import Model
-from .errors import CheckpointError
 from .infer import infer
-from .reader import Checkpoint
+from .readers.errors import CheckpointError
+from .readers.reader import Checkpoint
 from .registry import get_record, model_class
 
 # `model_type` of a Hugging Face config.json, and our architecture.

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from .reader import CONFIG, PREPROCESSOR, WEIGHTS
+from .readers.reader import CONFIG, PREPROCESSOR, WEIGHTS
 
 README = "README.md"
 OURS = {CONFIG, PREPROCESSOR, WEIGHTS, README}

@@ -9,8 +9,8 @@ import mlx.core as mx
 
 from ..configs.record import Record
 from ..models.base import Model
-from .errors import CheckpointError
-from .reader import Checkpoint
+from .readers.errors import CheckpointError
+from .readers.reader import Checkpoint
 from .registry import build_model, model_class, records
 from .strict import mismatches
 

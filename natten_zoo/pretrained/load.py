@@ -15,7 +15,7 @@ from .adapt import adapt
 from .describe import build, describe
 from .infer import own_names
 from .quantize import prepare
-from .reader import Checkpoint, read_checkpoint
+from .readers.reader import Checkpoint, read_checkpoint
 from .source import Hub, locate
 from .strict import load_strict, mismatches
 

@@ -18,11 +18,11 @@ from .. import __version__
 from ..configs.record import Record
 from ..models.base import Model
 from .card import model_card
-from .errors import CheckpointError
 from .folder import README, write_folder
 from .quantize import KEY, quantization
-from .reader import CONFIG, PREPROCESSOR, WEIGHTS
-from .safetensors_file import read_safetensors
+from .readers.errors import CheckpointError
+from .readers.reader import CONFIG, PREPROCESSOR, WEIGHTS
+from .readers.safetensors_file import read_safetensors
 
 # What a record says of the place it was read from, not of the model.
 NOT_SAVED = ("architecture", "model", "file", "sha256")

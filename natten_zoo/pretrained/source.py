@@ -18,7 +18,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntr
 
 from ..configs.record import Record
 from .download import DownloadError, download, sha256_of
-from .reader import CONFIG, PREPROCESSOR, WEIGHT_FILES, read_json
+from .readers.reader import CONFIG, PREPROCESSOR, WEIGHT_FILES, read_json
 from .registry import get_record, records
 
 logger = logging.getLogger("natten_zoo")

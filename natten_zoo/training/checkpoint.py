@@ -16,9 +16,9 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ..pretrained.errors import CheckpointError
 from ..pretrained.folder import replace_folder
-from ..pretrained.safetensors_file import check_header, read_safetensors
+from ..pretrained.readers.errors import CheckpointError
+from ..pretrained.readers.safetensors_file import check_header, read_safetensors
 from .step import TrainState
 
 STATE_FILE = "training.safetensors"

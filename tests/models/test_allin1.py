@@ -25,9 +25,9 @@ from natten_zoo import create_model, get_record, list_models, ops
 from natten_zoo.models import NAT, AllInOne, AllInOneConfig
 from natten_zoo.models.cost import count_cost
 from natten_zoo.models.nat import NATConfig
-from natten_zoo.pretrained.errors import CheckpointError
 from natten_zoo.pretrained.infer import infer
-from natten_zoo.pretrained.reader import Checkpoint, read_checkpoint
+from natten_zoo.pretrained.readers.errors import CheckpointError
+from natten_zoo.pretrained.readers.reader import Checkpoint, read_checkpoint
 from natten_zoo.pretrained.strict import load_strict
 from natten_zoo.tasks.music import MusicAnalysis, Section, analyze, average, peaks, plot
 from tests import formula

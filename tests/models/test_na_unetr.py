@@ -17,8 +17,8 @@ from natten_zoo.models.cost import count_cost
 from natten_zoo.models.na_unetr import VolumeAttention
 from natten_zoo.models.swin_unetr import from_monai
 from natten_zoo.pretrained import card
-from natten_zoo.pretrained.errors import CheckpointError
 from natten_zoo.pretrained.key_map import key_map
+from natten_zoo.pretrained.readers.errors import CheckpointError
 from natten_zoo.pretrained.strict import load_strict
 from tests import formula
 

@@ -14,7 +14,7 @@ from natten_zoo.models import NAF, NAFConfig
 from natten_zoo.models.cost import count_cost
 from natten_zoo.models.naf import GroupNorm, pool, resize_nearest, rotate
 from natten_zoo.pretrained.infer import infer
-from natten_zoo.pretrained.reader import Checkpoint
+from natten_zoo.pretrained.readers.reader import Checkpoint
 from natten_zoo.pretrained.strict import load_strict
 from tests import formula
 

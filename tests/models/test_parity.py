@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten
 
 from natten_zoo import create_model
 from natten_zoo.models import NAT, DiNAT, DiNAT_s, IsotropicNAT, NATConfig
-from natten_zoo.pretrained.reader import read_checkpoint
+from natten_zoo.pretrained.readers.reader import read_checkpoint
 from natten_zoo.pretrained.strict import load_strict
 from tests import formula
 

@@ -31,9 +31,9 @@ from natten_zoo.models.cost import count_cost
 from natten_zoo.pretrained import read_checkpoint
 from natten_zoo.pretrained.adapt import adapt
 from natten_zoo.pretrained.card import model_card
-from natten_zoo.pretrained.errors import CheckpointError
 from natten_zoo.pretrained.infer import infer
-from natten_zoo.pretrained.reader import Checkpoint
+from natten_zoo.pretrained.readers.errors import CheckpointError
+from natten_zoo.pretrained.readers.reader import Checkpoint
 from natten_zoo.pretrained.strict import load_strict
 from natten_zoo.tasks.segmentation import _slide, segment
 from natten_zoo.tasks.sliding import window_starts

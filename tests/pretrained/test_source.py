@@ -13,8 +13,8 @@ from huggingface_hub import constants
 from natten_zoo.configs.record import Record
 from natten_zoo.pretrained import source as module
 from natten_zoo.pretrained.download import DownloadError
-from natten_zoo.pretrained.errors import CheckpointError
-from natten_zoo.pretrained.reader import read_checkpoint
+from natten_zoo.pretrained.readers.errors import CheckpointError
+from natten_zoo.pretrained.readers.reader import read_checkpoint
 from natten_zoo.pretrained.source import Hub, locate
 
 REPO = "someone/nat-tiny"

@@ -7,8 +7,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from natten_zoo.pretrained.errors import CheckpointError
-from natten_zoo.pretrained.reader import read_checkpoint
+from natten_zoo.pretrained.readers.errors import CheckpointError
+from natten_zoo.pretrained.readers.reader import read_checkpoint
 
 
 def linear(data, index):

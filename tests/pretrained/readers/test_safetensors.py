@@ -6,8 +6,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from natten_zoo.pretrained.errors import CheckpointError
-from natten_zoo.pretrained.safetensors_file import ITEMSIZE, read_safetensors
+from natten_zoo.pretrained.readers.errors import CheckpointError
+from natten_zoo.pretrained.readers.safetensors_file import ITEMSIZE, read_safetensors
 
 
 def write(path, header, data=bytes(24), length=None):

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from natten_zoo.pretrained.errors import CheckpointError
-from natten_zoo.pretrained.pickle_machine import Machine, PickleError
-from natten_zoo.pretrained.reader import read_checkpoint
+from natten_zoo.pretrained.readers.errors import CheckpointError
+from natten_zoo.pretrained.readers.pickle_machine import Machine, PickleError
+from natten_zoo.pretrained.readers.reader import read_checkpoint
 
-DATA = Path(__file__).parents[1] / "fixtures" / "pretrained"
+DATA = Path(__file__).parents[2] / "fixtures" / "pretrained"
 FILES = {
     "torch": (DATA / "mmcv.pth").read_bytes(),
     "tensors": (DATA / "tensors.pth").read_bytes(),

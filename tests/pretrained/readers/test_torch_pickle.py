@@ -7,15 +7,15 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from natten_zoo.pretrained.reader import read_checkpoint
-from natten_zoo.pretrained.torch_pickle import read_torch
+from natten_zoo.pretrained.readers.reader import read_checkpoint
+from natten_zoo.pretrained.readers.torch_pickle import read_torch
 
 
 @pytest.fixture(scope="module")
 def tensors():
     from pathlib import Path
 
-    folder = Path(__file__).parents[1] / "fixtures" / "pretrained"
+    folder = Path(__file__).parents[2] / "fixtures" / "pretrained"
     return read_checkpoint(folder / "tensors.pth").weights
 
 
@@ -121,7 +121,7 @@ def test_metadata_stay_inert(data):
 MEASURE = """
 import re, resource, sys
 import mlx.core as mx
-from natten_zoo.pretrained.reader import read_checkpoint
+from natten_zoo.pretrained.readers.reader import read_checkpoint
 def peak():
     if sys.platform == "darwin":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
