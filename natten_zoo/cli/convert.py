@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _provenance(name: str, source: Any) -> dict[str, str]:
     """What the weights were made from; of a local path only its last part, which is no secret."""
-    from ..pretrained.download import sha256_of
+    from ..files import sha256_of
     from ..pretrained.readers.reader import weight_file
 
     origin = Path(name).name if Path(name).exists() else name

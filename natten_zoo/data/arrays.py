@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import mlx.core as mx
@@ -34,6 +35,7 @@ class ArraySource:
         classes: tuple[str, ...],
     ) -> None:
         self.classes, self.size, self.val_size = classes, len(train[1]), len(val[1])
+        self.fingerprint = digests(train=train, val=val)
         self._train = mx.array(train[0]), mx.array(train[1].astype(np.int32))
         self._val = val[0], val[1].astype(np.int32)
 
@@ -53,6 +55,18 @@ class ArraySource:
             yield pad_batch(
                 images[start : start + batch_size], labels[start : start + batch_size], batch_size
             )
+
+
+def digests(**parts: Iterable[np.ndarray]) -> dict[str, str]:
+    """A digest of the content of each part of a data set, by its name."""
+    found = {}
+    for name, arrays in parts.items():
+        digest = sha256()
+        for array in arrays:
+            digest.update(f"{array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        found[name] = digest.hexdigest()
+    return found
 
 
 def pad_batch(images: np.ndarray, labels: np.ndarray, size: int) -> tuple[mx.array, mx.array]:

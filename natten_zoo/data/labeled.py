@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import shutil
 import tarfile
 import zlib
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..files import hold, remove
 from .image_files import SUFFIXES
 from .image_folder import ImageFolder
 
@@ -44,6 +44,19 @@ class LabeledImages:
     classes: tuple[str, ...]
     train: Samples
     val: Samples
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """A digest of each class: paths, below the folder of all, and sizes of its files."""
+        files = self.train.files + self.val.files
+        root = os.path.commonpath([file.parent for file in files])
+        lines: dict[str, list[str]] = {name: [] for name in self.classes}
+        for part, samples in (("train", self.train), ("val", self.val)):
+            for file, label in zip(samples.files, samples.labels, strict=True):
+                place = f"{part} {file.relative_to(root).as_posix()} {file.stat().st_size}"
+                lines[self.classes[label]].append(place)
+        texts = {name: "\n".join(sorted(own)) for name, own in lines.items()}
+        return {name: sha256(text.encode()).hexdigest() for name, text in texts.items()}
 
 
 def open_labeled(
@@ -151,16 +164,17 @@ def _unpack(archive: Path, folder: Path) -> Path:
     state = archive.stat()
     key = f"{archive.resolve()} {state.st_size} {state.st_mtime_ns}"
     target = folder / sha256(key.encode()).hexdigest()[:24]
-    if not target.exists():
-        fresh = folder / f".{target.name}.{os.getpid()}"
-        try:
-            _extract(archive, fresh)
-            fresh.rename(target)
-        except OSError:
-            if not target.exists():  # else another process of the run was first
-                raise
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+    # Several processes of a run may come at once; what an earlier one left half is made anew.
+    lock = folder.with_name(f".{folder.name}.lock")
+    with hold(lock, f"[data] {folder}", wait=True):
+        if not target.exists():
+            partial = folder / ".partial"
+            remove(partial)
+            try:
+                _extract(archive, partial)
+                partial.rename(target)
+            finally:
+                remove(partial)
     # An archive of one folder, as `tar -c flowers/` makes it, is about what is in that folder.
     inside = [p for p in target.iterdir() if p.is_dir()]
     return inside[0] if len(inside) == 1 and inside[0].name != "train" else target

@@ -15,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from . import fashion_mnist
-from .arrays import Batch, pad_batch
+from .arrays import Batch, digests, pad_batch
 from .preprocess import Preprocess
 
 # Steps down and right from one frame to the next.
@@ -79,6 +79,11 @@ class MovingFashion:
         start = (draws[:, 2:] * size).astype(int)  # [N, 2]: top, left
         self._corners = start[:, None] + step[:, None] * np.arange(frames)[:, None]  # [N, T, 2]
 
+    @property
+    def content(self) -> tuple[np.ndarray, np.ndarray]:
+        """All that the clips are made from: the images, and where each is in every frame."""
+        return self._images, self._corners
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -110,6 +115,7 @@ class MovingFashionSource:
         )
         self._channels = preprocess.channels
         self.size, self.val_size = len(self._train), len(self._val)
+        self.fingerprint = digests(train=self._train.content, val=self._val.content)
 
     def train_batches(self, rows: Iterable[np.ndarray]) -> Iterator[Batch]:
         """Clips ``[B, T, S, S, C]``, labels and aspect ratios for each array of row numbers."""

@@ -42,7 +42,8 @@ def scan_images(files: list[Path], converted: Path, workers: int) -> list[Scan]:
 
     mlx-data cannot read WebP or TIFF, ignores the EXIF orientation and transparency, gives gray
     PNG files another shape and decodes any JPEG at its full size. Such files are stored as
-    `read_image` reads them in the folder `converted` and read from there.
+    `read_image` reads them in the folder `converted` and read from there; those that are there
+    already, of the same path, size and time, are used again, and others go.
 
     Raises:
         ImageError: Naming every file that no one can read.
@@ -61,10 +62,21 @@ def scan_images(files: list[Path], converted: Path, workers: int) -> list[Scan]:
             f"[data] {len(bad)} of {len(files)} images can't be read; repair or remove them:\n  "
             + "\n  ".join(bad[:50] + ([f"... {len(bad) - 50} more"] if len(bad) > 50 else []))
         )
-    return [scan for scan in found if isinstance(scan, Scan)]
+    scans = [scan for scan in found if isinstance(scan, Scan)]
+    wanted = {scan.file for scan in scans}
+    for path in converted.iterdir() if converted.is_dir() else ():
+        if path not in wanted:
+            path.unlink(missing_ok=True)
+    return scans
 
 
 def _scan(file: Path, converted: Path) -> Scan:
+    state = file.stat()
+    key = f"{file.resolve()} {state.st_size} {state.st_mtime_ns}"
+    target = converted / f"{sha256(key.encode()).hexdigest()[:24]}.png"
+    if target.exists():  # whole, or it would not be there
+        with open_image(target) as header:
+            return Scan(target, header.width / header.height)
     image = read_image(file)  # decodes all of it, so a truncated file is found
     aspect = image.width / image.height
     with open_image(file) as header:
@@ -72,7 +84,6 @@ def _scan(file: Path, converted: Path) -> Scan:
         plain = plain and not header.has_transparency_data and REDUCED not in header.info
         if plain and header.getexif().get(ORIENTATION, 1) == 1:
             return Scan(file, aspect)
-    target = converted / f"{sha256(str(file.resolve()).encode()).hexdigest()[:24]}.png"
     # Several processes may convert it at once.
     write_whole(target, lambda file: image.save(file, "PNG"))
     return Scan(target, aspect)
@@ -98,7 +109,7 @@ class StreamSource:
         converted: Path,
         workers: int,
     ) -> None:
-        self.classes, self.val = images.classes, images.val
+        self.classes, self.val, self.fingerprint = images.classes, images.val, images.fingerprint
         self.size, self.val_size = len(images.train.files), len(images.val.files)
         self.preprocess, self.crop, self.workers = preprocess, crop, workers
         scans = scan_images(images.train.files + images.val.files, converted, workers)

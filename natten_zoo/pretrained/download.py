@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import http.client
 import logging
 import os
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import IO
 
 from tqdm import tqdm
+
+from ..files import sha256_of
 
 logger = logging.getLogger("natten_zoo")
 
@@ -72,15 +73,6 @@ def download(url: str, target: Path, *, sha256: str | None = None, progress: boo
         os.replace(part, target)
     _tag(part).unlink(missing_ok=True)
     return target
-
-
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _fetch(url: str, file: IO[bytes], part: Path, progress: bool) -> None:

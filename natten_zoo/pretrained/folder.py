@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+from ..files import SUMS, remove, write_sums
+from .readers.digests import whole
 from .readers.reader import CONFIG, PREPROCESSOR, WEIGHTS
 
 README = "README.md"
-OURS = {CONFIG, PREPROCESSOR, WEIGHTS, README}
+OURS = {CONFIG, PREPROCESSOR, WEIGHTS, README, SUMS}
 
 
 def check_target(target: Path, overwrite: bool) -> None:
@@ -46,32 +48,67 @@ def write_folder(target: Path, fill: Callable[[Path], None], overwrite: bool = F
 def replace_folder(target: Path, fill: Callable[[Path], None], keep: Path | None = None) -> None:
     """Let `fill` write a folder beside `target`, then rename it; what was there moves to `keep`.
 
-    A process that is killed leaves at most a hidden `.<name>.partial`, which the next one takes
-    away, and, between the two renames, the old folder as `keep` or else as `.<name>.old`.
+    The new folder also gets the digests of its files. Nothing is removed before the new folder is
+    in its place: a process that is killed leaves at most a hidden `.<name>.partial`, which is whole
+    if it has digests, and what was there, as `keep` or `.<name>.old`. :func:`settle` tidies up.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    old = keep or target.with_name(f".{target.name}.old")
-    _remove(partial)
+    partial = _beside(target).partial
+    remove(partial)
     partial.mkdir()
     try:
         fill(partial)
+        write_sums(partial)
         for path in (*partial.iterdir(), partial):
             _sync(path)
-        if target.exists():
-            _remove(old)
-            target.rename(old)
-        partial.rename(target)
-        _sync(target.parent)
-    finally:
-        _remove(partial)
-    if old != keep:
-        _remove(old)
+        put_in_place(partial, target, keep)
+    except BaseException:
+        remove(partial)
+        raise
 
 
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
+def put_in_place(new: Path, target: Path, keep: Path | None = None) -> None:
+    """Rename `new` to `target`; what was there moves to `keep`, what was at `keep` goes at last."""
+    before = _beside(keep or target).old
+    if exists(target):
+        remove(before)
+        if keep and exists(keep):
+            keep.rename(before)
+        target.rename(keep or before)
+    new.rename(target)
+    _sync(target.parent)
+    remove(before)
+
+
+def settle(target: Path) -> None:
+    """Finish what a kill interrupted in :func:`replace_folder`, once no other process is in it.
+
+    Where `target` is missing, the new folder takes its place if it was complete, else the old one.
+    """
+    partial, old = _beside(target)
+    if not exists(target):
+        if whole(partial):
+            partial.rename(target)
+        elif exists(old):
+            old.rename(target)
+    remove(partial)
+    remove(old)
+
+
+def exists(path: Path) -> bool:
+    """Whether anything is there, a broken link included."""
+    return path.exists() or path.is_symlink()
+
+
+class Beside(NamedTuple):
+    """Where a folder is while it is replaced: the new one, and the one that was there."""
+
+    partial: Path
+    old: Path
+
+
+def _beside(target: Path) -> Beside:
+    return Beside(*(target.with_name(f".{target.name}.{end}") for end in Beside._fields))
 
 
 def _sync(path: Path) -> None:

@@ -38,7 +38,8 @@ def save_pretrained(
     """Write a model as a folder that `from_pretrained` loads, bit for bit.
 
     The folder gets `config.json`, `model.safetensors` and, where it is known how images are
-    prepared, `preprocessor_config.json`. It appears when all of it is written and read back.
+    prepared, `preprocessor_config.json`; and the digests of all of them, `SHA256SUMS`, which
+    `from_pretrained` holds the weights against. It appears when all of it is written and read back.
 
     Args:
         model: The model; its `record` is saved with it.
@@ -59,7 +60,7 @@ def save_pretrained(
         >>> from natten_zoo import create_model
         >>> folder = create_model("nat_pico_fashion").save_pretrained(tempfile.mkdtemp())
         >>> sorted(file.name for file in folder.iterdir())
-        ['config.json', 'model.safetensors', 'preprocessor_config.json']
+        ['SHA256SUMS', 'config.json', 'model.safetensors', 'preprocessor_config.json']
     """
     target = Path(path).expanduser()
     write_folder(target, lambda folder: _write(folder, model, provenance), overwrite)

@@ -17,7 +17,8 @@ from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
 from ..configs.record import Record
-from .download import DownloadError, download, sha256_of
+from ..files import sha256_of
+from .download import DownloadError, download
 from .readers.reader import CONFIG, PREPROCESSOR, WEIGHT_FILES, read_json
 from .registry import get_record, records
 

@@ -2,7 +2,8 @@
 
 `OUT/last` is a folder that `from_pretrained` loads, plus `training.safetensors`: the float32
 masters, their average, the optimizer's state, and the random state of every process. A new folder
-is written beside it and put in place by renaming; `OUT/previous` is the one before.
+is written beside it and put in place by renaming; `OUT/previous` is the one before. Each has the
+digests of its files, and what does not agree with them is passed over.
 """
 
 from __future__ import annotations
@@ -16,12 +17,18 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ..pretrained.folder import replace_folder
+from ..files import remove
+from ..pretrained.folder import exists, put_in_place, replace_folder, settle
+from ..pretrained.readers.digests import check_sums, whole
 from ..pretrained.readers.errors import CheckpointError
 from ..pretrained.readers.safetensors_file import check_header, read_safetensors
 from .step import TrainState
 
 STATE_FILE = "training.safetensors"
+LAST, PREVIOUS, DAMAGED = "last", "previous", "last.damaged"
+# While a checkpoint is written, `replace_folder` has a new and an old one under these names.
+UNFINISHED = (".last.partial", ".previous.old")
+PLACES = (LAST, PREVIOUS, *UNFINISHED)
 Position = dict[str, Any]
 
 
@@ -116,25 +123,90 @@ def _check_data(out: Path, saved: Position, now: Position) -> None:
             f"[train] {out} began with {saved['images']} images to train on and now there are "
             f"{now['images']}; give the run another 'out'."
         )
+    files: dict[str, str] = saved.get("files") or now["files"]
+    if others := [name for name, digest in now["files"].items() if files.get(name) != digest]:
+        raise RunError(
+            f"[train] {out} began with other files of {', '.join(others)}: as many, but of other "
+            "names, sizes or content; give the run another 'out'."
+        )
 
 
 def find_latest(out: Path) -> Path | None:
-    """The newest whole checkpoint of a run, or None for a run that has none.
+    """A folder of a run with a checkpoint, whole or not; None for a run that has none."""
+    found = (out / name for name in PLACES if (out / name / STATE_FILE).exists())
+    return next(found, None)
+
+
+def recover(out: Path, total: int, data: Position) -> tuple[Path | None, list[str]]:
+    """Make `OUT/last` the newest whole checkpoint of a run, whatever a kill or a disk left.
+
+    Nothing is removed before: what is damaged is kept as `OUT/last.damaged`.
+
+    Args:
+        out: The run's folder, which no other process is in.
+        total: Updates of the whole run.
+        data: What `position` says of the data, as it is now.
+
+    Returns:
+        Where that checkpoint was found, None for a run that has none, and what is damaged.
 
     Raises:
         RunError: There are checkpoints, but all are damaged.
     """
-    damage: list[str] = []
-    for name in ("last", "previous"):
-        if (out / name / STATE_FILE).exists():
-            try:
-                check_header(out / name / STATE_FILE)
-            except CheckpointError as error:
-                damage.append(str(error))
-            else:
-                return out / name
-    if damage:
+    last, found, damage = out / LAST, [], []
+    for name in PLACES:
+        folder = out / name
+        if not exists(folder) or (name in UNFINISHED and not whole(folder)):
+            continue
+        try:
+            found.append((_checked_position(folder, total, data)["step"], folder))
+        except (CheckpointError, OSError) as error:
+            damage.append(str(error))
+    if not found and damage:
         raise RunError(
             f"[checkpoint] the run can't go on: {'; '.join(damage)}. Give it another 'out'."
         )
-    return None
+    newest = max(found, key=lambda pair: pair[0])[1] if found else None  # the first of equals
+    if newest:
+        if newest != last and last in (folder for _, folder in found):
+            put_in_place(newest, last, out / PREVIOUS)
+        elif newest != last:
+            if exists(last):
+                remove(out / DAMAGED)
+                last.rename(out / DAMAGED)
+            newest.rename(last)
+    for name in UNFINISHED:
+        remove(out / name)
+    settle(out / "best")
+    return newest, damage
+
+
+def _checked_position(folder: Path, total: int, data: Position) -> Position:
+    """The position of a checkpoint that can be resumed.
+
+    Raises:
+        CheckpointError: A file of it is damaged.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(folder, "it is no folder")
+    check_sums(folder)
+    metadata = check_header(folder / STATE_FILE)
+    try:
+        position, shapes = (json.loads(metadata[name]) for name in ("position", "shapes"))
+    except (KeyError, ValueError, RecursionError) as error:
+        raise CheckpointError(folder / STATE_FILE, f"its metadata is damaged ({error})") from None
+    number, maybe = (int, float), (int, float, type(None))
+    kinds = {"step": int, "images": int, "seconds": number, "best": maybe, "accuracy": maybe}
+    wrong = [name for name, kind in kinds.items() if not _is_a(position, name, kind)]
+    if not isinstance(shapes, dict) or wrong:
+        raise CheckpointError(folder / STATE_FILE, f"its metadata is damaged ({wrong or 'shapes'})")
+    if position["images"] == data["images"] and not 0 <= position["step"] <= total:
+        raise CheckpointError(
+            folder / STATE_FILE, f"it is at update {position['step']} of {total}, which can't be"
+        )
+    return position
+
+
+def _is_a(position: Any, name: str, kind: Any) -> bool:
+    known = isinstance(position, dict) and name in position
+    return known and isinstance(position[name], kind) and not isinstance(position[name], bool)

@@ -14,7 +14,6 @@ import mlx.core as mx
 from ..configs.record import Record
 from ..data import Preprocess
 from ..data.arrays import fashion_mnist_source, is_idx_folder, mnist1d_source
-from ..data.labeled import class_parents
 from ..data.labels import class_names
 from ..data.moving_fashion import MovingFashionSource
 from ..files import write_whole
@@ -22,12 +21,12 @@ from ..models.base import Model
 from ..pretrained.quantize import refuse_quantized
 from ..pretrained.registry import build_model, get_record, records, task_of
 from .augment import Augment, SequenceAugment
-from .checkpoint import RunError, find_latest
-from .config import DATA_SETS, Recipe
+from .config import Recipe
 from .loop import Source, Trainer
 from .lora import add_lora, fused
 from .memory import checkpoint_layers
 from .optim import choose_trainable
+from .run_folder import RECIPE, check_recipe, hold_out, make_out
 from .volumes import VolumeTargets, VolumeTrainer, open_volumes
 
 # What the models do that the trainer has a loss, a metric and data for.
@@ -50,13 +49,16 @@ def run(recipe: Recipe) -> dict[str, Any]:
     Raises:
         ValueError: The recipe does not fit the data, the model or the run in the folder.
         RunError: The run failed; the message says what is safe on disk.
+        BusyError: Another process carries out a run in that folder.
     """
-    check_out(recipe)
-    trainer = make_trainer(recipe)
-    if trainer.rank == 0:
-        text = recipe.to_yaml()
-        write_whole(Path(recipe.out, "recipe.yaml"), lambda file: file.write(text.encode()))
-    return trainer.fit()
+    out = make_out(recipe)
+    with hold_out(out):
+        check_recipe(recipe, say)
+        trainer = make_trainer(recipe)
+        if trainer.rank == 0:
+            text = recipe.to_yaml()
+            write_whole(out / RECIPE, lambda file: file.write(text.encode()))
+        return trainer.fit()
 
 
 def make_trainer(recipe: Recipe) -> Trainer:
@@ -109,34 +111,6 @@ def report(result: dict[str, Any]) -> None:
     """Print what a run achieved, once for all processes."""
     if mx.distributed.init().rank() == 0:
         print("  ".join(f"{name}={value}" for name, value in result.items()))
-
-
-def check_out(recipe: Recipe) -> None:
-    """Make the run's folder, and refuse one in the data or with a run of another recipe."""
-    if not recipe.out:
-        raise ValueError("[train] 'out' must name a folder for the run.")
-    out = Path(recipe.out)
-    if _lies_in_data(out, recipe.data):
-        raise ValueError(
-            f"[train] 'out' must lie outside of the data, where it would be a class, but got {out}."
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    if find_latest(out) is None:
-        return
-    saved = Recipe.load(out / "recipe.yaml")
-    if names := recipe.conflicts(saved):
-        changes = ", ".join(f"{n} {getattr(saved, n)!r} -> {getattr(recipe, n)!r}" for n in names)
-        raise RunError(
-            f"[train] {out} holds a run of another recipe ({changes}). Resume it with "
-            "its own, or give this one another 'out'."
-        )
-
-
-def _lies_in_data(out: Path, data: str) -> bool:
-    if data in DATA_SETS or not Path(data).is_dir():
-        return False
-    folders = class_parents(Path(data))
-    return any(out.resolve().is_relative_to(folder.resolve()) for folder in folders)
 
 
 def model_record(recipe: Recipe) -> Record:

@@ -18,10 +18,13 @@ import numpy as np
 from ..data.arrays import Batch
 from .augment import Augment
 from .checkpoint import (
+    LAST,
+    PREVIOUS,
     RunError,
     find_latest,
     gather_random_state,
     load_state,
+    recover,
     save_state,
     write_folder,
 )
@@ -39,6 +42,7 @@ class Source(Protocol):
     classes: tuple[str, ...]
     size: int
     val_size: int
+    fingerprint: dict[str, str]  # by class or part: the same for the same data only
 
     def train_batches(self, rows: Iterable[np.ndarray]) -> Iterator[Batch]:
         """A batch for each array of row numbers."""
@@ -90,6 +94,7 @@ class Trainer:
 
     def fit(self) -> dict[str, Any]:
         """Train to the end, or to a stop; return what the run achieved."""
+        found, damaged = self._recover()
         latest = find_latest(self.out)
         if latest:
             position = load_state(latest, self.state, self._data())
@@ -98,8 +103,10 @@ class Trainer:
         if self.step >= self.total:
             return self._summary("finished before")
         progress = Progress(self.recipe, self.out, self.total, self.step, self.rank)
-        if latest:
-            progress.say(f"resuming {latest} at update {self.step} of {self.total}")
+        for reason in damaged:
+            progress.say(f"passed over: {reason}")
+        if found:
+            progress.say(f"resuming {found} at update {self.step} of {self.total}")
         started, before = time.perf_counter(), self.seconds
         try:
             with StopOnSignal(self):
@@ -110,6 +117,13 @@ class Trainer:
         if self.rank == 0:
             draw_curve(self.out)
         return self._summary(self.stop_reason or "finished")
+
+    def _recover(self) -> tuple[Path | None, list[str]]:
+        """Put in order what a kill left, in one process, before any of them reads it."""
+        try:
+            return recover(self.out, self.total, self._data()) if self.rank == 0 else (None, [])
+        finally:
+            mx.eval(mx.distributed.all_sum(mx.array(0.0), stream=mx.cpu))
 
     def _epoch(self, progress: Progress, started: float, before: float) -> None:
         """The rest of the current epoch, then validation and a checkpoint."""
@@ -218,11 +232,16 @@ class Trainer:
             save_state(folder, self.state, position, random)
 
         if self.rank == 0:
-            write_folder(self.out / "last", fill, keep=self.out / "previous")
+            write_folder(self.out / LAST, fill, keep=self.out / PREVIOUS)
 
     def _data(self) -> dict[str, Any]:
         """What a resumed run must find as it was."""
-        return {"images": self.source.size, "classes": list(self.source.classes)}
+        source = self.source
+        return {
+            "images": source.size,
+            "classes": list(source.classes),
+            "files": source.fingerprint,
+        }
 
     def _write_model(self, folder: Path) -> None:
         training: dict[str, Any] = {

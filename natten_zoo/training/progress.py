@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ ENOUGH = 10
 class MetricsFile:
     """One JSON object a line. A resumed run drops the lines after its checkpoint."""
 
-    def __init__(self, path: Path, step: int = 0) -> None:
+    def __init__(self, path: Path, step: int = 0, say: Callable[[str], object] = str) -> None:
         self.path = path
-        kept = [line for line in read_metrics(path) if line["step"] <= step]
+        kept = [line for line in read_metrics(path, say) if line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_whole(path, lambda file: file.write(text.encode()))
 
@@ -34,14 +35,24 @@ class MetricsFile:
             file.write(json.dumps(values) + "\n")
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`; a last line that a kill cut short is left out."""
-    lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
+def read_metrics(path: Path, say: Callable[[str], object] = str) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`.
+
+    A last line that a kill cut short is left out; so is a damaged one, of which `say` is told.
+    """
+    lines, damaged = [], []
+    texts = path.read_bytes().splitlines() if path.exists() else []
+    for number, text in enumerate(texts, 1):
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
+            line = json.loads(text)
+            if not isinstance(line["step"], int):
+                raise ValueError("no step")
+        except (ValueError, TypeError, LookupError, RecursionError):
+            damaged += [] if number == len(texts) else [number]
+        else:
+            lines.append(line)
+    if damaged:
+        say(f"{path}: damaged, and left out: line {', '.join(map(str, damaged))}")
     return lines
 
 
@@ -58,7 +69,8 @@ class Progress:
             mininterval=0.5 if sys.stderr.isatty() else 30,
             dynamic_ncols=True,
         )
-        self.file = MetricsFile(out / "metrics.jsonl", done) if rank == 0 else None
+        metrics = out / "metrics.jsonl"
+        self.file = MetricsFile(metrics, done, self.say) if rank == 0 else None
         self.tracker = make_tracker(recipe, out, done) if rank == 0 else None
         self.waited, self.steps, self.since = 0.0, 0, time.perf_counter()
         self.lines, self.warned = 0, False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..configs.record import Record
-from ..data.arrays import Batch
+from ..data.arrays import Batch, digests
 from ..data.labels import output_names, read_labels
 from ..data.nuclei import is_nuclei, read_nuclei
 from ..data.volumes import SUFFIXES, read_volume
@@ -62,6 +63,7 @@ class VolumeSource:
     ) -> None:
         self.train, self.val, self.classes = train, val, classes
         self.side, self.flip = side, flip
+        self.fingerprint = digests(train=chain(*train), val=chain(*val))
         self.size = ROUNDS * sum(-(-volume.labels.size // side**3) for volume in train)
         self.val_size = sum(volume.labels.size for volume in val)
 

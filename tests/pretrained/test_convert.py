@@ -13,9 +13,9 @@ import pytest
 
 from natten_zoo import create_model
 from natten_zoo.cli import main
+from natten_zoo.files import sha256_of
 from natten_zoo.models import NAT
 from natten_zoo.pretrained import load_pretrained, read_checkpoint
-from natten_zoo.pretrained.download import sha256_of
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,7 +43,8 @@ def test_round_trip_bit_for_bit(tmp_path, dtype):
     loaded = NAT.from_pretrained(folder)
     assert bits(loaded) == bits(model) and loaded.config == model.config
     assert loaded.record is None and not loaded.training
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    files = sorted(path.name for path in folder.iterdir())
+    assert files == ["SHA256SUMS", "config.json", "model.safetensors"]
     assert read_checkpoint(folder).format == "mlx"
     again = loaded.save_pretrained(tmp_path / "again")
     assert (again / "config.json").read_text() == (folder / "config.json").read_text()
@@ -165,7 +167,8 @@ def test_files_reach_the_disk_before_the_folder_gets_its_name(tmp_path, monkeypa
         Path, "rename", lambda self, to: (events.append(f"-> {to.name}"), rename(self, to))
     )
     write_folder(tmp_path / "m", lambda folder: (folder / "a").write_text("x") and None)
-    assert events == ["a", ".m.partial", "-> m", tmp_path.name]
+    assert sorted(events[:2]) == ["SHA256SUMS", "a"]
+    assert events[2:] == [".m.partial", "-> m", tmp_path.name]
 
 
 # The Hub.
@@ -268,3 +271,38 @@ def test_config_is_plain(tmp_path):
     assert config["architecture"] == "NAT" and config["config"]["embed_dim"] == 64
     assert config["record"]["license"] == "MIT" and config["record"]["classes"] == "imagenet-1k"
     assert "file" not in config["record"] and config["natten_zoo_version"]
+
+
+def test_a_flipped_bit_is_found(tmp_path):
+    folder = NAT(CONFIG).save_pretrained(tmp_path / "m")
+    weights = folder / "model.safetensors"
+    flip(weights, -500)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: it is damaged: its digest"):
+        NAT.from_pretrained(folder)
+    flip(weights, -500)
+    NAT.from_pretrained(folder)
+    (folder / "SHA256SUMS").unlink()  # folders of earlier versions have none
+    flip(weights, -500)
+    NAT.from_pretrained(folder)
+
+
+def test_a_configuration_that_was_edited_is_taken_and_said(tmp_path, caplog):
+    folder = NAT(CONFIG).save_pretrained(tmp_path / "m")
+    NAT.from_pretrained(folder)
+    assert not caplog.text
+    (folder / "config.json").write_text((folder / "config.json").read_text() + "\n")
+    NAT.from_pretrained(folder)
+    assert "config.json was changed after it had been written" in caplog.text
+
+
+def test_the_digests_are_those_of_sha256sum(tmp_path):
+    folder = NAT(CONFIG).save_pretrained(tmp_path / "m")
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=folder, check=True)
+
+
+def flip(path, place):
+    with open(path, "r+b") as file:
+        file.seek(place, 2)
+        byte = file.read(1)[0]
+        file.seek(place, 2)
+        file.write(bytes([byte ^ 64]))

@@ -7,7 +7,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from natten_zoo.training.checkpoint import RunError, find_latest, write_folder
+from natten_zoo.training.checkpoint import RunError, write_folder
 
 
 def fill(text: str):
@@ -56,9 +56,18 @@ def test_a_disk_that_is_full_for_arrays(tmp_path):
     assert read(last) == "good"
 
 
-def test_a_kill_between_the_renames_leaves_the_previous_one(tmp_path):
-    (tmp_path / "previous").mkdir()
-    mx.save_safetensors(str(tmp_path / "previous" / "training.safetensors"), {"a": mx.zeros(9)})
-    (tmp_path / ".last.partial").mkdir()
-    assert find_latest(tmp_path) == tmp_path / "previous"
-    assert find_latest(tmp_path / "nowhere") is None
+def test_a_failed_write_over_a_failed_rename_keeps_the_one_before(tmp_path, monkeypatch):
+    last, previous = tmp_path / "last", tmp_path / "previous"
+    write_folder(last, fill("a"), keep=previous)
+    write_folder(last, fill("b"), keep=previous)
+    rename = Path.rename
+
+    def fail(self, target):
+        if self.name == ".last.partial":
+            raise OSError("Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(RunError, match="Input/output error"):
+        write_folder(last, fill("c"), keep=previous)
+    assert read(previous) == "b" and read(tmp_path / ".previous.old") == "a"

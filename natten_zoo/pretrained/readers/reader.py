@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -20,11 +21,14 @@ from typing import Any, Literal
 import mlx.core as mx
 import numpy as np
 
+from .digests import changed, check_sums
 from .errors import CheckpointError
 from .pickle_machine import Foreign, Global
 from .safetensors_file import read_safetensors
 from .torch_globals import NumpyArray, TensorRef
 from .torch_pickle import TorchFile, read_torch, to_mlx
+
+logger = logging.getLogger("natten_zoo")
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -108,12 +112,16 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_folder(folder: Path, ema: bool) -> Checkpoint:
-    checkpoint = _read_file(weight_file(folder), ema)
+    weights = weight_file(folder)
+    check_sums(folder, [weights.name])
+    checkpoint = _read_file(weights, ema)
     checkpoint.path = folder
     for name in (CONFIG, PREPROCESSOR):
         if (folder / name).is_file():
             attribute = "config" if name == CONFIG else "preprocessor"
             setattr(checkpoint, attribute, read_json(folder / name))
+    for name in changed(folder, (CONFIG, PREPROCESSOR)):
+        logger.warning("%s was changed after it had been written with its weights", folder / name)
     return checkpoint
 
 
@@ -177,6 +185,7 @@ def _read_shards(index: Path, ema: bool) -> Checkpoint:
             )
         if not shard.is_file():
             raise CheckpointError(index, f"its shard {name!r} is missing")
+        check_sums(index.parent, [name])
         shards[name] = _read_file(shard, ema)
     weights = {}
     for key, name in weight_map.items():
