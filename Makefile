@@ -1,5 +1,6 @@
-# make demo   classify the packaged images with the packaged model, offline, and draw a picture
-# make test   run the tests
+# make demo       classify the packaged images with the packaged model, offline, and draw a picture
+# make test       run the tests, minutes
+# make test-all   run them, and then the long ones: whole sweeps, mutants, trainings, accuracies
 # Each sets up .venv by itself; a second run is quick.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,13 +10,21 @@ BLAS := $(firstword $(wildcard /usr/lib/*-linux-gnu/openblas-pthread/libopenblas
 FAST := $(if $(BLAS),LD_PRELOAD=$(BLAS))
 NATIVE := $(wildcard ops/native/CMakeLists.txt ops/native/*.cpp ops/native/*.h ops/native/core/* metal/window.h)
 
-.PHONY: demo test lint clean
+# A process a core, each multiplying with one thread; PYTEST_ARGS=-n0 for none. One test by itself needs
+# no make: .venv/bin/python -m pytest tests/ops/test_dense.py
+PYTEST = $(FAST) OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest \
+  -n logical --maxprocesses 4 --dist worksteal --durations 20 $(PYTEST_ARGS)
+
+.PHONY: demo test test-all lint clean
 
 demo: .venv/.native
 	$(FAST) $(BIN)/natten-zoo demo --out build/demo.png
 
 test: .venv/.dev .venv/.native
-	$(FAST) $(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST)
+
+test-all: test
+	$(PYTEST) -m slow
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -3,24 +3,31 @@ import os
 import pytest
 
 MUST_RUN = bool(os.environ.get("NATTEN_ZOO_MUST_RUN"))
+EXCUSED = ("gpu", "weights", "natten")  # what they need .ci/run does not bring
+SLOW_NOTEBOOKS = ("03_finetune.ipynb",)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--sweep",
         type=int,
-        help="random operator cases, new ones in every run (default: the same 2,100 in every run)",
+        help="random operator cases, new ones in every run (default: the same 300 in every run)",
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks notebooks, which can't say so themselves, before markers select."""
+    for item in items:
+        if item.path.name in SLOW_NOTEBOOKS:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
-    """Where everything must run, a skipped test is a failed one.
-
-    Unless it needs a GPU, or trained weights that are not in the repository.
-    """
+    """Where everything must run, a skipped test is a failed one, unless it is excused."""
     report = yield
-    excused = item.get_closest_marker("gpu") or item.get_closest_marker("weights")
+    excused = any(map(item.get_closest_marker, EXCUSED))
     if MUST_RUN and report.skipped and not excused:
         report.outcome = "failed"
         report.longrepr = f"skipped, but here it must run: {report.longrepr}"

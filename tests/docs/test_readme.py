@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 CODE = re.findall(r"```python\n(.*?)```", README, re.S)
 COMMANDS = re.findall(r"^    (natten-zoo (?!finetune).*)$", README, re.M)
-COMMANDS += re.findall(r"`(natten-zoo .+?)`", README)
+COMMANDS = list(dict.fromkeys(COMMANDS + re.findall(r"`(natten-zoo .+?)`", README)))
+SHORTER = {"natten-zoo doctor": " --rounds 1", "fashion-mnist": " --limit 200"}  # minutes otherwise
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +60,15 @@ def test_command(desk, command):
         if find_spec("torch") is None:
             pytest.skip("needs torch, to write a checkpoint as upstream publishes them")
         run(desk, "-c", WRITE_WITH_TORCH)  # in a process of its own: others test that none has it
-    if "fashion-mnist" in command:
-        if not FOLDER.exists():
-            pytest.skip("needs Fashion-MNIST: apt install dataset-fashion-mnist")
-        command += " --limit 200"  # all 10,000 images take minutes
+    if "fashion-mnist" in command and not FOLDER.exists():
+        pytest.skip("needs Fashion-MNIST: apt install dataset-fashion-mnist")
+    command += "".join(option for word, option in SHORTER.items() if word in command)
     assert run(desk, "-m", *shlex.split(command.replace("natten-zoo", "natten_zoo")))
+
+
+@pytest.mark.slow
+def test_doctor_as_it_stands(desk):
+    assert "All well." in run(desk, "-m", "natten_zoo", "doctor")
 
 
 WRITE_WITH_TORCH = """

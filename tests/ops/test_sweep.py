@@ -1,7 +1,7 @@
 """Random cases of the whole parameter space on every tier, against float64.
 
-2,100 cases, the same in every run; ``--sweep N`` runs N new ones. A failure shrinks to its smallest
-case.
+300 cases, the same in every run, and 2,100 of those marked slow; ``--sweep N`` runs N new ones in
+place of the 300. A failure shrinks to its smallest case.
 """
 
 import pytest
@@ -19,14 +19,15 @@ from tests.ops.cases import (
 )
 
 SHARES = {"attention": 4 / 7, "varlen": 1 / 7, "qk": 1 / 7, "av": 1 / 7}
+SAMPLE_AND_ALL = pytest.mark.parametrize("count", [300, pytest.param(2100, marks=pytest.mark.slow)])
 
 
-def run(check, config, name):
+def run(check, config, name, count):
     """Runs ``check(case)`` on this sweep's share of the cases."""
-    count = config.getoption("--sweep")
+    drawn = config.getoption("--sweep") if count == 300 else None
     how = settings(
-        max_examples=round((count or 2100) * SHARES[name]),
-        derandomize=count is None,
+        max_examples=round((drawn or count) * SHARES[name]),
+        derandomize=drawn is None,
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
@@ -35,24 +36,26 @@ def run(check, config, name):
     how(given(cases(lengths=name == "varlen"))(check))()
 
 
+@SAMPLE_AND_ALL
 @pytest.mark.parametrize("name", ["attention", "varlen"])
-def test_attention(name, pytestconfig):
+def test_attention(name, count, pytestconfig):
     def check(case):
         for tier in tiers(case):
             worst = attention_error(case, tier)
             assert max(worst.values()) < TOLERANCE, (tier, worst)
 
-    run(check, pytestconfig, name)
+    run(check, pytestconfig, name, count)
 
 
+@SAMPLE_AND_ALL
 @pytest.mark.parametrize("name, error", [("qk", qk_error), ("av", av_error)])
-def test_unfused(name, error, pytestconfig):
+def test_unfused(name, error, count, pytestconfig):
     def check(case):
         for tier in tiers(case):
             worst = error(case, tier)
             assert max(worst) < TOLERANCE, (tier, worst)
 
-    run(check, pytestconfig, name)
+    run(check, pytestconfig, name, count)
 
 
 def test_the_comparison_sees_a_small_mistake(monkeypatch):

@@ -52,6 +52,9 @@ def test_the_script_writes_a_table_and_a_plot(tmp_path):
     assert (tmp_path / "ops.png").stat().st_size > 5000
 
 
+MISSING = """
+raise ModuleNotFoundError("No module named 'natten_mlx'")
+"""
 PEER = """
 import sys
 if sys.platform != "darwin":
@@ -66,8 +69,7 @@ def na2d(q, k, v, kernel_size, stride, dilation, is_causal):
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_natten_mlx_takes_part_where_it_is_installed(installed, tmp_path):
-    if installed:
-        (tmp_path / "natten_mlx.py").write_text(PEER)
+    (tmp_path / "natten_mlx.py").write_text(PEER if installed else MISSING)
     done = subprocess.run(
         [sys.executable, SCRIPT, "--filter", "stage 4", "--tiers", "natten_mlx", "--rounds", "1"],
         capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(tmp_path)},

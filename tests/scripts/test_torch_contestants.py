@@ -76,7 +76,7 @@ def test_flex_is_compiled_after_its_backward_was_refused(contestants):
     assert counters["frames"]["ok"] == before + 1
 
 
-@pytest.mark.slow  # so that it is not missed where nobody has built natten
+@pytest.mark.natten
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_natten(contestants, case):
     pytest.importorskip("natten.libnatten", reason="NATTEN 0.17.5 is not built here")

@@ -1,4 +1,4 @@
-"""A real fine-tune: from clothes to handwritten digits, in a few dozen updates."""
+"""Real fine-tunes: from clothes to handwritten digits, in a few dozen updates."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from natten_zoo.training import Recipe, run
 DIGITS = Path(__file__).resolve().parents[1] / "fixtures" / "training" / "digits.csv.gz"
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory) -> Path:
-    """Folders train/DIGIT and val/DIGIT with 400 and 200 images."""
-    folder = tmp_path_factory.mktemp("digits")
-    rows = np.loadtxt(DIGITS, delimiter=",", dtype=int)[:600]
+@pytest.fixture(params=[(400, 200)])
+def digits(request, tmp_path) -> Path:
+    """Folders train/DIGIT and val/DIGIT with so many images."""
+    folder, (train, val) = tmp_path / "digits", request.param
+    rows = np.loadtxt(DIGITS, delimiter=",", dtype=int)[: train + val]
     for index, row in enumerate(rows):
-        target = folder / ("train" if index < 400 else "val") / str(row[-1])
+        target = folder / ("train" if index < train else "val") / str(row[-1])
         target.mkdir(parents=True, exist_ok=True)
         pixels = (row[:-1].reshape(8, 8) * 255 // 16).astype(np.uint8)
         Image.fromarray(pixels).resize((28, 28), Image.Resampling.BILINEAR).save(
@@ -50,6 +50,13 @@ def accuracy(digits: Path, tmp_path: Path, name: str, **options) -> float:
     return run(recipe)["val_accuracy"]
 
 
+@pytest.mark.parametrize("digits", [(160, 80)], indirect=True)
+def test_a_few_updates_tell_digits_apart(digits, tmp_path):
+    """One digit in ten would be right by chance."""
+    assert accuracy(digits, tmp_path, "finetune", lr=5e-3, epochs=1) > 0.35
+
+
+@pytest.mark.slow
 def test_fine_tuning_beats_the_linear_probe_and_training_from_scratch(digits, tmp_path):
     full = accuracy(digits, tmp_path, "finetune", lr=1.5e-3)
     probe = accuracy(digits, tmp_path, "linear_probe")
