@@ -137,7 +137,7 @@ void check_logits(const Problem& p, Tensor& query, Tensor& key, Tensor& attn) {
     for (int slot = 0; slot < attn.channels; ++slot) {
       const int t[kAxes] = {slot / (p.axis[1].kernel * p.axis[2].kernel),
                             slot / p.axis[2].kernel % p.axis[1].kernel, slot % p.axis[2].kernel};
-      int64_t at = key.layout.at(rest, head / p.group());
+      int64_t at = key.layout.at(rest, head / p.sharing());
       bool seen = true;
       for (int a = 0; a < kAxes; ++a) {
         seen &= t[a] < count[a];

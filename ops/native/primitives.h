@@ -31,8 +31,9 @@ Call make_call(const std::vector<int>& spatial, const std::vector<int>& kernel_s
                const std::vector<int>& window_stride, const std::vector<bool>& is_causal, int batch,
                int heads, int kv_heads, int head_dim, int value_dim, float scale);
 
-// Adds an operation to the graph, on the CPU's stream; MLX differentiates and maps it by itself. `inputs` come in the order that attention.h
-// names. With an rpb the backward operations have its gradient as their last output.
+// Adds an operation to the graph, on the CPU's stream; MLX differentiates and maps it by itself.
+// `inputs` come in the order that attention.h names. With an rpb the backward operations have its
+// gradient as their last output.
 std::vector<mx::array> apply(Op op, const Call& call, std::vector<mx::array> inputs,
                              std::optional<mx::array> rpb, std::optional<mx::array> lengths);
 

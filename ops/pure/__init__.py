@@ -10,7 +10,8 @@ from __future__ import annotations
 import mlx.core as mx
 
 from ..problem import Problem, inside_samples
-from .tiles import Part, PartResults, Tiles, flat
+from .schedule import Part, PartResults
+from .tiles import Tiles, flat
 
 NAME = "pure"
 
@@ -47,7 +48,7 @@ def forward(
     key, value = (_by_key(problem, x, lengths) for x in (key, value))
 
     def attend(part: Part) -> PartResults:
-        scores, _, _ = _scores(tiles, part, query, key)  # [g, t, tk, rows]
+        scores, _, _ = _scores(tiles, part, query, key)  # [h, t, tk, rows]
         top = scores.max(axis=-2, keepdims=True)
         weights = _exp(scores - top)
         total = weights.sum(axis=-2, keepdims=True)
@@ -88,7 +89,7 @@ def backward(
     def differentiate(part: Part) -> PartResults:
         scores, q, k = _scores(tiles, part, query, key)
         v, d_o = tiles.keys(part, value), tiles.queries(part, d_out)
-        lse, delta = mx.split(tiles.queries(part, per_query).mT, 2, axis=-2)  # [g, t, 1, rows]
+        lse, delta = mx.split(tiles.queries(part, per_query).mT, 2, axis=-2)  # [h, t, 1, rows]
         weights = _exp(scores - lse)
         d_scores = weights * (v @ mx.contiguous(d_o.mT) - delta)
         d_q = problem.scale * (d_scores.mT @ k)
@@ -179,7 +180,7 @@ def av_backward(
 def _scores(
     tiles: Tiles, part: Part, query: mx.array, key: mx.array
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """Biased and masked ``[g, t, tk, rows]``, and the queries and the keys they are of."""
+    """Biased and masked ``[h, t, tk, rows]``, and the queries and the keys they are of."""
     q, k = tiles.queries(part, query), tiles.keys(part, key)
     return k @ mx.contiguous(q.mT) + tiles.bias(part), q, k
 

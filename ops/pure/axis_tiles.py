@@ -80,7 +80,7 @@ def axis_tiles(hood: Neighborhood, axis: int, length: int, side: int, varlen: bo
     tokens = np.arange(0, length, hood.stride[axis])
     low, high = _reach(hood, axis, tokens, length, varlen)
     token: list[np.ndarray] = []
-    bounds: list[np.ndarray] = []  # [3, tiles]: dilation group, first and last rank seen
+    bounds: list[np.ndarray] = []  # [3, tiles]: dilation group, first and last ordinal
     for g in range(min(d, length)):
         members = np.flatnonzero(tokens % d == g)
         rest = -len(members) % side
@@ -93,15 +93,18 @@ def axis_tiles(hood: Neighborhood, axis: int, length: int, side: int, varlen: bo
     size = length // d + (group < length % d)
     width = (last - start).max() + 1
     start = np.maximum(np.minimum(start, size - width), 0)  # keep the keys inside the axis
-    rank = start[:, None] + np.arange(width)
-    key = np.where(rank < size[:, None], group[:, None] + d * rank, -1)
+    ordinal = start[:, None] + np.arange(width)
+    key = np.where(ordinal < size[:, None], group[:, None] + d * ordinal, -1)
     return AxisTiles(hood, axis, length, np.concatenate(token), key)
 
 
 def _reach(
     hood: Neighborhood, axis: int, tokens: np.ndarray, length: int, varlen: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """First and last rank that each query can see, for all sample lengths if they vary."""
+    """Ordinals in its group of the first and the last token that each query can see.
+
+    For all sample lengths, if they vary.
+    """
     d, token, lengths = hood.dilation[axis], tokens[:, None], np.full((1, 1), length)
     if varlen:  # a border that is farther away than this does not move the window
         far = hood.kernel_size[axis] + hood.window_stride[axis] + 1

@@ -1,15 +1,16 @@
 """Tiles of neighboring queries: the tables by which the pure tier moves tokens.
 
-A tile holds ``tq`` queries of one dilation group per axis and the ``tk`` keys that are the union
-of their windows, ranks in a row. Tiles of several axes are the Cartesian product of the tiles of
-each. Everything here depends on shapes only and is built once per shape.
+With dilation ``d`` the tokens ``i`` of equal ``i % d`` are a group, ``i // d`` is the ordinal of a
+token in its group. A tile holds ``tq`` queries of one group per axis and the ``tk`` keys that are
+the union of their windows, of consecutive ordinals. Tiles of several axes are the Cartesian product
+of the tiles of each. Everything here depends on shapes only and is built once per shape.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from types import ModuleType
@@ -35,7 +36,7 @@ class Tiling:
 
     hood: Neighborhood
     spatial: tuple[int, ...]
-    group: int  # query heads that share a key head
+    sharing: int  # query heads that share a key head
     varlen: bool
     axes: tuple[AxisTiles, ...]
 
@@ -51,7 +52,7 @@ class Tiling:
     @property
     def rows(self) -> int:
         """Rows of scores of a tile: its queries of all heads that share a key head."""
-        return self.group * self.queries
+        return self.sharing * self.queries
 
     @property
     def keys(self) -> int:
@@ -92,13 +93,13 @@ class Tiling:
 
     @cached_property
     def query_home(self) -> mx.array | None:
-        """``[group, queries]``: where in ``[T * rows]`` each output place is computed.
+        """``[sharing, queries]``: where in ``[T * rows]`` each output place is computed.
 
         Here and below, None stands for the table that leaves everything in its place.
         """
         where = homes(self._query.ravel(), self._outputs)[:, 0]
         tile, query = np.divmod(where, self.queries)
-        member = np.arange(self.group)[:, None]
+        member = np.arange(self.sharing)[:, None]
         return unless_identity(
             tile * self.rows + member * self.queries + query, self.tiles * self.rows
         )
@@ -114,21 +115,21 @@ class Tiling:
 
     @property
     def run(self) -> int:
-        """Keys of a tile on the last axis."""
+        """Keys of a run: those of a tile on the last axis."""
         return self.axes[-1].key.shape[1]
 
     @cached_property
-    def columns(self) -> mx.array:
+    def run_tokens(self) -> mx.array:
         """``[tokens of the other axes, keys of all tiles of the last axis]``: flat tokens.
 
-        In this order the keys that a tile has in one row are neighbors, a run.
+        In this order the keys that a tile has along the last axis are neighbors, a run.
         """
         rest = np.arange(math.prod(self.spatial[:-1]))[:, None]
         return index(rest * self.spatial[-1] + np.maximum(self.axes[-1].key.ravel(), 0))
 
     @cached_property
-    def runs(self) -> mx.array | None:
-        """``[T, tk / run]``: the runs of a tile, counted in the order of :attr:`columns`."""
+    def tile_runs(self) -> mx.array | None:
+        """``[T, tk / run]``: the runs of a tile, counted in the order of :attr:`run_tokens`."""
         parts = [a.key[i] for a, i in zip(self.axes, self.places, strict=True)]
         parts[-1] = self.places[-1][:, None]
         sizes = [*self.spatial[:-1], len(self.axes[-1].key)]
@@ -136,33 +137,24 @@ class Tiling:
 
     @cached_property
     def folds(self) -> list[mx.array]:
-        """How to sum the tiles' rows of each token, an axis at a time.
+        """How to sum the tiles' rows of each token, an axis at a time: :func:`fold` of each axis.
 
-        The table of an axis is ``[n, rows]``: the rows to sum, one after the other. It turns
-        ``[*tokens of the axes before, *tiles of this axis and those after, tk of this axis]`` into
-        the same with the tokens of this axis in place of its tiles and keys. Where fewer than
-        ``n`` tiles have a token the table points at the row behind the last: zeros, also made
-        for the next axis.
+        Each turns ``[*tokens of the axes before, *tiles of this axis and those after, tk of this
+        axis]`` into the same with the tokens of this axis in place of its tiles and keys. All but
+        the last also make the row of zeros that the next one needs.
         """
         counts = [len(a.token) for a in self.axes]
-        rank = np.empty(self.tiles, np.int64)
-        rank[np.ravel_multi_index(self.places, counts)] = np.arange(self.tiles)
+        tiles = np.empty(self.tiles, np.int64)  # tiles are not in the order of the axes' tiles
+        tiles[np.ravel_multi_index(self.places, counts)] = np.arange(self.tiles)
         tables, tokens = [], 1
         for i, axis in enumerate(self.axes):
-            width, tail = axis.key.shape[1], math.prod(counts[i + 1 :])
-            used = axis.key if self.varlen else axis.used
-            place = homes(used.ravel(), axis.length).T[:, None, :, None]  # [n, 1, length, 1]
-            tile, key = np.divmod(np.minimum(place, axis.key.size - 1), width)
-            tile = (np.arange(tokens)[:, None, None] * counts[i] + tile) * tail + np.arange(tail)
-            if i == 0:
-                tile = rank[tile]
-            behind = tokens * counts[i] * tail * width
-            row = np.where(place == axis.key.size, behind, tile * width + key)
-            row = row.reshape(len(row), -1)
-            if i + 1 < len(counts):
-                row = np.pad(row, ((0, 0), (0, 1)), constant_values=behind)
-            tables.append(index(row))
+            key = axis.key if self.varlen else axis.used
+            rows = fold(key, axis.length, tiles.reshape(tokens, counts[i], -1))
+            if axis is not self.axes[-1]:
+                rows = np.pad(rows, ((0, 0), (0, 1)), constant_values=tiles.size * key.shape[1])
+            tables.append(index(rows))
             tokens *= axis.length
+            tiles = np.arange(tokens * math.prod(counts[i + 1 :]))
         return tables
 
     @cached_property
@@ -173,7 +165,7 @@ class Tiling:
     @cached_property
     def row_mask(self) -> mx.array:
         """``[1, variants, tk, rows]``: :attr:`mask` for all heads that share a key head."""
-        return mx.array(np.tile(self._mask, (1, 1, self.group))[None])
+        return mx.array(np.tile(self._mask, (1, 1, self.sharing))[None])
 
     @property
     def _mask(self) -> np.ndarray:
@@ -193,13 +185,15 @@ def tiling(problem: Problem) -> Tiling:
 
 @lru_cache(maxsize=128)
 def _tiling(
-    hood: Neighborhood, spatial: tuple[int, ...], group: int, dims: int, varlen: bool
+    hood: Neighborhood, spatial: tuple[int, ...], sharing: int, dims: int, varlen: bool
 ) -> Tiling:
     per_axis = []
     for axis, (length, queries) in enumerate(zip(spatial, hood.output_size(spatial), strict=True)):
         sides = [s for s in SIDES if s <= queries]
         per_axis.append([axis_tiles(hood, axis, length, s, varlen) for s in sides])
-    tilings = (Tiling(hood, spatial, group, varlen, axes) for axes in itertools.product(*per_axis))
+    tilings = (
+        Tiling(hood, spatial, sharing, varlen, axes) for axes in itertools.product(*per_axis)
+    )
     return min(tilings, key=lambda one: _cost(one, dims))
 
 
@@ -229,13 +223,43 @@ def combine(parts: Sequence[Any], sizes: Sequence[int], dims: int, xp: ModuleTyp
     return xp.where(missing, -1, total).reshape(*parts[0].shape[:-dims], *shape)
 
 
+def fold(key: np.ndarray, length: int, tiles: np.ndarray) -> np.ndarray:
+    """The rows to sum for each token of an axis, one after the other.
+
+    Five tokens in three tiles of up to four keys. Token 2 is the third key of the first tile, the
+    second of the next and of the last: the sum of the rows 2, 5 and 9. Token 0 is in one tile only;
+    row 12, behind the last, stands for zeros.
+
+    >>> key = np.array([[0, 1, 2, -1], [1, 2, 3, 4], [-1, 2, 3, 4]])
+    >>> fold(key, 5, np.arange(3).reshape(1, 3, 1))
+    array([[ 0,  1,  2,  6,  7],
+           [12,  4,  5, 10, 11],
+           [12, 12,  9, 12, 12]])
+
+    Args:
+        key: ``[tiles of the axis, tk]``: the token of each key, -1 for none.
+        length: Of the axis.
+        tiles: ``[tokens of the axes before, tiles of the axis, tiles of those after]``: the number
+            of each tile. Row ``r`` is key ``r % tk`` of tile ``r // tk``.
+
+    Returns:
+        ``[n, tokens before * length * tiles after]``: ``n`` is in how many tiles a token can be.
+    """
+    width, none = key.shape[1], tiles.size * key.shape[1]
+    place = homes(key.ravel(), length)  # [length, n], key.size where there is none
+    tile, at = np.divmod(np.minimum(place, key.size - 1), width)
+    rows = tiles[:, tile] * width + at[:, :, None]  # [before, length, n, after]
+    rows = np.where((place == key.size)[:, :, None], none, rows)
+    return np.moveaxis(rows, 2, 0).reshape(place.shape[1], -1)
+
+
 def homes(index: np.ndarray, size: int) -> np.ndarray:
     """``[size, n]``: the places in ``index`` that hold each number, filled up with its length."""
     order = np.argsort(index, kind="stable")[np.count_nonzero(index < 0) :]
     counts = np.bincount(index[order], minlength=size)
-    column = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    earlier = np.repeat(np.cumsum(counts) - counts, counts)  # places of smaller numbers
     table = np.full((size, max(counts.max(), 1)), len(index))
-    table[index[order], column] = order
+    table[index[order], np.arange(len(order)) - earlier] = order
     return table
 
 
@@ -247,9 +271,3 @@ def index(table: np.ndarray) -> mx.array:
 def unless_identity(table: np.ndarray, size: int) -> mx.array | None:
     """:func:`index` of a table, None if it leaves ``size`` rows where they are."""
     return None if np.array_equal(table.ravel(), np.arange(size)) else index(table)
-
-
-def blocks(total: int, size: int) -> Iterator[slice]:
-    """``[0, total)`` in slices of ``size``."""
-    for start in range(0, total, size):
-        yield slice(start, min(start + size, total))

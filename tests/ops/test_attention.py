@@ -10,7 +10,7 @@ import pytest
 
 from natten_zoo import ops
 from natten_zoo.ops import backend
-from natten_zoo.ops.pure import tiles as tiles_module
+from natten_zoo.ops.pure import schedule
 from tests.ops.cases import (
     CASES,
     EACH_TIER,
@@ -181,8 +181,8 @@ def test_gradients_of_vmap_are_sums_over_a_loop(tier, rpb_axis):
 
 @pytest.mark.parametrize("has_rpb", [False, True])
 def test_vmap_where_the_pure_tier_works_in_parts(has_rpb, monkeypatch):
-    monkeypatch.setattr(tiles_module, "CPU_SCORES", 500)
-    monkeypatch.setattr(tiles_module, "GPU_SCORES", 500)
+    monkeypatch.setattr(schedule, "CPU_SCORES", 500)
+    monkeypatch.setattr(schedule, "GPU_SCORES", 500)
     test_vmap_is_a_loop("pure", has_rpb)
 
 
@@ -295,8 +295,8 @@ def test_ranked_covers_all_ranks():
 @pytest.mark.parametrize("name", ["1-D", "2-D", "3-D", "GQA", "varlen", "dilation leaves a rest"])
 def test_parts_on_several_streams(name, monkeypatch):
     streams = [mx.new_thread_local_stream(mx.cpu) for _ in range(2)]
-    monkeypatch.setattr(tiles_module, "more_streams", lambda: streams)
-    monkeypatch.setattr(tiles_module, "LEAST_SCORES", 1)
+    monkeypatch.setattr(schedule, "more_streams", lambda: streams)
+    monkeypatch.setattr(schedule, "LEAST_SCORES", 1)
     with mx.stream(mx.cpu):
         worst = attention_error(CASES[name], "pure")
         assert max(worst.values()) < TOLERANCE, worst

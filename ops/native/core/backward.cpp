@@ -45,8 +45,8 @@ class QueryGradient {
   void run() {
     float* bias = a_.rpb ? arena_.take<float>(table_.size()) : nullptr;
     float* d_bias = d_rpb_ ? arena_.take<float>(table_.size()) : nullptr;
-    for (int i = 0; i < p_.group(); ++i) {
-      const int head = task_.kv_head * p_.group() + i;
+    for (int i = 0; i < p_.sharing(); ++i) {
+      const int head = task_.kv_head * p_.sharing() + i;
       if (bias) table_.read(a_.rpb + int64_t{1} * head * bias_entries(p_), kLog2E, kLeastBias, bias);
       if (d_bias) std::memset(d_bias, 0, table_.size() * sizeof(float));
       rows_.use_head(bias, d_bias);
@@ -121,8 +121,8 @@ class KeyGradient {
     clear(d_keys, tiles * key_size);
     clear(d_values, tiles * value_size);
     float* bias = a_.rpb ? arena_.take<float>(table_.size()) : nullptr;
-    for (int i = 0; i < p_.group(); ++i) {
-      const int head = task_.kv_head * p_.group() + i;
+    for (int i = 0; i < p_.sharing(); ++i) {
+      const int head = task_.kv_head * p_.sharing() + i;
       read(head);
       if (bias) table_.read(a_.rpb + int64_t{1} * head * bias_entries(p_), kLog2E, kLeastBias, bias);
       rows_.use_head(bias, nullptr);

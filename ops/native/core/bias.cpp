@@ -18,21 +18,17 @@ BiasTable::BiasTable(const Problem& problem, const Plan& plan, Lanes lanes)
 // Calls body(entry of the table, index in rpb).
 template <class Body>
 void BiasTable::for_each_entry(Body body) const {
-  const int width[kAxes] = {2 * kernel_[0] - 1, 2 * kernel_[1] - 1, 2 * kernel_[2] - 1};
+  Range box[kAxes];
+  for (int a = 0; a < kAxes; ++a) box[a] = {0, 2 * kernel_[a] - 1};
   int index = 0;
-  for (int x = 0; x < width[0]; ++x) {
-    for (int y = 0; y < width[1]; ++y) {
-      for (int z = 0; z < width[2]; ++z, ++index) {
-        const int at[kAxes] = {x, y, z};
-        int entry = 0;
-        for (int a = 0; a < kAxes; ++a) {
-          const int distance = at[a] - (kernel_[a] - 1);
-          entry += (reach_[a] + (reversed_ ? -distance : distance)) * stride_[a];
-        }
-        body(entry, index);
-      }
+  for_each_point(box, [&](const int* at) {
+    int entry = 0;
+    for (int a = 0; a < kAxes; ++a) {
+      const int distance = at[a] - (kernel_[a] - 1);
+      entry += (reach_[a] + (reversed_ ? -distance : distance)) * stride_[a];
     }
-  }
+    body(entry, index++);
+  });
 }
 
 void BiasTable::read(const float* rpb, float factor, float least, float* table) const {
@@ -51,12 +47,12 @@ TileRows::TileRows(const Unit& unit, const Plan& plan, const BiasTable& table, A
     : unit_(unit), plan_(plan), table_(table) {
   int cells = 1;
   for (int a = kAxes - 1; a >= 0; --a) {
-    row_step_[a] = unit.axis[a]->row_rank.step * table.stride(a);
+    row_step_[a] = unit.axis[a]->row_ordinal.step * table.stride(a);
     cell_step_[a] = cells;
     cells *= unit.extent(a);
   }
   // Lanes that follow each other on the last axis find their biases side by side.
-  if (unit.axis[kAxes - 1]->lane_rank.step == 1) run_ = plan.tile(kAxes - 1);
+  if (unit.axis[kAxes - 1]->lane_ordinal.step == 1) run_ = plan.tile(kAxes - 1);
   rows_ = arena.take<int[kAxes]>(kChunk);
   cells_ = arena.take<int>(kChunk);
   row_entry_ = arena.take<int>(kChunk);
@@ -97,7 +93,7 @@ void TileRows::enter_axis(int a, int tile) {
   int entry[kLanes];
   for (int i = 0; i < axis.tile; ++i) {
     seen[i] = axis.lane_sees(tile, i);
-    const int distance = axis.lane_rank(tile * axis.tile + i) - axis.row_rank(rows.begin);
+    const int distance = axis.lane_ordinal(tile * axis.tile + i) - axis.row_ordinal(rows.begin);
     entry[i] = (distance + table_.center(a)) * table_.stride(a);
   }
   for (int l = 0; l < kLanes; ++l) {
@@ -142,25 +138,25 @@ Floats TileRows::entries(int row_entry) const {
 template <int Run>
 void TileRows::fill(int first, int count) {
   const auto seen = [&](int a, int row) { return (begin_[a] <= row) & (row < end_[a]); };
-  int z = first % extent_[2], y = first / extent_[2] % extent_[1],
-      x = first / extent_[2] / extent_[1];
+  int x = first % extent_[2], y = first / extent_[2] % extent_[1],
+      z = first / extent_[2] / extent_[1];
   for (int j = 0; j < count;) {
-    const Ints line = seen(0, x) & seen(1, y);
-    const int line_entry = x * row_step_[0] + y * row_step_[1];
-    const int line_cell = x * cell_step_[0] + y * cell_step_[1];
-    for (; z < extent_[2] && j < count; ++z, ++j) {
-      rows_[j][0] = x;
+    const Ints line = seen(0, z) & seen(1, y);
+    const int line_entry = z * row_step_[0] + y * row_step_[1];
+    const int line_cell = z * cell_step_[0] + y * cell_step_[1];
+    for (; x < extent_[2] && j < count; ++x, ++j) {
+      rows_[j][0] = z;
       rows_[j][1] = y;
-      rows_[j][2] = z;
-      cells_[j] = line_cell + z;
-      row_entry_[j] = line_entry + z * row_step_[2];
-      const Ints visible = line & seen(2, z);
+      rows_[j][2] = x;
+      cells_[j] = line_cell + x;
+      row_entry_[j] = line_entry + x * row_step_[2];
+      const Ints visible = line & seen(2, x);
       bias_[j] = visible ? entries<Run>(row_entry_[j]) : splat(kMasked);
     }
-    z = 0;
+    x = 0;
     if (++y == extent_[1]) {
       y = 0;
-      ++x;
+      ++z;
     }
   }
 }

@@ -6,8 +6,8 @@
 
 namespace natten {
 
-// The bias of one head by relative position, lane rank minus row rank, with zeros around it so
-// that every pair which a tile brings together has an entry.
+// The bias of one head by relative position, ordinal of the lane minus that of the row, with zeros
+// around it so that every pair which a tile brings together has an entry.
 class BiasTable {
  public:
   BiasTable(const Problem& problem, const Plan& plan, Lanes lanes);

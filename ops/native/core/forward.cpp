@@ -21,8 +21,8 @@ class Forward {
 
   void run() {
     float* bias = a_.rpb ? arena_.take<float>(table_.size()) : nullptr;
-    for (int i = 0; i < p_.group(); ++i) {
-      const int head = task_.kv_head * p_.group() + i;
+    for (int i = 0; i < p_.sharing(); ++i) {
+      const int head = task_.kv_head * p_.sharing() + i;
       if (bias) table_.read(a_.rpb + int64_t{1} * head * bias_entries(p_), kLog2E, kLeastBias, bias);
       rows_.use_head(bias, nullptr);
       for_each_tile(*task_.unit, [&](const int* tile) { run_tile(tile, head); });

@@ -16,12 +16,12 @@ std::vector<float>& kept_sums() {
 BiasGradient::BiasGradient(const Problem& problem, const Arrays& arrays, const Schedule& schedule)
     : problem_(problem), schedule_(schedule), d_rpb_(arrays.d_rpb),
       entries_(bias_entries(problem)), sums_(kept_sums()) {
-  if (d_rpb_) sums_.assign(size_t(1) * schedule.size() * problem.group() * entries_, 0.0f);
+  if (d_rpb_) sums_.assign(size_t(1) * schedule.size() * problem.sharing() * entries_, 0.0f);
 }
 
-float* BiasGradient::of(const Task& task, int head_in_group) {
+float* BiasGradient::of(const Task& task, int member) {
   if (!d_rpb_) return nullptr;
-  return sums_.data() + (size_t(1) * task.index * problem_.group() + head_in_group) * entries_;
+  return sums_.data() + (size_t(1) * task.index * problem_.sharing() + member) * entries_;
 }
 
 void BiasGradient::reduce() {
@@ -31,9 +31,9 @@ void BiasGradient::reduce() {
     for (int i = 0; i < schedule_.size(); ++i) {
       const Task task = schedule_.task(i);
       if (task.kv_head != kv_head) continue;
-      for (int g = 0; g < problem_.group(); ++g) {
+      for (int g = 0; g < problem_.sharing(); ++g) {
         const float* sums = of(task, g);
-        float* out = d_rpb_ + size_t(1) * (kv_head * problem_.group() + g) * entries_;
+        float* out = d_rpb_ + size_t(1) * (kv_head * problem_.sharing() + g) * entries_;
         for (int e = 0; e < entries_; ++e) out[e] += sums[e];
       }
     }

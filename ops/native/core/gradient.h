@@ -12,8 +12,8 @@ class BiasGradient {
  public:
   BiasGradient(const Problem& problem, const Arrays& arrays, const Schedule& schedule);
 
-  // The sums of one task and head start at 0.
-  float* of(const Task& task, int head_in_group);
+  // The sums of one task and one of the heads that share its key head; they start at 0.
+  float* of(const Task& task, int member);
   void reduce();
   explicit operator bool() const { return d_rpb_ != nullptr; }
 

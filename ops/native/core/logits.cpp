@@ -74,8 +74,8 @@ class Dots : Sum {
     const Unit& unit = *task_.unit;
     rows_panel_.read(rows_view, rows_view.at(task_.batch, task_.kv_head));
     float* bias = rpb ? arena_.take<float>(table_.size()) : nullptr;
-    for (int i = 0; i < p_.group(); ++i) {
-      const int head = task_.kv_head * p_.group() + i;
+    for (int i = 0; i < p_.sharing(); ++i) {
+      const int head = task_.kv_head * p_.sharing() + i;
       if (bias) table_.read(rpb + int64_t{1} * head * bias_entries(p_), 1, kNoLimit, bias);
       rows_.use_head(bias, nullptr);
       for_each_tile(unit, [&](const int* tile) {
@@ -117,8 +117,8 @@ class QuerySum : Sum {
     rows_panel_.read(rows_view, rows_view.at(task_.batch, task_.kv_head));
     const bool biased = d_rpb && *d_rpb;
     float* d_bias = biased ? arena_.take<float>(table_.size()) : nullptr;
-    for (int i = 0; i < p_.group(); ++i) {
-      const int head = task_.kv_head * p_.group() + i;
+    for (int i = 0; i < p_.sharing(); ++i) {
+      const int head = task_.kv_head * p_.sharing() + i;
       if (d_bias) std::fill(d_bias, d_bias + table_.size(), 0.0f);
       rows_.use_head(nullptr, d_bias);
       for_each_tile(unit, [&](const int* tile) {
@@ -165,8 +165,8 @@ class KeySum : Sum {
     Floats* sums = arena_.take<Floats>(int64_t{1} * tiles * size);
     clear(sums, tiles * size);
     rows_.use_head(nullptr, nullptr);
-    for (int i = 0; i < p_.group(); ++i) {
-      const int head = task_.kv_head * p_.group() + i;
+    for (int i = 0; i < p_.sharing(); ++i) {
+      const int head = task_.kv_head * p_.sharing() + i;
       rows_panel_.read(rows_view, rows_view.at(task_.batch, head));
       t = 0;
       for_each_tile(unit, [&](const int* tile) {

@@ -52,10 +52,10 @@ template <class Body>
 void for_each_row(const View& view, const Unit& unit, int64_t offset, Body body) {
   int cell = 0;
   const auto step = [&](int a, int row) { return unit.axis[a]->row_at(row) * view.axis_stride[a]; };
-  for (int x = unit.rows[0].begin; x < unit.rows[0].end; ++x) {
+  for (int z = unit.rows[0].begin; z < unit.rows[0].end; ++z) {
     for (int y = unit.rows[1].begin; y < unit.rows[1].end; ++y) {
-      const int64_t plane = offset + step(0, x) + step(1, y);
-      for (int z = unit.rows[2].begin; z < unit.rows[2].end; ++z) body(cell++, plane + step(2, z));
+      const int64_t line = offset + step(0, z) + step(1, y);
+      for (int x = unit.rows[2].begin; x < unit.rows[2].end; ++x) body(cell++, line + step(2, x));
     }
   }
 }

@@ -11,7 +11,7 @@
 namespace natten {
 namespace {
 
-constexpr int kSlabBytes = 512 * 1024;  // packed rows of a slab: well inside a second-level cache
+constexpr int kBoxBytes = 512 * 1024;  // packed rows of a unit: well inside a second-level cache
 constexpr int kUnits = 16;              // fixed, so that sums do not depend on the machine
 
 // Queries o with (o * stride) % dilation == group: an arithmetic progression, perhaps empty.
@@ -29,11 +29,11 @@ AxisPlan query_lanes(const AxisSpec& axis, int group) {
   const auto queries = first_and_step(axis, group);
   if (queries.empty()) return plan;
   plan.lane_at = {queries[0], queries[1]};
-  plan.lane_rank = {queries[0] * axis.stride / axis.dilation,
+  plan.lane_ordinal = {queries[0] * axis.stride / axis.dilation,
                     queries[1] * axis.stride / axis.dilation};
   const int tokens = na_class_size(axis.length, axis.dilation, group);
   for (int o = queries[0], i = 0; o < axis.queries(); o += queries[1], ++i) {
-    const na_span keys = na_keys_of(plan.lane_rank(i), tokens, axis.kernel, axis.window_stride,
+    const na_span keys = na_keys_of(plan.lane_ordinal(i), tokens, axis.kernel, axis.window_stride,
                                     axis.causal);
     plan.sees.push_back({keys.first, keys.last});
   }
@@ -46,7 +46,7 @@ AxisPlan key_lanes(const AxisSpec& axis, int group) {
   AxisPlan plan;
   plan.lane_at = forward.row_at;
   plan.row_at = forward.lane_at;
-  plan.row_rank = forward.lane_rank;
+  plan.row_ordinal = forward.lane_ordinal;
   for (const Range& keys : forward.sees) plan.row_window.push_back(keys.begin);
   const int tokens = na_class_size(axis.length, axis.dilation, group);
   Range seen;
@@ -68,10 +68,10 @@ bool same_shape(const AxisPlan& axis, int a, int b) {
   const Range rows_a = axis.tile_sees[a], rows_b = axis.tile_sees[b];
   const int shift = rows_b.begin - rows_a.begin;
   if (rows_b.end - rows_a.end != shift) return false;
-  if ((b - a) * axis.tile * axis.lane_rank.step != shift * axis.row_rank.step) return false;
+  if ((b - a) * axis.tile * axis.lane_ordinal.step != shift * axis.row_ordinal.step) return false;
   for (int lane = 0; lane < axis.tile; ++lane) {
-    const Range x = axis.lane_sees(a, lane), y = axis.lane_sees(b, lane);
-    if (y.begin - x.begin != shift || y.end - x.end != shift) return false;
+    const Range of_a = axis.lane_sees(a, lane), of_b = axis.lane_sees(b, lane);
+    if (of_b.begin - of_a.begin != shift || of_b.end - of_a.end != shift) return false;
   }
   return true;
 }
@@ -131,14 +131,15 @@ Plan::Plan(const Problem& problem, Lanes lanes) {
     for (AxisPlan& axis : groups_[a]) {
       axis.cut(tile_[a]);
       for (int t = 0; t < axis.tiles(); ++t) {
-        const int first = axis.lane_rank(t * axis.tile), last = axis.lane_rank((t + 1) * axis.tile);
+        const int first = axis.lane_ordinal(t * axis.tile);
+        const int last = axis.lane_ordinal((t + 1) * axis.tile);
         const Range rows = axis.tile_sees[t];
-        reach_[a] = std::max({reach_[a], std::abs(last - axis.row_rank(rows.begin)),
-                              std::abs(first - axis.row_rank(rows.end))});
+        reach_[a] = std::max({reach_[a], std::abs(last - axis.row_ordinal(rows.begin)),
+                              std::abs(first - axis.row_ordinal(rows.end))});
       }
     }
   }
-  choose_slab(problem);
+  choose_box(problem);
   list_units();
 }
 
@@ -164,45 +165,45 @@ void Plan::choose_tile() {
   }
 }
 
-void Plan::choose_slab(const Problem& problem) {
-  const int64_t budget = kSlabBytes / sizeof(float) / (problem.head_dim + problem.value_dim);
-  for (int a = 0; a < kAxes; ++a) slab_[a] = std::max(1, groups_[a][0].tiles());
+void Plan::choose_box(const Problem& problem) {
+  const int64_t budget = kBoxBytes / sizeof(float) / (problem.head_dim + problem.value_dim);
+  for (int a = 0; a < kAxes; ++a) box_[a] = std::max(1, groups_[a][0].tiles());
   for (;;) {
     int64_t cells = 1, units = int64_t{1} * problem.batch * problem.kv_heads;
     for (int a = 0; a < kAxes; ++a) {
-      cells *= widest(groups_[a][0], slab_[a]);
-      units *= groups_[a].size() * ((groups_[a][0].tiles() + slab_[a] - 1) / slab_[a]);
+      cells *= widest(groups_[a][0], box_[a]);
+      units *= groups_[a].size() * ((groups_[a][0].tiles() + box_[a] - 1) / box_[a]);
     }
-    int* axis = std::find_if(slab_, slab_ + kAxes, [](int tiles) { return tiles > 1; });
-    if ((cells <= budget && units >= kUnits) || axis == slab_ + kAxes) return;
+    int* axis = std::find_if(box_, box_ + kAxes, [](int tiles) { return tiles > 1; });
+    if ((cells <= budget && units >= kUnits) || axis == box_ + kAxes) return;
     *axis = (*axis + 1) / 2;
   }
 }
 
 void Plan::list_units() {
-  for (const AxisPlan& x : groups_[0]) {
-    for (const AxisPlan& y : groups_[1]) {
-      for (const AxisPlan& z : groups_[2]) {
-        const AxisPlan* axis[kAxes] = {&x, &y, &z};
-        for (int i = 0; i < x.tiles(); i += slab_[0]) {
-          for (int j = 0; j < y.tiles(); j += slab_[1]) {
-            for (int k = 0; k < z.tiles(); k += slab_[2]) {
-              const int first[kAxes] = {i, j, k};
-              Unit unit{};
-              for (int a = 0; a < kAxes; ++a) {
-                unit.axis[a] = axis[a];
-                unit.tiles[a] = {first[a], std::min(first[a] + slab_[a], axis[a]->tiles())};
-                for (int t = unit.tiles[a].begin; t < unit.tiles[a].end; ++t) {
-                  unit.rows[a] = unite(unit.rows[a], axis[a]->tile_sees[t]);
-                }
-              }
-              units_.push_back(unit);
-            }
-          }
-        }
+  const auto list = [this](const AxisPlan* const* group, const int* box) {
+    Unit unit{};
+    for (int a = 0; a < kAxes; ++a) {
+      const AxisPlan& axis = *group[a];
+      unit.axis[a] = &axis;
+      unit.tiles[a].begin = box[a] * box_[a];
+      unit.tiles[a].end = std::min(unit.tiles[a].begin + box_[a], axis.tiles());
+      for (int t = unit.tiles[a].begin; t < unit.tiles[a].end; ++t) {
+        unit.rows[a] = unite(unit.rows[a], axis.tile_sees[t]);
       }
     }
-  }
+    units_.push_back(unit);
+  };
+  Range groups[kAxes], boxes[kAxes];
+  for (int a = 0; a < kAxes; ++a) groups[a] = {0, static_cast<int>(groups_[a].size())};
+  for_each_point(groups, [&](const int* g) {
+    const AxisPlan* group[kAxes];
+    for (int a = 0; a < kAxes; ++a) {
+      group[a] = &groups_[a][g[a]];
+      boxes[a] = {0, (group[a]->tiles() + box_[a] - 1) / box_[a]};
+    }
+    for_each_point(boxes, [&](const int* box) { list(group, box); });
+  });
 }
 
 std::shared_ptr<const Plan> Plan::of(const Problem& problem, Lanes lanes) {

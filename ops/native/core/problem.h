@@ -6,7 +6,8 @@
 
 namespace natten {
 
-constexpr int kAxes = 3;  // fewer axes are padded in front with axes of length 1
+// z, y, x, as in metal/. The axes that a problem lacks are the first ones, of length 1.
+constexpr int kAxes = 3;
 
 struct AxisSpec {
   int length = 1;
@@ -30,7 +31,7 @@ struct Problem {
   float scale = 1;
 
   auto operator<=>(const Problem&) const = default;
-  int group() const { return heads / kv_heads; }
+  int sharing() const { return heads / kv_heads; }  // query heads that share a key head
   int slots() const { return axis[0].kernel * axis[1].kernel * axis[2].kernel; }
 };
 

@@ -7,11 +7,11 @@ namespace {
 
 void fill(const View& view, int batch, const int* size, int heads, int channels, float value) {
   parallel_for(batch * size[0], [&](int i) {
-    const int b = i / size[0], x = i % size[0];
+    const int b = i / size[0], z = i % size[0];
     for (int y = 0; y < size[1]; ++y) {
-      for (int z = 0; z < size[2]; ++z) {
+      for (int x = 0; x < size[2]; ++x) {
         const int64_t at =
-            x * view.axis_stride[0] + y * view.axis_stride[1] + z * view.axis_stride[2];
+            z * view.axis_stride[0] + y * view.axis_stride[1] + x * view.axis_stride[2];
         for (int h = 0; h < heads; ++h) fill_row(view, view.at(b, h) + at, channels, value);
       }
     }

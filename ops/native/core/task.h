@@ -65,12 +65,7 @@ inline void clear(Floats* lanes, int channels) {
 // Calls body(tile) for every tile of a unit; the last axis runs fastest.
 template <class Body>
 void for_each_tile(const Unit& unit, Body body) {
-  int t[kAxes];
-  for (t[0] = unit.tiles[0].begin; t[0] < unit.tiles[0].end; ++t[0]) {
-    for (t[1] = unit.tiles[1].begin; t[1] < unit.tiles[1].end; ++t[1]) {
-      for (t[2] = unit.tiles[2].begin; t[2] < unit.tiles[2].end; ++t[2]) body(t);
-    }
-  }
+  for_each_point(unit.tiles, body);
 }
 
 // Entries of rpb that one head has.
