@@ -12,6 +12,7 @@ from typing import Any as _Any
 
 from ._moved import MOVED as _MOVED
 from ._moved import install as _install
+from .version import __version__ as __version__
 
 _install()
 
@@ -19,8 +20,6 @@ _root = _Path(__file__).resolve().parents[1]
 if (_root / "pyproject.toml").exists() and (_root / "ops" / "neighborhood.py").exists():
     # In a clone ops/, metal/ and configs/ lie beside this folder instead of in it.
     __path__.append(str(_root))
-
-__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import (
@@ -37,8 +36,16 @@ if TYPE_CHECKING:
         training,
         viz,
     )
-    from .models import NAT, DiNAT, DiNAT_s, IsotropicNAT
-    from .pretrained import create_model, get_record, list_models, load_pretrained
+    from .models import (
+        NAT,
+        DiNAT,
+        DiNAT_s,
+        IsotropicNAT,
+        create_model,
+        get_record,
+        list_models,
+        load_pretrained,
+    )
 
 __all__ = [
     "DiNAT",
@@ -66,10 +73,10 @@ __all__ = [
 # Where public names that are no modules live. All names are looked up on first use, so that
 # `import natten_zoo` is quick.
 _EXPORTS = {
-    "create_model": ".pretrained",
-    "list_models": ".pretrained",
-    "get_record": ".pretrained",
-    "load_pretrained": ".pretrained",
+    "create_model": ".models",
+    "list_models": ".models",
+    "get_record": ".models",
+    "load_pretrained": ".models",
     "NAT": ".models",
     "DiNAT": ".models",
     "DiNAT_s": ".models",

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
-from .. import __version__
+from ..version import __version__
 
 _EPILOG = """\
 Try it offline, with the small model and the images in the package:

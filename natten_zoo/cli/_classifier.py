@@ -21,7 +21,7 @@ def open_classifier(name: str, variant: str | None = None) -> tuple[Model, Prepr
     import mlx.core as mx
 
     from ..data import Preprocess
-    from ..pretrained.load import load_pretrained
+    from ..models import load_pretrained
 
     model: Model = load_pretrained(None, name, model=variant)
     if model.TASK != "image-classification":

@@ -72,8 +72,7 @@ def open_video_classifier(name: str, variant: str | None) -> NAT3D:
     Raises:
         ValueError: The model is neither, or has no classifier.
     """
-    from ..models import NAT, NAT3D, inflate
-    from ..pretrained.load import load_pretrained
+    from ..models import NAT, NAT3D, inflate, load_pretrained
 
     model: Any = load_pretrained(None, name, model=variant)
     if isinstance(model, NAT):

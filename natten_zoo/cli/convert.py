@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..models.base import Model
+    from ..pretrained.protocol import Loadable
     from ..pretrained.readers.reader import Checkpoint
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Converts, printing how names map, and uploads if asked to."""
     from tqdm import tqdm
 
+    from ..models import Model
     from ..pretrained.describe import build, describe
     from ..pretrained.folder import check_target
     from ..pretrained.load import fill
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         bar.set_description("reading")
         source = locate(args.source)
         checkpoint = read_checkpoint(source.path, ema=not args.no_ema)
-        model = build(checkpoint, describe(checkpoint, None, args.model, source.record))
+        model = build(checkpoint, describe(checkpoint, Model, args.model, source.record))
         bar.update()
         bar.set_description("converting")
         fill(model, checkpoint, dtype=args.dtype)
@@ -93,7 +94,7 @@ def _provenance(name: str, source: Any) -> dict[str, str]:
     return {"source": origin, "sha256": sha256_of(weight_file(source.path))}
 
 
-def _report(model: Model, checkpoint: Checkpoint) -> list[str]:
+def _report(model: Loadable, checkpoint: Checkpoint) -> list[str]:
     from mlx.utils import tree_flatten
 
     from ..pretrained.key_map import key_map, summary

@@ -77,7 +77,7 @@ def classify(model: Model, preprocess: Preprocess, paths: list[Path]) -> list[Sa
 
 def summary(samples: list[Sample]) -> str:
     """How many samples are right, and how many of the whole test set were after training."""
-    from ..pretrained import get_record
+    from ..models import get_record
 
     text = f"{sum(s.right for s in samples)} of {len(samples)} images right"
     top1 = get_record("nat_pico_fashion").top1

@@ -97,8 +97,7 @@ def open_sequence_classifier(
         ValueError: If the model takes something else.
     """
     from ..data.preprocess import SequencePreprocess
-    from ..models import NAT1D
-    from ..pretrained.load import load_pretrained
+    from ..models import NAT1D, load_pretrained
 
     model = load_pretrained(NAT1D, name, model=variant)
     if model.record is None:

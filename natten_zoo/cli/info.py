@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import json
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ._arguments import add_variant_argument, positive
 from ._text import table
@@ -49,12 +49,12 @@ def run(args: argparse.Namespace) -> int:
 
 def open_model(name: str, variant: str | None) -> Model:
     """A registered model without its weights, any other with them."""
-    from ..pretrained.load import load_pretrained
-    from ..pretrained.registry import create_model, get_record, records
+    from ..models import create_model, get_record, load_pretrained
+    from ..pretrained.registry import records
 
     registered = {name for record in records().values() for name in (record.name, record.hub)}
     if name in registered and not variant:
-        model = create_model(name)
+        model = cast("Model", create_model(name))
         model.record = get_record(name)  # which tells of the published weights
         model.eval()
         return model

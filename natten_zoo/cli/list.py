@@ -49,14 +49,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table."""
-    from ..pretrained.registry import get_record, list_models, task_of
+    from ..models import ARCHITECTURES, get_record, list_models
 
     names = list_models(args.pattern)
     if not names:
         get_record(args.pattern)  # raises, naming the nearest
     records = [get_record(name) for name in names]
     if args.json:
-        facts = [{**dataclasses.asdict(record), "task": task_of(record)} for record in records]
+        facts = [
+            {**dataclasses.asdict(record), "task": ARCHITECTURES[record.architecture].TASK}
+            for record in records
+        ]
         print(json.dumps(facts, indent=2))
     else:
         print(table(_HEADER, [_row(record) for record in records], "<<>>><<<"))
@@ -64,11 +67,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _row(record: Record) -> list[str]:
-    from ..pretrained.registry import task_of
+    from ..models import ARCHITECTURES
 
     return [
         record.name,
-        _TASKS[task_of(record)],
+        _TASKS[ARCHITECTURES[record.architecture].TASK],
         f"{record.params / 1e6:.2f} M" if record.params else "",
         f"{record.gmacs:.2f}" if record.gmacs else "",
         _published(record),

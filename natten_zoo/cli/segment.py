@@ -72,8 +72,7 @@ def numbers(text: str) -> tuple[float, ...]:
 def run(args: argparse.Namespace) -> int:
     """Segments the image and writes the three files."""
     from ..data import read_image
-    from ..models import UPerNet
-    from ..pretrained.load import load_pretrained
+    from ..models import UPerNet, load_pretrained
     from ..tasks.segmentation import segment
 
     overlay: Path = args.out

@@ -56,8 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ..data.volumes import check_name, read_volume
-    from ..models import NAUNETR
-    from ..pretrained.load import load_pretrained
+    from ..models import NAUNETR, load_pretrained
     from ..tasks.volumes import segment_volume
 
     mask: Path = args.out

@@ -1,19 +1,20 @@
-"""The models, one file per architecture."""
+"""The models, one file per architecture, and what gets them by their names."""
 
+from ..pretrained.load import create_model, load_pretrained
+from ..pretrained.registry import ARCHITECTURES, get_record, list_models
 from .allin1 import AllInOne, AllInOneConfig
-from .base import Config, Model
+from .base import Classifier, Config, Model
 from .dinat_s import DiNAT_s, DiNATsConfig
 from .isotropic import IsotropicConfig, IsotropicNAT
 from .na_unetr import NAUNETR, NAUNETRConfig
 from .naf import NAF, NAFConfig
-from .nat import NAT, DiNAT, NATConfig
+from .nat import NAT, DiNAT, Hierarchical, NATConfig
 from .nat1d import NAT1D, NAT1DConfig
 from .nat3d import NAT3D, DiNAT3D, NAT3DConfig, inflate
 from .upernet import UPerNet, UPerNetConfig
 
-# What a configuration file or a page of configs/ may name as its architecture.
-ARCHITECTURES: dict[str, type[Model]] = {
-    cls.__name__: cls
+ARCHITECTURES.update(
+    (cls.__name__, cls)
     for cls in (
         NAT,
         DiNAT,
@@ -27,7 +28,7 @@ ARCHITECTURES: dict[str, type[Model]] = {
         NAF,
         NAUNETR,
     )
-}
+)
 
 __all__ = [
     "ARCHITECTURES",
@@ -38,11 +39,13 @@ __all__ = [
     "NAUNETR",
     "AllInOne",
     "AllInOneConfig",
+    "Classifier",
     "Config",
     "DiNAT",
     "DiNAT3D",
     "DiNAT_s",
     "DiNATsConfig",
+    "Hierarchical",
     "IsotropicConfig",
     "IsotropicNAT",
     "Model",
@@ -53,5 +56,9 @@ __all__ = [
     "NAUNETRConfig",
     "UPerNet",
     "UPerNetConfig",
+    "create_model",
+    "get_record",
     "inflate",
+    "list_models",
+    "load_pretrained",
 ]

@@ -26,7 +26,7 @@ from ..layers import (
 )
 from ..layers.padding import crop, pad_to
 from ..layers.transformer_layer import EPS
-from .base import Config, Model, classifier, rename, to_mlx_layout
+from .base import Classifier, Config, classifier, rename, to_mlx_layout
 
 # Window of the attention across stems, whatever the window in time.
 STEM_KERNEL = 5
@@ -184,7 +184,7 @@ class Block(nn.Module):
         return self.instlayer(mx.unflatten(x, 0, stems))
 
 
-class AllInOne(Model):
+class AllInOne(Classifier):
     """Music structure from the spectrograms of a track's stems.
 
     Args:
@@ -220,7 +220,7 @@ class AllInOne(Model):
             head = nn.Linear(self.num_features, 1)
             head.bias = mx.array([math.log(prior / (1 - prior))])
             setattr(self, f"{name}_classifier", head)
-        self.function_classifier = classifier(self.num_features, config.num_classes)
+        self.add_classifier()
 
     @property
     def num_features(self) -> int:
@@ -241,15 +241,18 @@ class AllInOne(Model):
         """The classifiers' input: ``[B, stems, T, bands] -> [B, T, stems * embed_dim]``."""
         return self.norm(self.features(x)[-1]).swapaxes(1, 2).flatten(2)
 
-    def __call__(self, x: mx.array) -> MusicLogits:  # type: ignore[override]
+    def __call__(self, x: mx.array) -> MusicLogits:
         x = self.forward_features(x)
         beat, downbeat, section = (self[f"{name}_classifier"](x).squeeze(-1) for name in PRIORS)
         return MusicLogits(beat, downbeat, section, self.function_classifier(x))
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replace the classifier of functions by a fresh one."""
-        super().reset_classifier(num_classes)
-        self.function_classifier = self.pop("head")
+    def add_classifier(self) -> None:
+        """A fresh classifier of functions; those of beats and downbeats have no classes."""
+        self.function_classifier = classifier(self.num_features, self.config.num_classes)
+
+    def stages(self) -> list[str]:
+        """The front end, then each layer."""
+        return ["embeddings", *(f"layers.{index}" for index in range(self.config.depth))]
 
     @staticmethod
     def sanitize(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:

@@ -1,4 +1,4 @@
-"""Base class of all models: configuration, classifier, loading and saving."""
+"""Base classes of all models: configuration, classifier, loading and saving."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
 
-if TYPE_CHECKING:
-    from ..configs.record import Record
+from ..configs.record import Record
+from ..pretrained.load import load_pretrained
+from ..pretrained.protocol import Loadable
+from ..pretrained.save import push_to_hub, save_pretrained
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 ModelT = TypeVar("ModelT", bound="Model")
@@ -68,40 +70,31 @@ class Config:
         return {name: _plain(value) for name, value in vars(self).items()}
 
 
-class Model(nn.Module):
-    """Base of all models: a configuration, a classifier, weights that come and go.
+class Model(Loadable):
+    """Base of all models: a configuration, inputs that are checked, weights that come and go.
 
-    Subclasses set ``Config``, build themselves from one, with a final ``norm`` and ``head``, and
-    define :meth:`features` and, where foreign checkpoints exist, :meth:`sanitize`.
+    Subclasses set ``Config`` and ``TASK``, build themselves from a configuration and define
+    ``__call__`` and, where foreign checkpoints exist, :meth:`sanitize`. Models of classes are a
+    :class:`Classifier`.
 
     Attributes:
-        TASK: What the model does, as Hugging Face calls it.
-        CLASSIFIERS: Its layers with one output per class.
+        TASK: What the model does, one of :data:`natten_zoo.configs.tasks.TASKS`.
+        CLASSIFIERS: Its layers with one output per class, the main one first.
         AXES: Those of its input between the batch and the channels.
         config: The configuration the model was built from.
         record: The checkpoint record of a published variant, else None.
-        num_features: Channels of what :meth:`forward_features` returns.
     """
 
     Config: ClassVar[type[Config]]
-    TASK: ClassVar[str] = "image-classification"
-    CLASSIFIERS: ClassVar[tuple[str, ...]] = ("head",)
     AXES: ClassVar[tuple[str, ...]] = ("height", "width")
 
     def __init__(self, config: Any) -> None:
-        super().__init__()
         if not isinstance(config, self.Config):
             raise TypeError(
                 f"[{type(self).__name__}] 'config' must be a {self.Config.__name__} but got "
                 f"{type(config).__name__}."
             )
-        self.config: Any = config
-        self.record: Record | None = None
-
-    @property
-    def num_features(self) -> int:
-        """Channels of the classifier's input."""
-        raise NotImplementedError
+        super().__init__(config)
 
     def features(self, x: mx.array) -> list[mx.array]:
         """One feature map per stage, ``[batch, height, width, channels]`` each."""
@@ -123,28 +116,22 @@ class Model(nn.Module):
         if not mx.issubdtype(x.dtype, mx.floating):
             raise TypeError(f"{name} floating point numbers, prepared, but got {x.dtype}.")
 
-    def forward_features(self, x: mx.array) -> mx.array:
-        """The classifier's input: final norm and mean over all tokens, ``[batch, channels]``."""
-        x = self.norm(self.features(x)[-1])
-        return x.mean(axis=tuple(range(1, x.ndim - 1)))
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.head(self.forward_features(x))
-
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the classifier by a fresh one; 0 classes leave the features as the output.
+        """Replace the classifier by a fresh one.
 
         Raises:
-            ValueError: ``num_classes`` is no integer from 0; the model is as it was.
+            ValueError: There is none to replace.
         """
-        self._set_num_classes(num_classes)
-        self.head = classifier(self.num_features, self.config.num_classes)
+        name = type(self).__name__
+        raise ValueError(f"[{name}.reset_classifier] must not be called: {name} has no classifier.")
 
-    def _set_num_classes(self, num_classes: int) -> None:
-        """What the configuration and the record say of a fresh classifier."""
-        self.config = dataclasses.replace(self.config, num_classes=num_classes)
-        if self.record is not None:
-            self.record = self.record.for_fresh_classifier(self.config.num_classes)
+    def stages(self) -> list[str]:
+        """Its parts from the input up, by their names in the weights: one, then what builds on it.
+
+        What is in none of them is on top of all. Training slows the lower ones by ``layer_decay``,
+        which models that do not say this refuse.
+        """
+        return []
 
     @staticmethod
     def sanitize(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
@@ -157,21 +144,61 @@ class Model(nn.Module):
 
         See :func:`natten_zoo.pretrained.load.load_pretrained` for the arguments.
         """
-        from ..pretrained.load import load_pretrained
-
         return load_pretrained(cls, name_or_path, **kwargs)
 
-    def save_pretrained(self, path: str | Path, **kwargs: Any) -> Any:
+    def save_pretrained(self, path: str | Path, **kwargs: Any) -> Path:
         """Write the model as a folder; see :func:`natten_zoo.pretrained.save.save_pretrained`."""
-        from ..pretrained.save import save_pretrained
-
         return save_pretrained(self, path, **kwargs)
 
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Upload the model; see :func:`natten_zoo.pretrained.save.push_to_hub`."""
-        from ..pretrained.save import push_to_hub
-
         return push_to_hub(self, repo_id, **kwargs)
+
+
+class Classifier(Model):
+    """Base of the models of classes: of images by default, of pixels or anything else if they say.
+
+    Subclasses build themselves with a final ``norm`` and ``head`` and define :meth:`features`.
+
+    Attributes:
+        num_features: Channels of what :meth:`forward_features` returns.
+    """
+
+    TASK = "image-classification"
+    CLASSIFIERS: ClassVar[tuple[str, ...]] = ("head",)
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the classifier's input."""
+        raise NotImplementedError
+
+    def forward_features(self, x: mx.array) -> mx.array:
+        """The classifier's input: final norm and mean over all tokens, ``[batch, channels]``."""
+        x = self.norm(self.features(x)[-1])
+        return x.mean(axis=tuple(range(1, x.ndim - 1)))
+
+    def __call__(self, x: mx.array) -> Any:
+        """Logits, ``[batch, num_classes]``."""
+        return self.head(self.forward_features(x))
+
+    def current_record(self) -> Record | None:
+        """The record, without what a classifier of another size makes untrue."""
+        return self.record and self.record.for_classes(self.config.num_classes)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the classifier by a fresh one; 0 classes leave the features as the output.
+
+        Raises:
+            ValueError: ``num_classes`` is no integer from 0; the model is as it was.
+        """
+        self.config = dataclasses.replace(self.config, num_classes=num_classes)
+        if self.record is not None:
+            self.record = self.record.for_fresh_classifier(self.config.num_classes)
+        self.add_classifier()
+
+    def add_classifier(self) -> None:
+        """Give the model what ``CLASSIFIERS`` names, fresh and of the configuration's size."""
+        self.head = classifier(self.num_features, self.config.num_classes)
 
 
 def check_levels(config: Any) -> None:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..layers import PatchEmbed, drop_path_schedule, init_weights
+from ..layers import PatchEmbed
 from ..layers.padding import pad_to_multiple
 from ..layers.transformer_layer import EPS
-from .base import Config, Model, check_levels, classifier
-from .nat import Level, level_maps
+from .base import Config, check_levels
+from .nat import Hierarchical
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class PatchMerging(nn.Module):
         return self.reduction(self.norm(mx.concatenate(corners, axis=-1)))
 
 
-class DiNAT_s(Model):  # noqa: N801  upstream's name
+class DiNAT_s(Hierarchical):  # noqa: N801  upstream's name
     """Dilated Neighborhood Attention Transformer with Swin's macro-architecture.
 
     Args:
@@ -86,26 +86,9 @@ class DiNAT_s(Model):  # noqa: N801  upstream's name
     """
 
     Config = DiNATsConfig
+    LEVELS = "layers"
 
     def __init__(self, config: DiNATsConfig) -> None:
         super().__init__(config)
         self.patch_embed = PatchEmbed(config.patch_size, config.in_chans, config.embed_dim)
-        self.pos_drop = nn.Dropout(config.drop_rate)
-        schedule = drop_path_schedule(config.drop_path_rate, config.depths)
-        self.layers = [Level(config, i, rates, PatchMerging) for i, rates in enumerate(schedule)]
-        self.norm = nn.LayerNorm(self.num_features, eps=EPS)
-        self.head = classifier(self.num_features, config.num_classes)
-        init_weights(self)
-
-    @property
-    def num_features(self) -> int:
-        """Channels of the last level."""
-        return self.config.embed_dim * 2 ** (len(self.config.depths) - 1)
-
-    def features(self, x: mx.array) -> list[mx.array]:
-        """The map of each level before its merging, as detection and segmentation use it.
-
-        Four levels give strides 4, 8, 16 and 32 with D, 2 D, 4 D and 8 D channels, not normed.
-        """
-        self.check_input(x)
-        return level_maps(self.layers, self.pos_drop(self.patch_embed(x)))
+        self.add_levels(PatchMerging)

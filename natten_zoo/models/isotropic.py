@@ -21,7 +21,7 @@ from ..layers import (
     init_weights,
 )
 from ..layers.transformer_layer import EPS
-from .base import Config, Model, classifier
+from .base import Classifier, Config
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class IsotropicConfig(Config):
         return -(-self.img_size // self.patch_size)
 
 
-class IsotropicNAT(Model):
+class IsotropicNAT(Classifier):
     """NAT, DiNAT or ViT-RPB without a hierarchy.
 
     Args:
@@ -118,7 +118,7 @@ class IsotropicNAT(Model):
             for i, rate in enumerate(rates)
         ]
         self.norm = nn.LayerNorm(dim, eps=EPS)
-        self.head = classifier(dim, config.num_classes)
+        self.add_classifier()
         init_weights(self)
 
     @property
@@ -140,6 +140,10 @@ class IsotropicNAT(Model):
                 maps.append(x)
         return maps
 
+    def stages(self) -> list[str]:
+        """The tokenizer, then each layer."""
+        return ["patch_embed", *(f"layers.{index}" for index in range(len(self.layers)))]
+
     def _check_size(self, x: mx.array) -> None:
         side = self.config.map_size
         if self.config.kernel_size is None and x.shape[1:3] != (side, side):
@@ -158,4 +162,4 @@ class IsotropicNAT(Model):
             for name, value in weights.items()
             if not name.endswith("relative_position_index")
         }
-        return Model.sanitize(weights)
+        return Classifier.sanitize(weights)

@@ -22,8 +22,12 @@ from ..layers import NeighborhoodAttention3D, drop_path_schedule, init_weights
 from ..layers.padding import crop, pad_to_multiple
 from ..layers.transformer_layer import EPS
 from ..ops.varlen import Sizes
-from .base import Config, Model, check_levels, classifier
-from .nat import Level
+from ..pretrained.key_map import own_names
+from ..pretrained.load import create_model
+from ..pretrained.readers import read_checkpoint
+from ..pretrained.strict import load_strict
+from .base import Classifier, Config, check_levels
+from .nat import Level, level_stages
 from .swin_unetr import from_monai
 
 logger = logging.getLogger("natten_zoo")
@@ -195,7 +199,7 @@ class UpBlock(nn.Module):
         return self.block(mx.concatenate([x, skip], axis=-1))
 
 
-class NAUNETR(Model):
+class NAUNETR(Classifier):
     """Segmentation of volumes with neighborhood attention.
 
     :func:`natten_zoo.tasks.volumes.segment_volume` makes a mask of a CT or an MRI with it.
@@ -238,7 +242,7 @@ class NAUNETR(Model):
         ]
         self.bottom = ResidualBlock(dims[-1], dims[-1])
         self.decoders = [UpBlock(dims[i + 1], dims[i]) for i in reversed(range(count + 1))]
-        self.head = classifier(dim, config.num_classes)
+        self.add_classifier()
         init_weights(self)
 
     @property
@@ -275,6 +279,10 @@ class NAUNETR(Model):
             x = decoder(x, skip)
         return crop(x, size)
 
+    def stages(self) -> list[str]:
+        """The encoder's; the decoder is on top of it."""
+        return ["patch_embed", *level_stages("levels", self.config.depths)]
+
     @staticmethod
     def sanitize(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
         """Turn the state dict of MONAI's Swin UNETR into ours; see :mod:`.swin_unetr`."""
@@ -300,11 +308,6 @@ class NAUNETR(Model):
             CheckpointError: The file is damaged or not of a Swin UNETR.
             ValueError: The encoder does not fit; the message lists every weight that does not.
         """
-        from ..pretrained.infer import own_names
-        from ..pretrained.readers.reader import read_checkpoint
-        from ..pretrained.registry import create_model
-        from ..pretrained.strict import load_strict
-
         built = create_model(model, **overrides)
         if not isinstance(built, cls):
             raise ValueError(

@@ -36,7 +36,6 @@ class NAFConfig(Config):
         num_groups: Groups of their norms.
         rope_base: Longest period of the rotary position embedding; the image spans 2.
         in_chans: Channels of the image.
-        num_classes: Always 0: there is no classifier.
     """
 
     embed_dim: int = 256
@@ -46,7 +45,6 @@ class NAFConfig(Config):
     num_groups: int = 8
     rope_base: float = 100.0
     in_chans: int = 3
-    num_classes: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,11 +52,6 @@ class NAFConfig(Config):
             raise ValueError(
                 "[NAFConfig] 'embed_dim' must be divisible by 4 times 'num_heads' but got "
                 f"{self.embed_dim} and {self.num_heads}."
-            )
-        if self.num_classes:
-            raise ValueError(
-                f"[NAFConfig] 'num_classes' must be 0, NAF has no classifier, but got "
-                f"{self.num_classes}."
             )
 
 
@@ -207,7 +200,7 @@ class NAF(Model):
         super().__init__(config)
         self.image_encoder = ImageEncoder(config)
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self, image: mx.array, features: mx.array, size: Sequence[int] | None = None
     ) -> mx.array:
         heads = self.config.num_heads
@@ -224,9 +217,13 @@ class NAF(Model):
         out = cast(mx.array, na2d(query, key, value, self.config.kernel_size, dilation=dilation))
         return out.flatten(-2)
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """Refused unless ``num_classes`` is 0: there is no classifier."""
-        NAFConfig(num_classes=num_classes)
+    def stages(self) -> list[str]:
+        """Layers of its two encoders, which lie side by side."""
+        return [
+            f"image_encoder.{encoder}.{index}"
+            for index in range(self.config.depth + 1)
+            for encoder in ("encoder", "sem_encoder")
+        ]
 
     @staticmethod
     def sanitize(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:

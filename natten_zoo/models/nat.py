@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -20,7 +20,7 @@ from ..layers import (
     init_weights,
 )
 from ..layers.transformer_layer import EPS
-from .base import Config, Model, check_levels, classifier, rename, to_mlx_layout
+from .base import Classifier, Config, check_levels, rename, to_mlx_layout
 
 
 @dataclass(frozen=True)
@@ -198,16 +198,73 @@ class Level(nn.Module):
         return (self.downsample(x) if "downsample" in self else x), x
 
 
-def level_maps(levels: Sequence[Level], x: mx.array) -> list[mx.array]:
-    """The map of each level before downsampling."""
-    maps = []
-    for level in levels:
-        x, full = level(x)
-        maps.append(full)
-    return maps
+class Hierarchical(Classifier):
+    """Base of the classifiers whose levels halve the map, one after the other.
+
+    Subclasses build their tokenizer ``patch_embed``, then :meth:`add_levels`.
+
+    Attributes:
+        LEVELS: The levels' name in the weights.
+    """
+
+    LEVELS: ClassVar[str] = "levels"
+
+    def add_levels(
+        self,
+        downsampler: Callable[[int], nn.Module],
+        layer_scale: float | None = None,
+        attention: Callable[..., nn.Module] = NeighborhoodAttention2D,
+    ) -> None:
+        """Build what follows the tokenizer; arguments are those of :class:`Level`."""
+        config = self.config
+        self.pos_drop = nn.Dropout(config.drop_rate)
+        schedule = drop_path_schedule(config.drop_path_rate, config.depths)
+        self[self.LEVELS] = [
+            Level(config, i, rates, downsampler, layer_scale, attention)
+            for i, rates in enumerate(schedule)
+        ]
+        self.norm = nn.LayerNorm(self.num_features, eps=EPS)
+        self.add_classifier()
+        init_weights(self)
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last level."""
+        return self.config.embed_dim * 2 ** (len(self.config.depths) - 1)
+
+    def features(self, x: mx.array) -> list[mx.array]:
+        """The map of each level before its downsampler, as detection and segmentation use it.
+
+        Four levels give strides 4, 8, 16 and 32 with D, 2 D, 4 D and 8 D channels, not normed.
+        """
+        self.check_input(x)
+        x = self.pos_drop(self.patch_embed(x))
+        maps = []
+        for level in self[self.LEVELS]:
+            x, full = level(x)
+            maps.append(full)
+        return maps
+
+    def stages(self) -> list[str]:
+        """The tokenizer, then each layer of each level and its downsampler."""
+        return ["patch_embed", *level_stages(self.LEVELS, self.config.depths)]
 
 
-class NAT(Model):
+def level_stages(name: str, depths: Sequence[int]) -> list[str]:
+    """The parts of levels from the input up: each level's layers, then what else it has.
+
+    Example:
+        >>> level_stages("levels", (2, 1))
+        ['levels.0.blocks.0', 'levels.0.blocks.1', 'levels.0', 'levels.1.blocks.0', 'levels.1']
+    """
+    stages = []
+    for i, depth in enumerate(depths):
+        stages += [f"{name}.{i}.blocks.{j}" for j in range(depth)]
+        stages.append(f"{name}.{i}")
+    return stages
+
+
+class NAT(Hierarchical):
     """Neighborhood Attention Transformer.
 
     Args:
@@ -233,28 +290,7 @@ class NAT(Model):
         self.patch_embed = ConvTokenizer(
             config.in_chans, config.embed_dim, config.tokenizer_strides
         )
-        self.pos_drop = nn.Dropout(config.drop_rate)
-        schedule = drop_path_schedule(config.drop_path_rate, config.depths)
-        self.levels = [
-            Level(config, i, rates, ConvDownsampler, config.layer_scale)
-            for i, rates in enumerate(schedule)
-        ]
-        self.norm = nn.LayerNorm(self.num_features, eps=EPS)
-        self.head = classifier(self.num_features, config.num_classes)
-        init_weights(self)
-
-    @property
-    def num_features(self) -> int:
-        """Channels of the last level."""
-        return self.config.embed_dim * 2 ** (len(self.config.depths) - 1)
-
-    def features(self, x: mx.array) -> list[mx.array]:
-        """The map of each level before its downsampler, as detection and segmentation use it.
-
-        Four levels give strides 4, 8, 16 and 32 with D, 2 D, 4 D and 8 D channels, not normed.
-        """
-        self.check_input(x)
-        return level_maps(self.levels, self.pos_drop(self.patch_embed(x)))
+        self.add_levels(ConvDownsampler, config.layer_scale)
 
     @staticmethod
     def sanitize(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:

@@ -19,7 +19,7 @@ from ..layers import (
     init_weights,
 )
 from ..layers.transformer_layer import EPS
-from .base import Config, Model, classifier
+from .base import Classifier, Config
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class NAT1DConfig(Config):
     drop_path_rate: float = 0.0
 
 
-class NAT1D(Model):
+class NAT1D(Classifier):
     """A classifier of sequences.
 
     Args:
@@ -102,7 +102,7 @@ class NAT1D(Model):
             for dilation, rate in zip(config.dilations, rates, strict=True)
         ]
         self.norm = nn.LayerNorm(dim, eps=EPS)
-        self.head = classifier(dim, config.num_classes)
+        self.add_classifier()
         init_weights(self)
 
     @property
@@ -119,3 +119,7 @@ class NAT1D(Model):
             x = layer(x)
             maps.append(x)
         return maps
+
+    def stages(self) -> list[str]:
+        """The tokenizer, then each layer."""
+        return ["patch_embed", *(f"layers.{index}" for index in range(len(self.layers)))]

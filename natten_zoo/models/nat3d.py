@@ -16,10 +16,11 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ..layers import NeighborhoodAttention3D, drop_path_schedule, init_weights
+from ..layers import NeighborhoodAttention3D
 from ..layers.transformer_layer import EPS
-from .base import Config, Model, check_levels, classifier
-from .nat import NAT, Level, level_maps
+from ..pretrained.quantize import refuse_quantized
+from .base import Config, check_levels
+from .nat import NAT, Hierarchical
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def _attention(
     return NeighborhoodAttention3D(dim, num_heads, kernel_size, dilation=dilations, **options)
 
 
-class NAT3D(Model):
+class NAT3D(Hierarchical):
     """Neighborhood Attention Transformer for videos.
 
     Args:
@@ -164,30 +165,21 @@ class NAT3D(Model):
         self.patch_embed = ConvTokenizer3D(
             config.in_chans, config.embed_dim, config.tokenizer_strides, config.tubelet_size
         )
-        self.pos_drop = nn.Dropout(config.drop_rate)
-        schedule = drop_path_schedule(config.drop_path_rate, config.depths)
-        self.levels = [
-            Level(config, i, rates, ConvDownsampler3D, config.layer_scale, _attention)
-            for i, rates in enumerate(schedule)
-        ]
-        self.norm = nn.LayerNorm(self.num_features, eps=EPS)
-        self.head = classifier(self.num_features, config.num_classes)
-        init_weights(self)
+        self.add_levels(ConvDownsampler3D, config.layer_scale, _attention)
 
-    @property
-    def num_features(self) -> int:
-        """Channels of the last level."""
-        return self.config.embed_dim * 2 ** (len(self.config.depths) - 1)
+    def check_input(self, x: Any) -> None:
+        """Refuse what :meth:`features` cannot take; nothing is computed.
 
-    def features(self, x: mx.array) -> list[mx.array]:
-        """The map of each level before its downsampler, ``[B, T/2, H/s, W/s, channels]``."""
-        self.check_input(x)
+        Raises:
+            TypeError: ``x`` is no array of MLX, or not of floating point numbers.
+            ValueError: It has other axes or channels, or too few frames.
+        """
+        super().check_input(x)
         if x.shape[1] < self.config.tubelet_size:
             raise ValueError(
                 f"[{type(self).__name__}] 'x' must have {self.config.tubelet_size} frames or more "
                 f"but got {list(x.shape)}."
             )
-        return level_maps(self.levels, self.pos_drop(self.patch_embed(x)))
 
     @staticmethod
     def sanitize(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
@@ -223,8 +215,6 @@ def inflate(model: NAT, kernel_size: int = 3, num_classes: int | None = None) ->
         >>> inflate(create_model("nat_mini"), num_classes=400).config.kernel_size
         (3, 7, 7)
     """
-    from ..pretrained.quantize import refuse_quantized
-
     if not isinstance(model, NAT):
         raise TypeError(f"[inflate] 'model' must be a NAT or DiNAT but got {type(model).__name__}.")
     refuse_quantized(model, "[inflate] 'model'")

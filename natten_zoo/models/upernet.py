@@ -20,13 +20,14 @@ from mlx.utils import tree_flatten
 
 from ..layers.resize import AdaptiveAveragePool, resize_bilinear
 from ..layers.transformer_layer import EPS
-from .base import Config, Model
+from ..pretrained.quantize import refuse_quantized
+from .base import Classifier, Config
 from .dinat_s import DiNAT_s, DiNATsConfig
-from .nat import NAT, DiNAT, NATConfig
+from .nat import NAT, DiNAT, Hierarchical, NATConfig
 
 # What a classifier has and a body has not.
 _DROPPED = ("norm.", "head.")
-BODIES: dict[str, type[Model]] = {cls.__name__: cls for cls in (NAT, DiNAT, DiNAT_s)}
+BODIES: dict[str, type[Hierarchical]] = {cls.__name__: cls for cls in (NAT, DiNAT, DiNAT_s)}
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class UPerNetConfig(Config):
         return {**super().to_dict(), "backbone": body}
 
     @property
-    def body_class(self) -> type[Model]:
+    def body_class(self) -> type[Hierarchical]:
         """The body's model class; a DiNAT is a NAT."""
         return NAT if isinstance(self.backbone, NATConfig) else DiNAT_s
 
@@ -199,7 +200,7 @@ class AuxiliaryHead(nn.Module):
         return self.conv_seg(self.dropout(x))
 
 
-class UPerNet(Model):
+class UPerNet(Classifier):
     """Semantic segmentation with a NAT, DiNAT or DiNAT_s body.
 
     :func:`natten_zoo.tasks.segmentation.segment` makes a mask of an image with it.
@@ -267,17 +268,20 @@ class UPerNet(Model):
     def __call__(self, x: mx.array) -> mx.array:
         return resize_bilinear(self.decode(x), x.shape[1:3])
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replace both classifiers by fresh ones; 0 classes leave the features as the output."""
-        self._set_num_classes(num_classes)
-        num_classes = self.config.num_classes
-        self.decode_head.conv_seg = pixel_classifier(self.config.channels, num_classes)
-        self.auxiliary_head.conv_seg = pixel_classifier(self.config.aux_channels, num_classes)
+    def add_classifier(self) -> None:
+        """Fresh classifiers of the head and of the auxiliary head."""
+        config = self.config
+        self.decode_head.conv_seg = pixel_classifier(config.channels, config.num_classes)
+        self.auxiliary_head.conv_seg = pixel_classifier(config.aux_channels, config.num_classes)
+
+    def stages(self) -> list[str]:
+        """The body's; the heads are on top of it."""
+        return [f"backbone.{stage}" for stage in self.backbone.stages()]
 
     @classmethod
     def from_classifier(
         cls,
-        classifier: Model,
+        classifier: Classifier,
         num_classes: int = 150,
         *,
         dilations: Sequence[Sequence[int]] | None = None,
@@ -307,8 +311,6 @@ class UPerNet(Model):
             >>> model.record.input_size, model.record.note
             (512, 'its body is that of nat_mini')
         """
-        from ..pretrained.quantize import refuse_quantized
-
         if not isinstance(classifier, tuple(BODIES.values())):
             raise TypeError(
                 f"[UPerNet.from_classifier] 'classifier' must be a {', '.join(BODIES)} but got "
@@ -341,7 +343,7 @@ class UPerNet(Model):
     def sanitize(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
         """Turn mmsegmentation's state dict into our layouts, without batch norm's step counters."""
         kept = {k: v for k, v in weights.items() if not k.endswith(".num_batches_tracked")}
-        return Model.sanitize(kept)
+        return Classifier.sanitize(kept)
 
 
 def pixel_classifier(channels: int, num_classes: int) -> nn.Module:

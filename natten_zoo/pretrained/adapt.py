@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from ..models.base import Model
+from .protocol import Loadable
 
 logger = logging.getLogger("natten_zoo")
 
@@ -18,7 +18,7 @@ STEMS = ("patch_embed.proj.weight", "patch_embed.proj.0.weight")
 
 
 def adapt(
-    weights: Mapping[str, mx.array], model: Model, changed: Collection[str]
+    weights: Mapping[str, mx.array], model: Loadable, changed: Collection[str]
 ) -> dict[str, mx.array]:
     """Change the weights that depend on what the caller overrode; say so in the log.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from ..configs.record import Record
+from ..data.preprocess import in_words
+from ..version import __version__
+from .protocol import Loadable
 
-from .. import __version__
-
-if TYPE_CHECKING:
-    from ..configs.record import Record
-    from ..models.base import Model
+if TYPE_CHECKING:  # half a second to import, for who saves a model on this machine
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 SITE = "https://pypi.org/project/natten-zoo"
 # A record's name of a label set: its name on the Hub, and in print.
@@ -63,16 +63,16 @@ _TAGS = {
 }
 
 
-def model_card(model: Model, repo_id: str) -> ModelCard:
+def model_card(model: Loadable, repo_id: str) -> ModelCard:
     """License, source, accuracy, preprocessing and a snippet that loads the model.
 
     Args:
         model: The model.
         repo_id: The repository that the card is for.
     """
-    from .save import current_record
+    from huggingface_hub import ModelCard
 
-    record = current_record(model)
+    record = model.current_record()
     body = [
         f"# {repo_id.rpartition('/')[2]}",
         *_description(model, record),
@@ -84,7 +84,9 @@ def model_card(model: Model, repo_id: str) -> ModelCard:
     return ModelCard(f"---\n{header}\n---\n\n" + "\n\n".join(body) + "\n")
 
 
-def _metadata(model: Model, record: Record | None, repo_id: str) -> ModelCardData:
+def _metadata(model: Loadable, record: Record | None, repo_id: str) -> ModelCardData:
+    from huggingface_hub import ModelCardData
+
     facts: dict[str, Any] = {}
     if record is not None:
         facts = {"license": record.license.lower() or None, "base_model": record.hub}
@@ -101,6 +103,8 @@ def _metadata(model: Model, record: Record | None, repo_id: str) -> ModelCardDat
 
 
 def _result(record: Record) -> EvalResult:
+    from huggingface_hub import EvalResult
+
     dataset, title = DATASETS[str(record.classes)]
     return EvalResult(
         task_type="image-classification",
@@ -114,7 +118,7 @@ def _result(record: Record) -> EvalResult:
     )
 
 
-def _description(model: Model, record: Record | None) -> list[str]:
+def _description(model: Loadable, record: Record | None) -> list[str]:
     intro = (
         f"A {type(model).__name__}, a model of neighborhood attention for "
         f"{model.TASK.replace('-', ' ')} with "
@@ -139,7 +143,7 @@ def _description(model: Model, record: Record | None) -> list[str]:
     return [intro, "\n".join(["| | |", "|---|---|", *lines])]
 
 
-def _snippet(model: Model, repo_id: str) -> str:
+def _snippet(model: Loadable, repo_id: str) -> str:
     name = type(model).__name__
     if model.TASK in _USES:
         lines = _USES[model.TASK].format(name=name, repo_id=repo_id)
@@ -161,7 +165,5 @@ def _snippet(model: Model, repo_id: str) -> str:
 
 
 def _preprocessing(record: Record) -> str:
-    from ..data.preprocess import in_words
-
     text = in_words(record)
     return f"{text[0].upper()}{text[1:]}."

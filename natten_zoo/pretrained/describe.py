@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..configs.record import Record
-from ..models.base import Model
+from ..data.preprocess import Preprocess
 from .infer import infer
+from .protocol import Loadable
 from .readers.errors import CheckpointError
 from .readers.reader import Checkpoint
-from .registry import get_record, model_class
+from .registry import arguments, get_record, model_class
 
 # `model_type` of a Hugging Face config.json, and our architecture.
 HUGGING_FACE = {"nat": "NAT", "dinat": "DiNAT"}
@@ -33,7 +34,7 @@ class Description:
 
 
 def describe(
-    checkpoint: Checkpoint, cls: type[Model] | None, variant: str | None, record: Record | None
+    checkpoint: Checkpoint, cls: type[Loadable] | None, variant: str | None, record: Record | None
 ) -> Description:
     """Tell which model a checkpoint is of.
 
@@ -60,7 +61,7 @@ def describe(
 
 def build(
     checkpoint: Checkpoint, description: Description, num_classes: int | None = None
-) -> Model:
+) -> Loadable:
     """The described model, freshly initialized.
 
     Args:
@@ -77,6 +78,11 @@ def build(
             raise ValueError(
                 f"[from_pretrained] 'num_classes' must be an int >= 0 but got {num_classes!r}."
             )
+        if not cls.CLASSIFIERS:
+            raise ValueError(
+                "[from_pretrained] 'num_classes' must be left out, as a "
+                f"{cls.__name__} has no classifier, but got {num_classes}."
+            )
         values["num_classes"] = num_classes
     try:
         model = cls(cls.Config.from_dict(values))
@@ -89,21 +95,23 @@ def build(
 
 
 def _registered(record: Record) -> Description:
-    config = {"num_classes": record.num_classes, **record.model}
-    return Description(record.architecture, config, record)
+    return Description(record.architecture, arguments(record), record)
 
 
 def _saved(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Description:
     """Read the `config.json` that `save_pretrained` wrote."""
     try:
-        architecture, values, facts = config["architecture"], config["config"], config.get("record")
-        model_class(architecture).Config.from_dict(values)
+        architecture, facts = config["architecture"], config.get("record")
+        cls, values = model_class(architecture), dict(config["config"])
+        if not cls.CLASSIFIERS:
+            values.pop("num_classes", None)  # which those of early versions had all the same
+        cls.Config.from_dict(values)
         record = None
         if facts is not None:
             record = Record.from_dict({**facts, "architecture": architecture, "model": values})
     except (LookupError, TypeError, ValueError) as error:
         raise CheckpointError(checkpoint.path, f"its config.json is wrong: {error}") from error
-    return Description(architecture, dict(values), record)
+    return Description(architecture, values, record)
 
 
 def _hugging_face(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Description:
@@ -135,8 +143,6 @@ def _hugging_face(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Descript
 
 
 def _preprocessing(checkpoint: Checkpoint) -> dict[str, Any]:
-    from ..data.preprocess import Preprocess
-
     if checkpoint.preprocessor is None:
         return {}
     facts = dataclasses.asdict(Preprocess.from_config(checkpoint.preprocessor))

@@ -8,14 +8,15 @@ from urllib.parse import urlparse
 import mlx.core as mx
 
 from ..configs.record import Record
-from ..models.base import Model
+from .key_map import own_names
+from .protocol import Loadable
 from .readers.errors import CheckpointError
 from .readers.reader import Checkpoint
 from .registry import build_model, model_class, records
 from .strict import mismatches
 
 
-def infer(checkpoint: Checkpoint, cls: type[Model] | None) -> Record:
+def infer(checkpoint: Checkpoint, cls: type[Loadable] | None) -> Record:
     """Find the registered model that bare weights are of.
 
     Dilations are in no weight, so the shapes can leave several models, `nat_mini` and
@@ -25,7 +26,7 @@ def infer(checkpoint: Checkpoint, cls: type[Model] | None) -> Record:
     Raises:
         CheckpointError: No model fits, or several do.
     """
-    differences = _differences(checkpoint, cls or Model)
+    differences = _differences(checkpoint, cls or Loadable)
     fitting = [record for record, lines in differences if not lines]
     if not fitting:
         record, lines = min(differences, key=lambda pair: len(pair[1]))
@@ -47,23 +48,7 @@ def infer(checkpoint: Checkpoint, cls: type[Model] | None) -> Record:
     return _with_head_of(fitting[0], checkpoint)
 
 
-def own_names(cls: type[Model], checkpoint: Checkpoint) -> dict[str, mx.array]:
-    """A checkpoint's weights in the names and layouts of a model class.
-
-    Raises:
-        CheckpointError: Its names are so unlike the model's that they cannot be translated.
-    """
-    if checkpoint.format == "mlx":
-        return checkpoint.weights
-    try:
-        return cls.sanitize(checkpoint.weights)
-    except (LookupError, ValueError) as error:
-        raise CheckpointError(
-            checkpoint.path, f"its weights are not those of a {cls.__name__} ({error!r})"
-        ) from error
-
-
-def _differences(checkpoint: Checkpoint, cls: type[Model]) -> list[tuple[Record, list[str]]]:
+def _differences(checkpoint: Checkpoint, cls: type[Loadable]) -> list[tuple[Record, list[str]]]:
     """Every published model of a class, and where the weights differ from it but in the head."""
     translated: dict[str, dict[str, mx.array] | None] = {}
     result = []
@@ -104,7 +89,7 @@ def _stem(url: str) -> str:
     return PurePath(urlparse(url).path).stem
 
 
-def _names_of_class(cls: type[Model] | None) -> list[str]:
+def _names_of_class(cls: type[Loadable] | None) -> list[str]:
     """Models of exactly the class that was asked for: a NAT rather than a DiNAT, which is one."""
     return [r.name for r in records().values() if cls and r.architecture == cls.__name__]
 
@@ -112,5 +97,7 @@ def _names_of_class(cls: type[Model] | None) -> list[str]:
 def _with_head_of(record: Record, checkpoint: Checkpoint) -> Record:
     """The record with as many classes as the checkpoint has."""
     cls = model_class(record.architecture)
+    if not cls.CLASSIFIERS:
+        return record
     head = own_names(cls, checkpoint).get(f"{cls.CLASSIFIERS[0]}.weight")
     return record.for_classes(0 if head is None else head.shape[0])

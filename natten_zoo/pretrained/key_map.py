@@ -1,4 +1,4 @@
-"""How a checkpoint's names become a model's: shown to who converts a file."""
+"""How a checkpoint's names become a model's: done, and shown to who converts a file."""
 
 from __future__ import annotations
 
@@ -8,10 +8,27 @@ from collections.abc import Iterable, Mapping
 import mlx.core as mx
 import numpy as np
 
-from ..models.base import Model
+from .protocol import Loadable
+from .readers import Checkpoint, CheckpointError
 
 
-def key_map(cls: type[Model], weights: Mapping[str, mx.array]) -> dict[str, tuple[str, ...]]:
+def own_names(cls: type[Loadable], checkpoint: Checkpoint) -> dict[str, mx.array]:
+    """A checkpoint's weights in the names and layouts of a model class.
+
+    Raises:
+        CheckpointError: Its names are so unlike the model's that they cannot be translated.
+    """
+    if checkpoint.format == "mlx":
+        return checkpoint.weights
+    try:
+        return cls.sanitize(checkpoint.weights)
+    except (LookupError, ValueError) as error:
+        raise CheckpointError(
+            checkpoint.path, f"its weights are not those of a {cls.__name__} ({error!r})"
+        ) from error
+
+
+def key_map(cls: type[Loadable], weights: Mapping[str, mx.array]) -> dict[str, tuple[str, ...]]:
     """For every parameter of a model, the names in a foreign checkpoint that it is made of.
 
     Found by following one small marked array per name through `sanitize`, so it is what really

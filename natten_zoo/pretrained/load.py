@@ -5,23 +5,25 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from ..models.base import Model
 from .adapt import adapt
 from .describe import build, describe
-from .infer import own_names
+from .key_map import own_names
+from .protocol import Loadable
 from .quantize import prepare
 from .readers.reader import Checkpoint, read_checkpoint
+from .registry import build_model, get_record
 from .source import Hub, locate
 from .strict import load_strict, mismatches
 
 logger = logging.getLogger("natten_zoo")
 
-ModelT = TypeVar("ModelT", bound=Model)
+ModelT = TypeVar("ModelT", bound=Loadable)
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -92,8 +94,51 @@ def load_pretrained(
     return cast(ModelT, built)
 
 
+def create_model(
+    name: str,
+    pretrained: bool | str | Path = False,
+    *,
+    hub: Mapping[str, Any] | None = None,
+    **overrides: Any,
+) -> Loadable:
+    """Build a published variant, with random or with pretrained weights.
+
+    Args:
+        name: The variant, one of :func:`list_models`, or its Hugging Face repository.
+        pretrained: True for the variant's published weights, or a path, a Hugging Face
+            repository or another name to take weights from.
+        hub: Keyword arguments of the download: ``revision``, ``cache_dir``,
+            ``local_files_only``, ``token``.
+        overrides: Arguments of the architecture's configuration to change, such as
+            ``num_classes``, ``in_chans``, ``kernel_size``, ``dilations``, ``drop_path_rate``.
+            Pretrained weights are fitted to them (:func:`natten_zoo.pretrained.adapt.adapt`).
+
+    Returns:
+        The model; in evaluation mode if its weights are pretrained. Its ``record`` has those of
+        the published figures that are true of it: no accuracy of random weights, and none at all of
+        another architecture.
+
+    Raises:
+        ValueError: The name or an override is unknown, or weights do not fit.
+
+    Example:
+        >>> from natten_zoo import create_model
+        >>> create_model("nat_mini", num_classes=10).config.num_classes
+        10
+    """
+    record = get_record(name)
+    model = build_model(record, overrides)
+    if pretrained is False:
+        model.record = model.record and model.record.untrained()
+        return model
+    source = record.name if pretrained is True else pretrained
+    load_weights(model, source, changed=overrides.keys(), **(hub or {}))
+    model.eval()
+    return model
+
+
 def load_weights(
-    model: Model,
+    model: Loadable,
     name_or_path: str | os.PathLike[str],
     *,
     changed: Collection[str] = (),
@@ -118,7 +163,7 @@ def load_weights(
 
 
 def fill(
-    model: Model,
+    model: Loadable,
     checkpoint: Checkpoint,
     *,
     changed: Collection[str] = (),
@@ -156,7 +201,7 @@ def as_dtype(dtype: mx.Dtype | str) -> mx.Dtype:
 
 
 def _only_fitting(
-    model: Model, weights: Mapping[str, mx.array], checkpoint: Checkpoint
+    model: Loadable, weights: Mapping[str, mx.array], checkpoint: Checkpoint
 ) -> dict[str, mx.array]:
     """The weights that fit, and the model's own for the others; the log lists those."""
     own = dict(tree_flatten(model.parameters()))

@@ -1,4 +1,4 @@
-"""Names of models: what there is, what is known of it, and how to get one."""
+"""Names of models: what there is and what is known of it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import difflib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..configs import variants
 from ..configs.record import Record
+from .protocol import Loadable
 
-if TYPE_CHECKING:
-    from ..models import Model
+# The classes that a record or a saved configuration may name as its architecture, by their names.
+# natten_zoo.models, which is above this package, puts them here.
+ARCHITECTURES: dict[str, type[Loadable]] = {}
 
 
 @cache
@@ -65,14 +66,18 @@ def get_record(name: str) -> Record:
     raise ValueError(f"[get_record] 'name' must be a known model but got {name!r}; {hint}.")
 
 
-def model_class(architecture: str) -> type[Model]:
+def model_class(architecture: str) -> type[Loadable]:
     """The model class that a record or a saved configuration names.
 
     Raises:
         ValueError: There is no such architecture.
+        RuntimeError: Nobody has imported the models.
     """
-    from ..models import ARCHITECTURES
-
+    if not ARCHITECTURES:
+        raise RuntimeError(
+            f"[model_class] 'architecture' must be known but got {architecture!r} before any was: "
+            "import natten_zoo.models, which has them all."
+        )
     if architecture not in ARCHITECTURES:
         raise ValueError(
             f"[model_class] 'architecture' must be one of {', '.join(ARCHITECTURES)} but got "
@@ -81,12 +86,17 @@ def model_class(architecture: str) -> type[Model]:
     return ARCHITECTURES[architecture]
 
 
-def task_of(record: Record) -> str:
-    """What a model is for, as Hugging Face calls it."""
-    return model_class(record.architecture).TASK
+def arguments(record: Record) -> dict[str, Any]:
+    """The arguments of the configuration of a record's model."""
+    has_classes = bool(model_class(record.architecture).CLASSIFIERS)
+    return (
+        {"num_classes": record.num_classes} | dict(record.model)
+        if has_classes
+        else dict(record.model)
+    )
 
 
-def build_model(record: Record, overrides: Mapping[str, Any] | None = None) -> Model:
+def build_model(record: Record, overrides: Mapping[str, Any] | None = None) -> Loadable:
     """A freshly initialized model of a record, some arguments of its configuration overridden.
 
     Its ``record`` says what stays true with the overrides; accuracies are those of the weights that
@@ -96,55 +106,10 @@ def build_model(record: Record, overrides: Mapping[str, Any] | None = None) -> M
         ValueError: An override is not an argument of the architecture.
     """
     cls = model_class(record.architecture)
-    own = {"num_classes": record.num_classes, **record.model}
+    own = arguments(record)
     config = cls.Config.from_dict({**own, **(overrides or {})})
     before = vars(cls.Config.from_dict(own))
     model = cls(config)
     changed = {name: value for name, value in vars(config).items() if value != before[name]}
     model.record = record.for_config(changed)
-    return model
-
-
-def create_model(
-    name: str,
-    pretrained: bool | str | Path = False,
-    *,
-    hub: Mapping[str, Any] | None = None,
-    **overrides: Any,
-) -> Model:
-    """Build a published variant, with random or with pretrained weights.
-
-    Args:
-        name: The variant, one of :func:`list_models`, or its Hugging Face repository.
-        pretrained: True for the variant's published weights, or a path, a Hugging Face
-            repository or another name to take weights from.
-        hub: Keyword arguments of the download: ``revision``, ``cache_dir``,
-            ``local_files_only``, ``token``.
-        overrides: Arguments of the architecture's configuration to change, such as
-            ``num_classes``, ``in_chans``, ``kernel_size``, ``dilations``, ``drop_path_rate``.
-            Pretrained weights are fitted to them (:func:`natten_zoo.pretrained.adapt.adapt`).
-
-    Returns:
-        The model; in evaluation mode if its weights are pretrained. Its ``record`` has those of
-        the published figures that are true of it: no accuracy of random weights, and none at all of
-        another architecture.
-
-    Raises:
-        ValueError: The name or an override is unknown, or weights do not fit.
-
-    Example:
-        >>> from natten_zoo import create_model
-        >>> create_model("nat_mini", num_classes=10).config.num_classes
-        10
-    """
-    record = get_record(name)
-    model = build_model(record, overrides)
-    if pretrained is False:
-        model.record = model.record and model.record.untrained()
-        return model
-    from .load import load_weights
-
-    source = record.name if pretrained is True else pretrained
-    load_weights(model, source, changed=overrides.keys(), **(hub or {}))
-    model.eval()
     return model

@@ -14,11 +14,11 @@ import huggingface_hub as hub
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from .. import __version__
-from ..configs.record import Record
-from ..models.base import Model
+from ..data.preprocess import Preprocess
+from ..version import __version__
 from .card import model_card
 from .folder import README, write_folder
+from .protocol import Loadable
 from .quantize import KEY, quantization
 from .readers.errors import CheckpointError
 from .readers.reader import CONFIG, PREPROCESSOR, WEIGHTS
@@ -29,7 +29,7 @@ NOT_SAVED = ("architecture", "model", "file", "sha256")
 
 
 def save_pretrained(
-    model: Model,
+    model: Loadable,
     path: str | os.PathLike[str],
     *,
     overwrite: bool = False,
@@ -68,7 +68,7 @@ def save_pretrained(
 
 
 def push_to_hub(
-    model: Model,
+    model: Loadable,
     repo_id: str,
     *,
     private: bool | None = None,
@@ -106,15 +106,8 @@ def push_to_hub(
     return str(commit.commit_url)
 
 
-def current_record(model: Model) -> Record | None:
-    """The model's record, without what its present classifier makes untrue."""
-    if model.record is None:
-        return None
-    return model.record.for_classes(getattr(model.config, "num_classes", model.record.num_classes))
-
-
-def _write(folder: Path, model: Model, provenance: Mapping[str, Any] | None) -> None:
-    record = current_record(model)
+def _write(folder: Path, model: Loadable, provenance: Mapping[str, Any] | None) -> None:
+    record = model.current_record()
     config: dict[str, Any] = {
         "architecture": type(model).__name__,
         "config": model.config.to_dict(),
@@ -126,19 +119,13 @@ def _write(folder: Path, model: Model, provenance: Mapping[str, Any] | None) -> 
             key: value for key, value in facts.items() if key not in NOT_SAVED and value is not None
         }
         if record.input_size and record.crop_mode != "volume":  # else the input is no image
-            _write_json(folder / PREPROCESSOR, _preprocessor(record))
+            _write_json(folder / PREPROCESSOR, Preprocess.from_record(record).to_config())
     if settings := quantization(model):
         config[KEY] = config[f"{KEY}_config"] = settings
     if provenance:
         config["converted_from"] = dict(provenance)
     _write_json(folder / CONFIG, config)
     _write_weights(folder / WEIGHTS, dict(tree_flatten(model.parameters())))
-
-
-def _preprocessor(record: Record) -> dict[str, Any]:
-    from ..data.preprocess import Preprocess
-
-    return Preprocess.from_record(record).to_config()
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

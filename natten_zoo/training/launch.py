@@ -7,19 +7,22 @@ import json
 import sys
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 
 from ..configs.record import Record
 from ..data import Preprocess
 from ..data.arrays import fashion_mnist_source, is_idx_folder, mnist1d_source
+from ..data.labeled import open_labeled
 from ..data.labels import class_names
 from ..data.moving_fashion import MovingFashionSource
+from ..data.stream import StreamSource
 from ..files import write_whole
-from ..models.base import Model
+from ..models import Classifier, Model
+from ..pretrained.load import load_pretrained, load_weights
 from ..pretrained.quantize import refuse_quantized
-from ..pretrained.registry import build_model, get_record, records, task_of
+from ..pretrained.registry import build_model, get_record, model_class, records
 from .augment import Augment, SequenceAugment
 from .config import Recipe
 from .loop import Source, Trainer
@@ -69,7 +72,7 @@ def make_trainer(recipe: Recipe) -> Trainer:
             is trained here.
     """
     record = model_record(recipe)
-    task = task_of(record)
+    task = model_class(record.architecture).TASK
     if task not in TASKS:
         raise ValueError(
             f"[train] 'model' must be made for {', '.join(TASKS)} but got {recipe.model!r}, which "
@@ -118,8 +121,6 @@ def model_record(recipe: Recipe) -> Record:
     if recipe.model in records():
         record = get_record(recipe.model)
     else:
-        from ..pretrained.load import load_pretrained
-
         saved: Model = load_pretrained(None, recipe.model, lazy=True)
         if saved.record is None:
             raise ValueError(f"[train] {recipe.model!r} does not say how its images are prepared.")
@@ -148,7 +149,7 @@ def open_source(recipe: Recipe, record: Record) -> Source:
                 f"images move the other way. Got {recipe.model!r} and flip {recipe.flip}."
             )
         return MovingFashionSource(preprocess, record.frames)
-    if task_of(record) == "video-classification":
+    if model_class(record.architecture).TASK == "video-classification":
         raise ValueError(
             f"[train] a model of clips learns from moving_fashion but got {recipe.model!r} and "
             f"{recipe.data!r}."
@@ -159,9 +160,6 @@ def open_source(recipe: Recipe, record: Record) -> Source:
         raise ValueError("[train] 'data' must name a folder, an archive, a CSV file or a data set.")
     if is_idx_folder(recipe.data):
         return fashion_mnist_source(preprocess, recipe.data)
-    from ..data.labeled import open_labeled
-    from ..data.stream import StreamSource
-
     out = Path(recipe.out)
     images = open_labeled(recipe.data, recipe.val_fraction, recipe.seed, out / "unpacked")
     return StreamSource(images, preprocess, recipe.crop, out / "converted", recipe.workers)
@@ -175,15 +173,13 @@ def make_augment(recipe: Recipe, record: Record, classes: tuple[str, ...]) -> Au
     return Augment(recipe, len(classes), record.input_size, mean, std)
 
 
-def make_model(recipe: Recipe, record: Record, classes: tuple[str, ...]) -> Model:
+def make_model(recipe: Recipe, record: Record, classes: tuple[str, ...]) -> Classifier:
     """The recipe's model with its head fitted to the classes and its trainable weights chosen."""
     overrides = dict(recipe.model_args)
     if recipe.drop_path is not None:
         overrides["drop_path_rate"] = recipe.drop_path
-    model = build_model(record, overrides)
+    model = cast(Classifier, build_model(record, overrides))
     if recipe.pretrained:
-        from ..pretrained.load import load_weights
-
         load_weights(model, recipe.model, changed=overrides.keys())
     fit_head(model, record, classes, aloud=recipe.pretrained)
     if recipe.tune == "lora":
@@ -195,7 +191,7 @@ def make_model(recipe: Recipe, record: Record, classes: tuple[str, ...]) -> Mode
     return model
 
 
-def fit_head(model: Model, record: Record, classes: tuple[str, ...], aloud: bool) -> None:
+def fit_head(model: Classifier, record: Record, classes: tuple[str, ...], aloud: bool) -> None:
     """Give the model a fresh head unless its own is for these very classes, and a record."""
     if class_names(record.classes) != classes or model.config.num_classes != len(classes):
         if aloud:
