@@ -1,4 +1,4 @@
-"""Plain downloads: resumable, atomic, checked. The Hugging Face Hub has its own in its library."""
+"""Plain downloads: resumable, atomic, checked. Those of the Hugging Face Hub are in `hub`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -26,6 +27,30 @@ PAUSE = 0.25
 
 class DownloadError(OSError):
     """Weights that could not be fetched; the message says from where and what to do."""
+
+
+@dataclass(frozen=True)
+class Hub:
+    """How to reach a checkpoint that is not on this machine.
+
+    Attributes:
+        revision: Branch, tag or commit of the Hugging Face repository.
+        cache_dir: Where downloads are kept; the Hugging Face cache by default.
+        local_files_only: Take what was downloaded before and never use the network.
+        token: Hugging Face token; the one that is logged in by default.
+    """
+
+    revision: str | None = None
+    cache_dir: str | os.PathLike[str] | None = None
+    local_files_only: bool = False
+    token: str | bool | None = None
+
+    @property
+    def offline(self) -> bool:
+        """Whether the network must not be used."""
+        from huggingface_hub import constants
+
+        return self.local_files_only or constants.HF_HUB_OFFLINE
 
 
 def download(url: str, target: Path, *, sha256: str | None = None, progress: bool = True) -> Path:

@@ -10,7 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import huggingface_hub as hub
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
@@ -91,6 +90,8 @@ def push_to_hub(
     Returns:
         The address of the commit.
     """
+    import huggingface_hub as hub  # half a second, for who saves a model on this machine
+
     api = hub.HfApi(token=token, library_name="natten_zoo", library_version=__version__)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     with TemporaryDirectory() as temporary:
