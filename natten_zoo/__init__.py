@@ -16,6 +16,10 @@ from .version import __version__ as __version__
 
 _install()
 
+if not _Path(__file__).exists():
+    # The kernels, the packaged weights and their readers are files.
+    _archive = _Path(__file__).parents[1]
+    raise ImportError(f"natten_zoo can't be imported from an archive: pip install {_archive}")
 _root = _Path(__file__).resolve().parents[1]
 if (_root / "pyproject.toml").exists() and (_root / "ops" / "neighborhood.py").exists():
     # In a clone ops/, metal/ and configs/ lie beside this folder instead of in it.

@@ -8,6 +8,7 @@ they run, so that help is quick.
 from __future__ import annotations
 
 import argparse
+import os
 import pkgutil
 import sys
 import warnings
@@ -27,6 +28,7 @@ Exit status: 0 everything was done, 1 some of it failed, 2 nothing could be done
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``natten-zoo`` with the given arguments, the process's own by default."""
+    _open_standard_streams()
     arguments = [*(sys.argv[1:] if argv is None else argv)]
     args = _parser(arguments[:1]).parse_args(arguments)
     # Pillow warns of large images and of metadata that nobody here reads.
@@ -41,8 +43,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     # A RuntimeError is MLX's: a full disk, too little memory, a forced backend that cannot run.
     except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
-        print(f"natten-zoo {args.verb}: {error}", file=sys.stderr)
+        print(f"natten-zoo {args.verb}: {error}{_hint(error)}", file=sys.stderr)
         return 2
+
+
+def _open_standard_streams() -> None:
+    """Where one is closed, the next file would be opened in its place, and MLX refuses number 0."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the first number that is free
+
+
+def _hint(error: Exception) -> str:
+    """What to do about an error whose own words, which are C++'s, do not tell."""
+    if isinstance(error, RuntimeError) and str(error).startswith("filesystem error"):
+        folder = os.environ.get("TMPDIR", "/tmp")
+        return (
+            f". MLX compiles what it fuses in the temporary folder, {folder}: set TMPDIR to one "
+            "that can be written"
+        )
+    return ""
 
 
 def verbs() -> dict[str, str]:

@@ -60,6 +60,18 @@ def test_wheel_installs_and_imports_from_elsewhere(wheel, tmp_path):
     assert version.returncode == 0
 
 
+def test_a_wheel_is_not_imported_as_an_archive(wheel):
+    environment = {**os.environ, "PYTHONPATH": str(wheel)}
+    run = subprocess.run(
+        [sys.executable, "-S", "-c", "import natten_zoo"],  # without what is installed
+        cwd=wheel.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert f"natten_zoo can't be imported from an archive: pip install {wheel}" in run.stderr
+
+
 def test_bare_clone_and_archive_import(tmp_path):
     archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True)
     subprocess.run(["tar", "-x", "-C", tmp_path], input=archive.stdout, check=True)
