@@ -1,6 +1,8 @@
 # make demo       classify the packaged images with the packaged model, offline, and draw a picture
 # make test       run the tests, minutes
 # make test-all   run them, and then the long ones: whole sweeps, mutants, trainings, accuracies
+# make docs       build the site of the guide and the reference in build/site
+# make editor     show editors and type checkers what lies beside the package, see CONTRIBUTING.md
 # Each sets up .venv by itself; a second run is quick.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -15,7 +17,7 @@ NATIVE := $(wildcard ops/native/CMakeLists.txt ops/native/*.cpp ops/native/*.h o
 PYTEST = $(FAST) OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest \
   -n logical --maxprocesses 4 --dist worksteal --durations 20 $(PYTEST_ARGS)
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint docs editor clean
 
 demo: .venv/.native
 	$(FAST) $(BIN)/natten-zoo demo --out build/demo.png
@@ -31,6 +33,12 @@ lint: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/python scripts/typecheck.py
 
+docs: .venv/.docs
+	COLUMNS=100 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+editor:
+	$(PYTHON) scripts/as_installed.py
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q --upgrade pip
@@ -41,6 +49,10 @@ lint: .venv/.dev
 
 .venv/.dev: pyproject.toml | .venv/.demo
 	$(BIN)/pip install -q -e ".[dev]"
+	@touch $@
+
+.venv/.docs: pyproject.toml | .venv/.demo
+	$(BIN)/pip install -q -e ".[docs]"
 	@touch $@
 
 # The compiled tier makes attention on a CPU fast; without a C++20 compiler all works as well, slower.

@@ -8,17 +8,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from as_installed import ROOT, link_package
 
 
 def main() -> int:
     """Returns mypy's exit status."""
     with tempfile.TemporaryDirectory() as temp:
-        package = Path(temp, "natten_zoo")
-        package.mkdir()
-        inside = [p for p in (ROOT / "natten_zoo").iterdir() if p.name != "__pycache__"]
-        for path in [*inside, ROOT / "ops", ROOT / "metal", ROOT / "configs"]:
-            (package / path.name).symlink_to(path)
+        link_package(Path(temp))
         command = [sys.executable, "-m", "mypy", "--config-file", ROOT / "pyproject.toml"]
         command += ["--cache-dir", ROOT / ".mypy_cache", "-p", "natten_zoo"]
         return subprocess.run(command, cwd=temp, check=False).returncode

@@ -18,7 +18,7 @@ Place = tuple[slice, ...]
 def window_starts(size: int, window: int, step: int) -> list[int]:
     """Where windows of an axis begin; the last is moved back to end with the axis.
 
-    Example:
+    Examples:
         >>> window_starts(100, window=40, step=25)
         [0, 25, 50, 60]
     """
@@ -29,7 +29,7 @@ def window_starts(size: int, window: int, step: int) -> list[int]:
 def gaussian(window: Sequence[int]) -> np.ndarray:
     """Weights of a window that fall off from its center, at least a thousandth.
 
-    Example:
+    Examples:
         >>> [f"{weight:.3f}" for weight in gaussian([5])]
         ['0.006', '0.278', '1.000', '0.278', '0.006']
     """

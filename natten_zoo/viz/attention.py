@@ -118,7 +118,7 @@ def view_layers(model: nn.Module, inputs: mx.array) -> list[LayerView]:
         model: Any model with layers of :class:`NeighborhoodAttention`.
         inputs: A batch of one.
 
-    Example:
+    Examples:
         >>> import mlx.core as mx
         >>> from natten_zoo import create_model
         >>> from natten_zoo.viz import view_layers

@@ -1,0 +1,83 @@
+"""docs/tasks/: code and commands run as they stand, with small models under the published names."""
+
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from PIL import Image
+
+from natten_zoo import cli, get_record
+from natten_zoo.models import (
+    NAF,
+    NAT,
+    NAUNETR,
+    AllInOne,
+    AllInOneConfig,
+    NAFConfig,
+    NATConfig,
+    NAUNETRConfig,
+    UPerNet,
+    UPerNetConfig,
+)
+
+PAGES = sorted((Path(__file__).parents[2] / "docs" / "tasks").glob("*.md"))
+BODY = NATConfig(8, (1, 1), (1, 2), kernel_size=3, num_classes=1000)
+SMALL = {
+    "nat_mini": lambda: NAT(BODY),
+    "dinat_mini": lambda: NAT(BODY),
+    "upernet_nat_mini": lambda: UPerNet(UPerNetConfig(BODY, channels=8, num_classes=150)),
+    "harmonix-fold0": lambda: AllInOne(AllInOneConfig(depth=1)),
+    "naf": lambda: NAF(NAFConfig(embed_dim=32)),
+}
+# What stands in a command or a call before a model's name.
+NAMED = re.compile(rf'(--model |from_pretrained\(")({"|".join(SMALL)})\b')
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """A folder with what the pages work on."""
+    nibabel = pytest.importorskip("nibabel")
+    folder = tmp_path_factory.mktemp("desk")
+    random = np.random.default_rng(0)
+    for name, make in SMALL.items():
+        model = make()
+        record = get_record(name)
+        model.record = replace(
+            record, architecture=type(model).__name__, model=model.config.to_dict()
+        )
+        model.save_pretrained(folder / "small" / name)
+    NAUNETR(NAUNETRConfig(4, (1, 1), (1, 2), num_classes=2)).save_pretrained(folder / "my-na-unetr")
+    photo = Image.linear_gradient("L").resize((64, 48)).convert("RGB")
+    (folder / "photos" / "goldfish").mkdir(parents=True)
+    for path in ("photo.jpg", "photos/goldfish/1.jpg"):
+        photo.save(folder / path)
+    frames = [photo.rotate(angle) for angle in range(0, 90, 5)]
+    frames[0].save(folder / "clip.gif", save_all=True, append_images=frames[1:])
+    voxels = random.normal(size=(32, 32, 32)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), folder / "ct.nii.gz")
+    np.savez(folder / "track.npz", spectrograms=random.random((4, 300, 81), np.float32))
+    return folder
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_page(page, desk, monkeypatch, capsys):
+    monkeypatch.chdir(desk)
+    mx.random.seed(0)
+    text = NAMED.sub(r"\1small/\2", page.read_text())
+    commands = re.findall(r"^    natten-zoo (.+?)(?:  +#.*)?$", text, re.M)
+    for command in commands:
+        assert cli.main(shlex.split(command)) == 0, capsys.readouterr().err
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert blocks and (commands or page.stem == "upsample")
+    for code in blocks:
+        exec(code, {})
+    assert capsys.readouterr().out
+
+
+def test_every_task_has_a_page():
+    names = {page.stem for page in PAGES}
+    assert names == {"classify", "segment", "video", "volumes", "music", "upsample", "evaluate"}
