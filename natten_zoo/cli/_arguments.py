@@ -31,6 +31,15 @@ def add_variant_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_order_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--by-order``, for data whose classes are called otherwise than the model's."""
+    parser.add_argument(
+        "--by-order",
+        action="store_true",
+        help="DATA's folders, sorted, are the model's classes in their order, whatever their names",
+    )
+
+
 def add_top_argument(parser: argparse.ArgumentParser) -> None:
     """Adds ``--top``, for verbs that show the most probable classes."""
     parser.add_argument(

@@ -1,12 +1,14 @@
 """Measure a classifier on labeled images: top-1, top-5, every class, what is mistaken for what.
 
 DATA is a folder DATA/CLASS/*, or `fashion-mnist` for the installed data set's 10,000 test images
-(Debian: apt install dataset-fashion-mnist), or `mnist1d` for that data set's 1,000 test sequences,
-which are generated. Folders named like the model's classes (with _ for /, which no folder can have
-in its name; for ImageNet also by synset, n01440764) are matched by name. Where none is named like a
-class they count as outputs in sorted order.
+(Debian: apt install dataset-fashion-mnist; elsewhere a folder with its files as they are
+published), or `mnist1d` for that data set's 1,000 test sequences, which are generated. Folders are
+matched by name with the model's classes (capitals, the encoding of accents, and _ for spaces or /
+do not matter), else by ImageNet's synsets (n01440764) or by number, which is an output's. Folders
+that are called otherwise are an error; with --by-order they count, sorted, as the model's classes.
 
   natten-zoo evaluate fashion-mnist
+  natten-zoo evaluate ~/Downloads/fashion --model nat_pico_fashion
   natten-zoo evaluate mnist1d --model nat1d_mnist1d
   natten-zoo evaluate imagenet/val --model dinat_mini --json > dinat_mini.json
 
@@ -24,7 +26,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._arguments import add_model_argument, png, positive
+from ._arguments import add_model_argument, add_order_argument, png, positive
 from ._classifier import open_classifier, output_names
 from ._text import progress, table
 
@@ -38,6 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
     parser.add_argument("data", metavar="DATA", help="a folder, `fashion-mnist` or `mnist1d`")
     add_model_argument(parser)
+    add_order_argument(parser)
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     parser.add_argument(
         "--confusion", type=png, metavar="PNG", help="draw the confusion matrix (needs matplotlib)"
@@ -61,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     opened = open_sequence_classifier if args.data == "mnist1d" else open_classifier
     model, preprocess = opened(args.model, args.variant)
     names = output_names(model)
-    sources, labels = open_data(args.data, names, args.limit)
+    sources, labels = open_data(args.data, model, args.limit, args.by_order)
     with progress(len(sources), args.batch_size) as bar:
         result = evaluate(
             model,
@@ -106,14 +109,14 @@ def open_sequence_classifier(
 
 
 def open_data(
-    data: str, names: Sequence[str], limit: int | None = None
+    data: str, model: Model, limit: int | None = None, by_order: bool = False
 ) -> tuple[Sequence[Path | np.ndarray], Sequence[int] | np.ndarray]:
     """Images, `limit` of them evenly spread, and which output of the model is right for each.
 
     Raises:
         ValueError: If the classes are not the model's.
     """
-    sources, labels = _open(data, names)
+    sources, labels = _open(data, model, by_order)
     if limit is None or limit >= len(sources):
         return sources, labels
     chosen = np.linspace(0, len(sources) - 1, limit).round().astype(int)
@@ -121,40 +124,52 @@ def open_data(
 
 
 def _open(
-    data: str, names: Sequence[str]
+    data: str, model: Model, by_order: bool
 ) -> tuple[Sequence[Path | np.ndarray], Sequence[int] | np.ndarray]:
-    from ..data.fashion_mnist import CLASSES, fashion_mnist
+    from ..data.fashion_mnist import CLASSES, FOLDER, fashion_mnist, is_idx_folder
     from ..data.image_folder import ImageFolder
-    from ..data.labels import imagenet_classes
+    from ..data.labels import class_names
     from ..data.mnist1d import mnist1d
+    from ..data.outputs import outputs
 
     if data == "mnist1d":
         sequences, labels = mnist1d("test")
         return list(sequences), labels
-    if data == "fashion-mnist":
-        images, labels = fashion_mnist("test")
-        if len(names) != len(CLASSES):
-            raise ValueError(f"fashion-mnist has 10 classes but the model has {len(names)}.")
-        return list(images), labels
+    names = class_names(model.record.classes if model.record else None)
+    count = model.config.num_classes
+    if names is not None and len(names) != count:
+        names = None
+    if data == "fashion-mnist" or is_idx_folder(data, "test"):
+        images, labels = fashion_mnist("test", FOLDER if data == "fashion-mnist" else data)
+        if count != len(CLASSES):
+            raise ValueError(f"fashion-mnist has 10 classes but the model has {count}.")
+        of = np.array(outputs(CLASSES, names, count, by_order=by_order, place=data))
+        return list(images), of[labels]
     folder = ImageFolder.open(data)
-    synsets = imagenet_classes()[0]
-    by_synset = len(names) == len(synsets) and not set(synsets).isdisjoint(folder.classes)
-    return folder.files, folder.labels_for(synsets if by_synset else names, len(names))
+    return folder.files, folder.labels_for(names, count, by_order=by_order)
 
 
 def report(result: Evaluation) -> str:
     """The figures as text: a line per class, then the whole."""
     present, counts = result.confusion()
+    shown = 2 if len(result.names) > 5 else 1  # any answer is among the first five of five
     rows = []
     for row, label in enumerate(present):
         part = result.of_class(label)
         if len(part.labels):
             name, number = result.names[label], str(len(part.labels))
             mistaken = _mistaken(result.names, present, counts[row], row)
-            rows.append([name, number, f"{part.top1:.2f} %", f"{part.top5:.2f} %", mistaken])
-    whole = f"{len(result.labels)} images: top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %"
-    header = ["class", "images", "top-1", "top-5", "most often mistaken for"]
-    return f"{table(header, rows, '<>>><')}\n\n{whole}"
+            rows.append([name, number, *_percentages(part)[:shown], mistaken])
+    columns = ["top-1", "top-5"][:shown]
+    figures = zip(columns, _percentages(result), strict=False)
+    whole = ", ".join(f"{column} {figure}" for column, figure in figures)
+    header = ["class", "images", *columns, "most often mistaken for"]
+    align = f"<>{'>' * shown}<"
+    return f"{table(header, rows, align)}\n\n{len(result.labels)} images: {whole}"
+
+
+def _percentages(result: Evaluation) -> list[str]:
+    return [f"{result.top1:.2f} %", f"{result.top5:.2f} %"]
 
 
 def _mistaken(names: Sequence[str], present: list[int], counts: np.ndarray, own: int) -> str:

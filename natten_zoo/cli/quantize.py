@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._arguments import positive
+from ._arguments import add_order_argument, positive
 from ._classifier import open_classifier, output_names
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="weights that share a scale (default: 64)",
     )
     parser.add_argument("--data", metavar="DATA", help="measure on a folder, or `fashion-mnist`")
+    add_order_argument(parser)
     parser.add_argument("--limit", type=positive, metavar="N", help="only N of the images")
     parser.add_argument("--overwrite", action="store_true", help="replace a model at OUT")
 
@@ -68,5 +69,5 @@ def accuracy(args: argparse.Namespace, model: Model, preprocess: Preprocess) -> 
     if args.data is None:
         return None
     names = output_names(model)
-    sources, labels = open_data(args.data, names, args.limit)
+    sources, labels = open_data(args.data, model, args.limit, args.by_order)
     return evaluate(model, sources, labels, preprocess, names).top1

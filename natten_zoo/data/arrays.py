@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -104,8 +103,3 @@ def fit_images(images: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     if images.shape[1:] != (side, side):
         images = np.stack([np.asarray(preprocess.crop(Image.fromarray(i))) for i in images])
     return np.repeat(images[..., None], preprocess.channels, axis=-1)
-
-
-def is_idx_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds gzipped IDX files, the form in which Fashion-MNIST is published."""
-    return Path(path, "train-images-idx3-ubyte.gz").exists()

@@ -25,7 +25,7 @@ def fashion_mnist(
 
     Args:
         split: ``train`` (60,000 images) or ``test`` (10,000).
-        folder: Where the four ``idx*-ubyte.gz`` files lie.
+        folder: Where the four files lie, ``idx*-ubyte.gz`` or unpacked (browsers do so).
 
     Returns:
         Images ``[N, 28, 28]`` of uint8 and labels ``[N]`` of int64, an index into ``CLASSES``.
@@ -36,8 +36,10 @@ def fashion_mnist(
     """
     if split not in _PREFIX:
         raise ValueError(f"[fashion_mnist] 'split' must be 'train' or 'test' but got '{split}'.")
-    images = read_idx(Path(folder) / f"{_PREFIX[split]}-images-idx3-ubyte.gz")
-    labels = read_idx(Path(folder) / f"{_PREFIX[split]}-labels-idx1-ubyte.gz")
+    images, labels = (
+        read_idx(_found(Path(folder), f"{_PREFIX[split]}-{kind}-ubyte"))
+        for kind in ("images-idx3", "labels-idx1")
+    )
     if len(images) != len(labels):
         raise ValueError(
             f"[fashion_mnist] {folder} holds {len(images)} images but {len(labels)} labels."
@@ -45,15 +47,27 @@ def fashion_mnist(
     return images, labels.astype(np.int64)
 
 
+def is_idx_folder(path: str | os.PathLike[str], split: str = "train") -> bool:
+    """Whether a folder holds a split as IDX files, the form in which the data is published."""
+    return _found(Path(path), f"{_PREFIX[split]}-images-idx3-ubyte").exists()
+
+
+def _found(folder: Path, name: str) -> Path:
+    """The unpacked file if it is there, else the gzipped one."""
+    return folder / name if (folder / name).exists() else folder / f"{name}.gz"
+
+
 def read_idx(path: Path) -> np.ndarray:
-    """Reads a gzipped IDX file of bytes: ``0 0 type rank``, the big-endian sizes, the data."""
+    """Reads an IDX file of bytes, gzipped or not: ``0 0 type rank``, big-endian sizes, the data."""
     if not path.exists():
         raise FileNotFoundError(
             f"[fashion_mnist] {path} does not exist. On Debian and Ubuntu "
-            "`apt install dataset-fashion-mnist` brings it."
+            "`apt install dataset-fashion-mnist` brings it; elsewhere download the four files that "
+            "https://github.com/zalandoresearch/fashion-mnist names and give their folder."
         )
     try:
-        content = gzip.decompress(path.read_bytes())
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"[fashion_mnist] {path} is damaged: {error}.") from error
     if len(content) < 4 or content[:3] != bytes([0, 0, _TYPE_UINT8]):

@@ -13,14 +13,8 @@ from typing import Any, Protocol
 import mlx.core as mx
 import numpy as np
 
+from .listing import images_in, is_system
 from .reading import ImageError
-
-SUFFIXES = frozenset(
-    [
-        *(".avif", ".bmp", ".gif", ".heic", ".jfif", ".jp2", ".jpeg", ".jpg"),
-        *(".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
-    ]
-)
 
 
 @dataclass
@@ -49,9 +43,10 @@ def find_images(patterns: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Lists the image files that files, folders and glob patterns name.
 
     Folders are searched to any depth, in the order of their names, for known image suffixes;
-    hidden files are left out. A file that is named is listed whatever its suffix. What names
-    nothing (a missing file, a folder without images, a pattern without a match) is listed
-    itself, so that reading it fails among the others. No file is listed twice.
+    hidden files and what only systems leave are passed over. A file that is named is listed
+    whatever its suffix. What names nothing (a missing file, a folder without images, a pattern
+    without a match) is listed itself, so that reading it fails among the others. No
+    file is listed twice.
     """
     found: dict[Path, None] = {}
     for path in map(Path, patterns):
@@ -60,18 +55,14 @@ def find_images(patterns: Iterable[str | os.PathLike[str]]) -> list[Path]:
             files = images_in(path)
         elif glob.has_magic(str(path)) and not path.exists():
             matches = map(Path, sorted(glob.glob(str(path), recursive=True)))
-            files = [match for match in matches if not match.is_dir()]
+            files = [p for p in matches if not p.is_dir() and not _is_left(p, path)]
         found.update(dict.fromkeys(files or [path]))
     return list(found)
 
 
-def images_in(folder: Path) -> list[Path]:
-    """The image files of a folder and of the folders in it, sorted, hidden ones left out."""
-    files = []
-    for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [Path(root, name) for name in sorted(names) if not name.startswith(".")]
-    return [file for file in files if file.suffix.lower() in SUFFIXES]
+def _is_left(match: Path, pattern: Path) -> bool:
+    """Whether a pattern, which does not say so, matches what only systems leave."""
+    return any(is_system(part) and part not in pattern.parts for part in match.parts)
 
 
 def read_batches(

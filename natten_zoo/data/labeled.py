@@ -1,22 +1,23 @@
-"""Finding labeled images for training: folders, tar archives and CSV lists, and their split."""
+"""Finding labeled images for training: folders, archives and lists, and their split."""
 
 from __future__ import annotations
 
-import csv
 import os
-import tarfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from lzma import LZMAError
 from pathlib import Path
 
 import numpy as np
 
-from ..files import hold, remove
-from .image_files import SUFFIXES
+from .archives import is_archive, unpack
+from .copies import first_copies, identity
 from .image_folder import ImageFolder
+from .listing import images_in, subfolders
+from .lists import KINDS, Row, labeled_list, read_list
+from .names import find, in_order, loose
+from .splits import TEST, TRAIN, VAL, find_layout, part_of, say_unused
+from .warning import listed, warn
 
 
 @dataclass
@@ -65,127 +66,176 @@ def open_labeled(
     """Lists a data set of images.
 
     Args:
-        data: A folder ``CLASS/*``; or with ``train/CLASS/*`` and ``val/CLASS/*``; a tar archive
-            of either; or a CSV file with the columns ``file``, ``label`` and, if it says so
-            itself, ``split`` (``train`` or ``val``), files relative to the CSV.
+        data: A folder ``CLASS/*``; or with ``train/CLASS/*`` and ``val/CLASS/*``, by whatever name
+            (:data:`natten_zoo.data.splits.PARTS`); a tar or zip archive of either; or a list with
+            the columns ``file``, ``label`` and, if it says so itself, ``split``, files relative to
+            it (:data:`natten_zoo.data.lists.COLUMNS` has other names of them).
         val_fraction: Share of each class held out where the data has no split of its own.
-        seed: Decides which images are held out.
-        unpack_to: Where a tar archive is unpacked, once for as long as it does not change.
+        seed: Decides which images are held out. Copies of an image stay together.
+        unpack_to: Where an archive is unpacked, once for as long as it does not change.
 
     Raises:
         FileNotFoundError: If there is no such file or folder.
         ValueError: If a class is empty, there is one class only, validation has a class that
-            training has not, or an archive is damaged or has no images.
+            training has not, a file is both trained and validated on or has two labels, or an
+            archive is damaged or has no images.
     """
     path = Path(data)
     if not path.exists():
         raise FileNotFoundError(f"[data] no such file or folder: {path}.")
-    if path.is_file() and tarfile.is_tarfile(path):
-        path = _unpack(path, unpack_to)
-    images = _open_csv(path) if path.is_file() else _open_folder(path)
+    if path.is_file() and is_archive(path):
+        path = unpack(path, unpack_to)
+    images = _open_list(path) if path.is_file() else _open_folder(path)
     if len(images.classes) < 2:
         raise ValueError(
             f"[data] {data} must have at least two classes but has {', '.join(images.classes)}."
         )
+    _say_alike(images.classes)
+    _drop_repeats(images)
     if not images.val.files and val_fraction > 0:
         images.train, images.val = split(images.train, val_fraction, seed)
     return images
 
 
 def split(samples: Samples, fraction: float, seed: int) -> tuple[Samples, Samples]:
-    """Holds out `fraction` of each class, at least one image where it has two or more."""
+    """Holds out `fraction` of each class, at least one image where it has two or more.
+
+    Images of the same bytes are held out together, or not at all, and count as one.
+    """
     kept, held = Samples(), Samples()
-    labels = np.array(samples.labels)
+    copies: dict[int, list[int]] = {}
+    for row, first in enumerate(first_copies(samples.files)):
+        copies.setdefault(first, []).append(row)
+    firsts = np.array(list(copies))
+    labels = np.array(samples.labels)[firsts]
     for label in np.unique(labels):
-        rows = np.random.default_rng([seed, label]).permutation(np.flatnonzero(labels == label))
+        rows = np.random.default_rng([seed, label]).permutation(firsts[labels == label])
         count = min(len(rows) - 1, max(1, round(fraction * len(rows))))
-        for place, row in enumerate(rows):
-            (held if place < count else kept).add(samples.files[row], int(label))
+        for place, first in enumerate(rows.tolist()):
+            for row in copies[first]:
+                (held if place < count else kept).add(samples.files[row], samples.labels[row])
+    torn = [rows for rows in copies.values() if len({samples.labels[row] for row in rows}) > 1]
+    if torn:
+        pairs = [" = ".join(str(samples.files[row]) for row in rows[:2]) for rows in torn]
+        warn(f"{len(torn)} images are in several classes: {listed(pairs, 3)}")
     return kept, held
 
 
-def _open_folder(path: Path) -> LabeledImages:
-    first, *held = class_parents(path)
-    train = ImageFolder.open(first)
-    val = _samples(ImageFolder.open(held[0]), train.classes) if held else Samples()
-    return LabeledImages(train.classes, _samples(train, train.classes), val)
+def check_copies(images: LabeledImages) -> None:
+    """Refuse images to validate on whose bytes are trained on, under whatever name.
+
+    Raises:
+        ValueError: There are such; it names some of them.
+    """
+    files = images.train.files + images.val.files
+    count = len(images.train.files)
+    pairs = [
+        f"{files[place]} = {files[first]}"
+        for place, first in enumerate(first_copies(files))
+        if first < count <= place
+    ]
+    if pairs:
+        raise ValueError(
+            f"[data] {len(pairs)} of {len(images.val.files)} images to validate on are copies of "
+            f"images to train on, so that nothing would be measured: {listed(pairs, 3)}. Remove "
+            "one of each two."
+        )
 
 
 def class_parents(data: Path) -> list[Path]:
     """The folders of a data set that hold one folder per class, the one to train on first."""
-    if not (data / "train").is_dir():
-        return [data]
-    names = [name for name in ("val", "validation") if (data / name).is_dir()]
-    return [data / name for name in ("train", *names[:1])]
+    layout = find_layout(data)
+    return [layout.train, *filter(None, [layout.val])]
 
 
-def _samples(folder: ImageFolder, classes: Sequence[str]) -> Samples:
-    _check_known(folder.classes, classes)
-    return Samples(list(folder.files), folder.labels_for(classes, len(classes)))
+def _open_folder(path: Path) -> LabeledImages:
+    layout = find_layout(path)
+    say_unused(path, layout)
+    images = _open_part(layout.train)
+    if layout.val is None:
+        return images
+    held = _open_part(layout.val)
+    places = _known(held.classes, images.classes)
+    images.val = Samples(held.train.files, [places[label] for label in held.train.labels])
+    return images
 
 
-def _check_known(names: Sequence[str], classes: Sequence[str]) -> None:
-    if unknown := sorted(set(names) - set(classes)):
+def _open_part(folder: Path) -> LabeledImages:
+    """The images of one folder: those of its folders, or of the list that it has instead."""
+    inner = [sub.name for sub in subfolders(folder) if images_in(sub)]
+    if (len(inner) < 2 or all(map(part_of, inner))) and (list_file := labeled_list(folder)):
+        return _open_list(list_file)
+    found = ImageFolder.open(folder)
+    return LabeledImages(found.classes, Samples([*found.files], [*found.labels]), Samples())
+
+
+def _known(names: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """The places of validation's classes among those of training."""
+    places = find(names, classes)
+    if unknown := sorted({n for n, at in zip(names, places, strict=True) if at is None}):
         raise ValueError(
-            f"[data] validation has classes that training has not: {', '.join(unknown)}."
+            f"[data] validation has classes that training has not: {', '.join(unknown)} "
+            f"(training has {listed(list(classes))})."
         )
+    return [at for at in places if at is not None]
 
 
-def _open_csv(path: Path) -> LabeledImages:
-    kinds = "a folder, a tar archive or a CSV file with the columns 'file' and 'label'"
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            names, rows = reader.fieldnames or (), list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"[data] {path} must be {kinds}, but is no text: {error}.") from error
-    if not {"file", "label"} <= set(names):
-        raise ValueError(f"[data] {path} must be {kinds}, but the first line is {names}.")
-    for line, row in enumerate(rows, 2):
-        if not row["file"] or not row["label"] or row.get("split") not in (None, "train", "val"):
+def _open_list(path: Path) -> LabeledImages:
+    rows = read_list(path)
+    # Without a column for it, folders may tell the split: train/1.png, val/2.png.
+    heads = [part_of(os.path.relpath(row.file, path.parent).split(os.sep)[0]) for row in rows]
+    is_told = None not in heads and len(set(heads)) > 1
+    parts: dict[str, list[Row]] = {TRAIN: [], VAL: [], TEST: []}
+    for row, head in zip(rows, heads, strict=True):
+        part = part_of(row.split) if row.split is not None else head if is_told else TRAIN
+        if part is None:
             raise ValueError(
-                f"[data] {path} line {line} must have a file, a label and, if there is a split, "
-                f"'train' or 'val' in it, but got {row}."
+                f"[data] {path} line {row.line} must have a file, a label and, if there is a "
+                f"split, 'train', 'val' or 'test' in it, but got {row.cells}."
             )
-    parts = {"train": [r for r in rows if r.get("split") != "val"],
-             "val": [r for r in rows if r.get("split") == "val"]}  # fmt: skip
-    classes = tuple(sorted({row["label"] for row in parts["train"]}))
-    _check_known([row["label"] for row in parts["val"]], classes)
-    index = {name: label for label, name in enumerate(classes)}
-    samples = {
-        name: Samples([path.parent / r["file"] for r in part], [index[r["label"]] for r in part])
-        for name, part in parts.items()
-    }
-    return LabeledImages(classes, samples["train"], samples["val"])
+        parts[part].append(row)
+    if parts[TEST]:
+        warn(f"not used of {path}: {len(parts[TEST])} lines of the split 'test'")
+    if not parts[TRAIN]:
+        raise ValueError(f"[data] {path} must be {KINDS}, but names no image to train on.")
+    classes = tuple(in_order({row.label for row in parts[TRAIN]}))
+    train, val = (_samples(parts[part], classes) for part in (TRAIN, VAL))
+    return LabeledImages(classes, train, val)
 
 
-def _unpack(archive: Path, folder: Path) -> Path:
-    """Unpacks the images of a tar archive, unless that was done since it last changed."""
-    state = archive.stat()
-    key = f"{archive.resolve()} {state.st_size} {state.st_mtime_ns}"
-    target = folder / sha256(key.encode()).hexdigest()[:24]
-    # Several processes of a run may come at once; what an earlier one left half is made anew.
-    lock = folder.with_name(f".{folder.name}.lock")
-    with hold(lock, f"[data] {folder}", wait=True):
-        if not target.exists():
-            partial = folder / ".partial"
-            remove(partial)
-            try:
-                _extract(archive, partial)
-                partial.rename(target)
-            finally:
-                remove(partial)
-    # An archive of one folder, as `tar -c flowers/` makes it, is about what is in that folder.
-    inside = [p for p in target.iterdir() if p.is_dir()]
-    return inside[0] if len(inside) == 1 and inside[0].name != "train" else target
+def _samples(rows: Sequence[Row], classes: Sequence[str]) -> Samples:
+    names = in_order({row.label for row in rows})
+    places = dict(zip(names, _known(names, classes), strict=True))
+    return Samples([row.file for row in rows], [places[row.label] for row in rows])
 
 
-def _extract(archive: Path, folder: Path) -> None:
-    try:
-        with tarfile.open(archive) as tar:
-            members = [m for m in tar if m.isfile() and Path(m.name).suffix.lower() in SUFFIXES]
-            if not members:
-                raise ValueError(f"[data] {archive} must hold images but has none.")
-            tar.extractall(folder, members, filter="data")
-    except (tarfile.TarError, EOFError, LZMAError, zlib.error) as error:
-        raise ValueError(f"[data] {archive} can't be unpacked: {error}.") from error
+def _say_alike(classes: Sequence[str]) -> None:
+    """Warn of classes that people may have meant to be one."""
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault(loose(name), []).append(repr(name))
+    if groups := [" and ".join(names) for names in alike.values() if len(names) > 1]:
+        warn(f"classes that are called almost alike are several: {listed(groups)}")
+
+
+def _drop_repeats(images: LabeledImages) -> None:
+    """Keep each file once; refuse one that is in both parts or has two labels."""
+    seen: dict[Hashable, tuple[str, int]] = {}
+    repeats = 0
+    for part, samples in ((TRAIN, images.train), (VAL, images.val)):
+        pairs = list(zip(samples.files, samples.labels, strict=True))
+        samples.files, samples.labels = [], []
+        for file, label in pairs:
+            key = identity(file)
+            if key not in seen:
+                seen[key] = part, label
+                samples.add(file, label)
+            elif seen[key][0] != part:
+                raise ValueError(f"[data] {file} would be both trained and validated on.")
+            elif seen[key][1] != label:
+                names = " and ".join(images.classes[at] for at in (seen[key][1], label))
+                raise ValueError(f"[data] {file} has two labels: {names}.")
+            else:
+                repeats += 1
+    if repeats:
+        warn(f"{repeats} files are named more than once and count once")

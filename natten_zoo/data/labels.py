@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from . import fashion_mnist, moving_fashion
+from .names import plain
 
 IMAGENET_FILE = Path(__file__).with_name("imagenet_classes.txt")
 ADE20K_FILE = Path(__file__).with_name("ade20k_classes.txt")
@@ -91,14 +92,18 @@ def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
     Raises:
         ValueError: If the file is neither.
     """
-    text = Path(path).read_text(encoding="utf-8-sig")  # editors on Windows begin with a mark
-    if not str(path).endswith(".json"):
-        return tuple(line.strip() for line in text.splitlines() if line.strip())
     try:
+        text = Path(path).read_text(encoding="utf-8-sig")  # editors on Windows begin with a mark
+        if not str(path).endswith(".json"):
+            return tuple(plain(line) for line in text.splitlines() if line.strip())
         labels = json.loads(text)
         if isinstance(labels, dict):
             labels = [labels[str(index)] for index in range(len(labels))]
         return tuple(map(str, labels))
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"[read_labels] {path} must hold class names as text in UTF-8 but does not."
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"[read_labels] {path} must be a JSON list of names or numbered names: {error!r}."

@@ -13,8 +13,9 @@ import mlx.core as mx
 
 from ..configs.record import Record
 from ..data import Preprocess
-from ..data.arrays import fashion_mnist_source, is_idx_folder, mnist1d_source
-from ..data.labeled import open_labeled
+from ..data.arrays import fashion_mnist_source, mnist1d_source
+from ..data.fashion_mnist import is_idx_folder
+from ..data.labeled import check_copies, open_labeled
 from ..data.labels import class_names
 from ..data.moving_fashion import MovingFashionSource
 from ..data.stream import StreamSource
@@ -162,6 +163,7 @@ def open_source(recipe: Recipe, record: Record) -> Source:
         return fashion_mnist_source(preprocess, recipe.data)
     out = Path(recipe.out)
     images = open_labeled(recipe.data, recipe.val_fraction, recipe.seed, out / "unpacked")
+    check_copies(images)
     return StreamSource(images, preprocess, recipe.crop, out / "converted", recipe.workers)
 
 

@@ -181,9 +181,9 @@ def test_evaluate(capsys, tiny, photos):
     (photos / "red" / "2.png").write_bytes((photos / "blue" / "0.png").read_bytes())
     status, out, _ = run(capsys, "evaluate", photos, "--model", tiny)
     assert status == 0
-    assert "7 images: top-1 85.71 %, top-5 100.00 %" in out
+    assert "7 images: top-1 85.71 %" in out and "top-5" not in out  # all of three classes
     red = next(line for line in out.splitlines() if line.startswith("red"))
-    assert red.split() == ["red", "3", "66.67", "%", "100.00", "%", "blue", "(1)"]
+    assert red.split() == ["red", "3", "66.67", "%", "blue", "(1)"]
 
 
 def test_evaluate_json_and_confusion(capsys, tiny, photos, tmp_path):
@@ -210,7 +210,16 @@ def test_evaluate_refuses_other_classes(capsys, tiny, photos):
     (photos / "more").mkdir()
     (photos / "more" / "0.png").write_bytes((photos / "blue" / "0.png").read_bytes())
     status, _, err = run(capsys, "evaluate", photos, "--model", tiny)
-    assert status == 2 and "or 3 of which none is, but got 4" in err and "crimson, more" in err
+    assert status == 2 and "of 4 folders 'crimson', 'more'" in err
+    assert "3 classes: 'red', 'green', 'blue'" in err
+    (photos / "more" / "0.png").unlink()
+    (photos / "more").rmdir()
+    status, _, err = run(capsys, "evaluate", photos, "--model", tiny, "--by-order")
+    assert status == 0  # blue, crimson, green for red, green, blue
+    for color in ("blue", "green"):
+        (photos / color).rename(photos / f"{color}s")
+    status, _, err = run(capsys, "evaluate", photos, "--model", tiny)
+    assert status == 2 and "'blues', 'crimson', 'greens'" in err and "by_order" in err
     status, _, err = run(capsys, "evaluate", "fashion-mnist", "--model", tiny)
     assert status == 2 and "10 classes but the model has 3" in err
 

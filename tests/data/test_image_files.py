@@ -12,6 +12,7 @@ from natten_zoo.data.fashion_mnist import FOLDER, fashion_mnist, read_idx
 from natten_zoo.data.image_files import find_images, read_batches
 from natten_zoo.data.image_folder import ImageFolder
 from natten_zoo.data.labels import class_names, imagenet_classes, read_labels
+from natten_zoo.data.warning import DataWarning
 
 GREY = Preprocess(size=4, crop_pct=1.0, mean=(0.0,), std=(1.0,))
 
@@ -86,8 +87,14 @@ def test_image_folder(tree):
     assert data.labels == (0, 1, 1)
     assert [file.name for file in data.files] == ["3.png", "1.PNG", "2.png"]
     assert data.labels_for(["b", "x", "a"], 3) == [2, 0, 0]  # by name
-    assert data.labels_for(["p", "q"], 2) == [0, 1, 1]  # by order
-    with pytest.raises(ValueError, match="or 3 of which none is, but got 2"):
+    assert data.labels_for(["p", "q"], 2, by_order=True) == [0, 1, 1]
+    with pytest.raises(ValueError, match=r"2 folders 'a', 'b'; .* 2 classes: 'p', 'q'.*'by_order'"):
+        data.labels_for(["p", "q"], 2)
+    with pytest.raises(ValueError, match="must have 3 classes, one for each output in order, but"):
+        data.labels_for(["p", "q", "r"], 3, by_order=True)
+    with pytest.warns(DataWarning, match="does not name its outputs"):
+        assert data.labels_for(None, 2) == [0, 1, 1]
+    with pytest.raises(ValueError, match="2 folders 'a', 'b'; the model has 3 classes"):
         data.labels_for(None, 3)
 
 
@@ -96,7 +103,7 @@ def test_folders_of_which_some_are_named_like_classes(tree):
     (tree / "a").rename(tree / "c_d")
     (tree / "5.png").unlink()
     data = ImageFolder.open(tree)
-    with pytest.raises(ValueError, match="with other names: c_d"):
+    with pytest.raises(ValueError, match="but others are not: of 2 folders 'c_d'"):
         data.labels_for(["x", "b"], 2)
     assert data.labels_for(["c/d", "b"], 2) == [1, 1, 0]
     assert data.labels_for(["c/d", "b", "c_d"], 3) == [1, 1, 2]
@@ -123,6 +130,8 @@ def test_read_idx(tmp_path):
     path = tmp_path / "x.gz"
     path.write_bytes(idx(array))
     assert np.array_equal(read_idx(path), array)
+    (tmp_path / "x").write_bytes(gzip.decompress(idx(array)))
+    assert np.array_equal(read_idx(tmp_path / "x"), array)
     for content in (idx(array, count=3), idx(array)[:-12], b"text", gzip.compress(b"text")):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"x\.gz is (damaged|not an IDX)"):
@@ -169,6 +178,12 @@ def test_imagenet_names():
 def test_read_labels(tmp_path, name, text):
     (tmp_path / name).write_text(text, encoding="utf-8")
     assert read_labels(tmp_path / name) == ("cat", "dog")
+
+
+def test_labels_that_are_no_text(tmp_path):
+    save(tmp_path / "photo.png")
+    with pytest.raises(ValueError, match=r"photo\.png must hold class names as text in UTF-8"):
+        read_labels(tmp_path / "photo.png")
 
 
 @pytest.mark.parametrize("text", ["[", "3", '{"a": 1}'])

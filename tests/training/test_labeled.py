@@ -45,9 +45,9 @@ def test_a_list_with_a_split_of_its_own(flowers, tmp_path):
     with pytest.raises(ValueError, match="validation has classes that training has not: pink"):
         open_labeled(write(*rows, "flowers/red/9.png,pink,val"), 0.5, 0, tmp_path)
     with pytest.raises(ValueError, match="line 8 must have a file, a label and"):
-        open_labeled(write(*rows, "flowers/red/9.png,red,test"), 0.5, 0, tmp_path)
+        open_labeled(write(*rows, "flowers/red/9.png,red,later"), 0.5, 0, tmp_path)
     with pytest.raises(ValueError, match="with the columns 'file' and 'label', but the first line"):
-        open_labeled(write(*rows, header="path,class"), 0.5, 0, tmp_path)
+        open_labeled(write(*rows, header="where,what"), 0.5, 0, tmp_path)
 
 
 def test_a_file_that_is_none_of_these(flowers, tmp_path):
