@@ -17,6 +17,7 @@ import json
 import sys
 from pathlib import Path
 
+from ..data.affines import AFFINES
 from ..files import write_whole
 from ._arguments import add_variant_argument, keep_input, positive
 
@@ -48,6 +49,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="VALUE",
         help="what stands for voxels that are no numbers (default: they are an error)",
     )
+    parser.add_argument(
+        "--affine",
+        choices=AFFINES,
+        help="which part of the header is right if it contradicts itself: the sform (matrix), the "
+        "qform (quaternion), or only the voxel sizes (default: that is an error)",
+    )
     parser.add_argument("--json", action="store_true", help="print the JSON instead of a table")
 
 
@@ -64,7 +71,9 @@ def run(args: argparse.Namespace) -> int:
     stem = mask.name.removesuffix(".gz").removesuffix(".nii")
     picture, facts_file = mask.with_name(f"{stem}.png"), mask.with_name(f"{stem}.json")
     keep_input(args.volume, mask, picture, facts_file)
-    volume = read_volume(args.volume, fill=args.fill)  # before a model is loaded for it
+    volume = read_volume(
+        args.volume, fill=args.fill, affine=args.affine
+    )  # before a model is loaded for it
     model = load_pretrained(NAUNETR, args.model, model=args.variant)
     with tqdm(unit="window", file=sys.stderr, disable=None, leave=False) as bar:
 

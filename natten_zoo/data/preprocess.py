@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image
 
+from .finite import check_finite
 from .reading import ImageSource, read_image
 
 if TYPE_CHECKING:
@@ -240,8 +241,13 @@ class SequencePreprocess:
         return mx.array(self.to_numpy(sequence))
 
     def to_numpy(self, sequence: np.ndarray) -> np.ndarray:
-        """The same as a NumPy array."""
+        """The same as a NumPy array.
+
+        Raises:
+            ValueError: A value is not finite.
+        """
         values = np.asarray(sequence, np.float32).reshape(len(sequence), len(self.mean))
+        check_finite("SequencePreprocess", "sequence", values)
         return (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
 
     @classmethod

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
+from .listing import images_in, why_no_file
+
 ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray
 
 # Beyond Pillow's own limit (179 million pixels) a JPEG is decoded at a half to an eighth of its
@@ -51,11 +53,11 @@ def read_image(source: ImageSource, channels: int = 3) -> Image.Image:
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else "image"
     try:
         if isinstance(source, Image.Image):
-            return _convert(source, channels)
+            return upright(source, channels)
         if isinstance(source, np.ndarray):
-            return _convert(_from_array(source), channels)
+            return upright(_from_array(source), channels)
         with open_image(Path(source)) as image:
-            return _convert(image, channels)
+            return upright(image, channels)
     except ImageError as error:
         raise ImageError(f"[read_image] {name}: {error}") from None
     except Exception as error:  # readers raise anything on damaged files, RuntimeError to KeyError
@@ -66,11 +68,12 @@ def open_image(path: Path) -> Image.Image:
     """Opens a file without decoding it; a JPEG that is too large as a smaller one (``REDUCED``).
 
     Raises:
-        ImageError: If it is a folder.
+        ImageError: If it is a folder, a pipe or a device, which nothing may ever come from.
         Exception: Whatever Pillow raises of what it cannot open.
     """
-    if path.is_dir():
-        raise ImageError("a folder, not an image.")
+    if kind := why_no_file(path):
+        empty = kind == "a folder" and not images_in(path)
+        raise ImageError("a folder without images." if empty else f"{kind}, not an image.")
     try:
         return Image.open(path)
     except Image.DecompressionBombError as error:
@@ -114,7 +117,12 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _convert(image: Image.Image, channels: int) -> Image.Image:
+def upright(image: Image.Image, channels: int = 3) -> Image.Image:
+    """An opened image as the photographer saw it; see :func:`read_image`.
+
+    Raises:
+        ImageError: Its pixels have no agreed white.
+    """
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ImageError("floating-point pixels have no agreed white; save it with 8 or 16 bits.")

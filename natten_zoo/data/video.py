@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageSequence
+
+from .listing import why_no_file
+from .reading import upright
 
 # What Pillow reads with its frames; everything else needs PyAV, the extra ``video``.
 ANIMATIONS = {".gif", ".webp", ".png", ".apng", ".tif", ".tiff"}
@@ -73,9 +78,29 @@ def _decode(path: Path) -> Iterator[Any]:
 def _image(frame: Any) -> Image.Image:
     """A frame as an upright image of its own: decoders reuse theirs."""
     if isinstance(frame, Image.Image):
-        return frame.convert("RGB")
-    # Phones write how they were held, in degrees counterclockwise.
-    return frame.to_image().rotate(frame.rotation, expand=True)
+        return upright(frame)
+    image = frame.to_image()
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    return image if matrix is None else displayed(image, np.frombuffer(bytes(matrix), np.int32))
+
+
+def displayed(image: Image.Image, matrix: np.ndarray) -> Image.Image:
+    """An image as a display matrix says: phones write how they were held, mirrors included.
+
+    Args:
+        image: As it is stored.
+        matrix: ``a b u c d v x y w``; a pixel right is ``(a, b)`` on the display, one down
+            ``(c, d)``. Only its turn and whether it mirrors count.
+
+    Example:
+        >>> displayed(Image.new("L", (4, 2)), np.array([0, 1, 0, -1, 0, 0, 0, 0, 1])).size
+        (2, 4)
+    """
+    a, b, _, c, d = (float(value) for value in matrix[:5])
+    if a * d - b * c < 0:  # mirrored, then turned by what is left
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        a, b = -a, -b
+    return image.rotate(-math.degrees(math.atan2(b, a)), expand=True)
 
 
 def _is_animation(path: Path) -> bool:
@@ -83,8 +108,6 @@ def _is_animation(path: Path) -> bool:
 
 
 def _open(path: Path) -> Any:
-    if not path.is_file():  # FFmpeg would try a path as an address
-        raise VideoError("a folder, not a video." if path.is_dir() else "no such file.")
     try:
         import av
     except ImportError as error:
@@ -100,6 +123,9 @@ def _open(path: Path) -> Any:
 def _reporting(path: Path) -> Iterator[None]:
     """Any failure of a reader is the file's, except that a reader is missing."""
     try:
+        # Pillow would wait for a pipe's writer, FFmpeg would try a path as an address.
+        if kind := why_no_file(path):
+            raise VideoError(f"{kind}, not a video.")
         yield
     except ImportError:
         raise

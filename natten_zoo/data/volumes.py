@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..files import write_whole
+from .affines import AFFINES, AffineError, choose_affine
+from .listing import why_no_file
 
 VolumeSource = str | os.PathLike[str]
 SUFFIXES = (".nii", ".nii.gz")
@@ -29,10 +31,17 @@ class Volume:
     Attributes:
         voxels: ``[X, Y, Z, channels]`` of float32.
         image: The file's image as nibabel has it, to write masks on its grid.
+        chosen: The affine, where another than nibabel's is taken.
     """
 
     voxels: np.ndarray
     image: Any
+    chosen: np.ndarray | None = None
+
+    @property
+    def affine(self) -> np.ndarray:
+        """From the file's voxels to space, in its unit of length."""
+        return self.image.affine if self.chosen is None else self.chosen
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -47,7 +56,7 @@ class Volume:
     @property
     def spacing(self) -> tuple[float, ...]:
         """Millimeters per voxel and axis."""
-        axes = import_nibabel().io_orientation(self.image.affine)[:, 0]
+        axes = import_nibabel().io_orientation(self.affine)[:, 0]
         return tuple(self.file_spacing[int(axis)] for axis in np.argsort(axes))
 
     @property
@@ -58,36 +67,51 @@ class Volume:
     @property
     def _steps(self) -> np.ndarray:
         """Where one step along each axis of the file leads, in millimeters, as columns."""
-        return self.image.affine[:3, :3] * UNITS[self.image.header.get_xyzt_units()[0]]
+        return self.affine[:3, :3] * UNITS[self.image.header.get_xyzt_units()[0]]
 
     def on_file(self, mask: np.ndarray) -> np.ndarray:
         """A mask ``[X, Y, Z]`` with the axes of the file."""
         nibabel = import_nibabel()
-        own = nibabel.io_orientation(self.image.affine)
+        own = nibabel.io_orientation(self.affine)
         right = nibabel.orientations.axcodes2ornt("RAS")
         turn = nibabel.orientations.ornt_transform(right, own)
         return nibabel.apply_orientation(mask, turn)
 
 
-def read_volume(path: VolumeSource, *, fill: float | None = None) -> Volume:
+def read_volume(
+    path: VolumeSource, *, fill: float | None = None, affine: str | None = None
+) -> Volume:
     """Read a volume, or several on one grid as its channels, from a NIfTI file.
 
     Args:
         path: A ``.nii`` or ``.nii.gz`` file of three axes, or of four, the last of them channels.
         fill: What stands for voxels that are no numbers. Default: they are an error.
+        affine: Which part of a header that contradicts itself is right, ``sform``, ``qform`` or
+            ``pixdim``; see :func:`natten_zoo.data.affines.choose_affine`. Default: an error.
 
     Raises:
         VolumeError: There is no such file, it is damaged or no NIfTI, has other than three or four
-            axes, no affine that places it in space, or voxels that are no numbers.
+            axes, no affine that places it in space or several that contradict each other, or
+            voxels that are no numbers.
         ImportError: nibabel is not installed.
+        ValueError: ``fill`` is not finite, or there is no such ``affine``.
     """
     path = Path(path)
+    if fill is not None and not np.isfinite(fill):
+        raise ValueError(f"[read_volume] 'fill' must be finite but got {fill}.")
+    if affine not in (None, *AFFINES):
+        raise ValueError(
+            f"[read_volume] 'affine' must be one of {', '.join(AFFINES)} but got {affine!r}."
+        )
     nibabel = import_nibabel()
     try:
         image = _load(nibabel, path)
+        chosen = choose_affine(nibabel, image, affine)
         voxels = image.get_fdata(dtype=np.float32, caching="unchanged")
     except VolumeError as error:
         raise VolumeError(f"[read_volume] {path}: {error}") from None
+    except AffineError as error:
+        raise VolumeError(f"[read_volume] {path}: {error}.") from None
     except Exception as error:  # readers raise anything on damaged files, MemoryError to zlib.error
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"no volume ({error})"
         raise VolumeError(f"[read_volume] {path}: {reason}.") from error
@@ -100,9 +124,9 @@ def read_volume(path: VolumeSource, *, fill: float | None = None) -> Volume:
                 f"first at {first}; give a 'fill' to replace them."
             )
         voxels = np.where(wrong, np.float32(fill), voxels)
-    turned = nibabel.apply_orientation(voxels, nibabel.io_orientation(image.affine))
+    turned = nibabel.apply_orientation(voxels, nibabel.io_orientation(chosen))
     turned = turned[..., None] if turned.ndim == 3 else turned
-    return Volume(np.ascontiguousarray(turned), image)
+    return Volume(np.ascontiguousarray(turned), image, chosen)
 
 
 def write_mask(path: VolumeSource, mask: np.ndarray, like: Volume) -> None:
@@ -161,8 +185,8 @@ def import_nibabel() -> Any:
 
 
 def _load(nibabel: Any, path: Path) -> Any:
-    if path.is_dir():
-        raise VolumeError("a folder, not a volume.")
+    if kind := why_no_file(path):
+        raise VolumeError(f"{kind}, not a volume.")
     image = nibabel.load(path)
     if not isinstance(image, nibabel.Nifti1Pair):  # NIfTI-2 is one too
         raise VolumeError(f"a {type(image).__name__}, not a NIfTI file.")
@@ -170,12 +194,6 @@ def _load(nibabel: Any, path: Path) -> Any:
         raise VolumeError(f"its voxels are {image.get_data_dtype()}, not single numbers.")
     if image.ndim not in (3, 4) or 0 in image.shape:
         raise VolumeError(f"it must have three axes, or four with channels, but is {image.shape}.")
-    header, affine = image.header, image.affine
-    if int(header["xyzt_units"]) % 8 > 3:
+    if int(image.header["xyzt_units"]) % 8 > 3:
         raise VolumeError("it has an unknown unit of length.")
-    if not header["sform_code"] and not header["qform_code"]:
-        raise VolumeError("it has no affine: nothing tells its orientation and voxel size.")
-    linear = affine[:3, :3]
-    if not np.isfinite(affine).all() or abs(np.linalg.det(linear)) < 1e-12:
-        raise VolumeError(f"its affine {affine.tolist()} is not invertible.")
     return image

@@ -11,6 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ..data.finite import check_finite
 from ..data.image_files import Prepares, read_batches
 
 
@@ -101,15 +102,16 @@ def evaluate(
         on_batch: Called after every batch with its number of images.
 
     Raises:
-        ValueError: ``batch_size`` is not positive.
+        ValueError: ``batch_size`` is not positive, or the model answers with no numbers.
     """
     kept: list[int] = []
     ranked: list[np.ndarray] = []
     failures: list[str] = []
     for batch in read_batches(sources, preprocess, batch_size):
         if batch.indices:
-            order = mx.argsort(-model(batch.images).astype(mx.float32), axis=-1)
-            ranked.append(np.array(order[:, :5]))
+            logits = model(batch.images).astype(mx.float32)
+            check_finite("evaluate", "logits", np.array(logits))
+            ranked.append(np.array(mx.argsort(-logits, axis=-1)[:, :5]))
         kept += batch.indices
         failures += batch.failures.values()
         on_batch(len(batch.indices) + len(batch.failures))

@@ -8,6 +8,7 @@ are upstream's: maxima over 12 s each way, labeled with the function that is lik
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 import numpy as np
 
+from ..data.finite import check_finite
 from ..data.labels import output_names
 from ..models.allin1 import AllInOne, MusicLogits
 
@@ -93,7 +95,8 @@ def analyze(
         downbeat_threshold: Least probability of a downbeat.
 
     Raises:
-        ValueError: There are no models or no frames, or the spectrograms are of another shape.
+        ValueError: There are no models or no frames, the spectrograms are of another shape or not
+            finite, or ``fps`` is not positive.
 
     Example:
         >>> from natten_zoo.models import AllInOneConfig
@@ -108,6 +111,9 @@ def analyze(
             "[analyze] there must be models, and spectrograms [stems, frames, bands], but got "
             f"{len(models)} models and {x.shape}."
         )
+    if not (math.isfinite(fps) and fps > 0):
+        raise ValueError(f"[analyze] 'fps' must be positive and finite but got {fps}.")
+    check_finite("analyze", "spectrograms", np.array(x))
     logits = average(models, x[None])
     beat, downbeat, section = (np.array(mx.sigmoid(row[0])) for row in logits[:3])
     function = np.array(mx.softmax(logits.function[0], axis=-1))

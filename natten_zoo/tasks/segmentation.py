@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..data import Preprocess, read_image
+from ..data.finite import check_finite
 from ..data.labels import Color, class_colors, output_names
 from ..data.reading import ImageSource
 from ..layers.resize import resize_bilinear, sample_linear, source_positions
@@ -168,6 +169,7 @@ def _classify(views: Sequence[_View], size: tuple[int, int]) -> np.ndarray:
         stop = min(start + rows, height)
         bands = [_band(view, size, start, stop).astype(mx.float32) for view in views]
         probabilities = mx.stack([mx.softmax(band, axis=-1) for band in bands]).sum(axis=0)
+        check_finite("segment", "probabilities", np.array(probabilities.sum(axis=-1)))
         mask[start:stop] = np.array(mx.argmax(probabilities, axis=-1)[0])
     return mask
 

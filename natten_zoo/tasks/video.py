@@ -9,6 +9,7 @@ import numpy as np
 
 from ..data import Preprocess
 from ..data.clips import clip_indices, crop_clip
+from ..data.finite import check_finite
 from ..data.video import VideoSource, count_frames, read_frames
 from ..models.nat3d import NAT3D
 
@@ -48,6 +49,7 @@ def classify_video(
         for view in clip:
             logits = model(mx.array(view)[None])[0].astype(mx.float32)
             total += np.array(mx.softmax(logits))
+    check_finite("classify_video", "probabilities", total)
     return total / (clips * crops)
 
 

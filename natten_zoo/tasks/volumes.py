@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..configs.record import Record
+from ..data.finite import check_finite
 from ..data.labels import Color, class_colors, output_names
 from ..data.volumes import Volume, VolumeError, VolumeSource, read_volume, write_mask
 from ..layers.resize import resize_bilinear, source_positions
@@ -92,6 +93,7 @@ def segment_volume(
     window: int | Sequence[int] | None = None,
     overlap: float = 0.5,
     fill: float | None = None,
+    affine: str | None = None,
     each: Callable[[int, int], object] | None = None,
 ) -> VolumeSegmentation:
     """Find the class of every voxel of a volume.
@@ -107,6 +109,8 @@ def segment_volume(
             record's ``input_size``. A smaller volume is looked at as it is.
         overlap: Share of a window that the next one sees again, in [0, 1).
         fill: What stands for voxels that are no numbers. Default: they are an error.
+        affine: Which part of a header that contradicts itself is right, ``sform``, ``qform`` or
+            ``pixdim``. Default: that is an error.
         each: Called after each window with the number of those done and of all.
 
     Raises:
@@ -120,7 +124,7 @@ def segment_volume(
         raise ValueError(f"[segment_volume] 'overlap' must be in [0, 1) but got {overlap}.")
     record, sides = model.record, _sides(model, window)
     if not isinstance(volume, Volume):
-        volume = read_volume(volume, fill=fill)
+        volume = read_volume(volume, fill=fill, affine=affine)
     channels = volume.voxels.shape[-1]
     if channels != model.config.in_chans:
         raise VolumeError(
@@ -135,6 +139,7 @@ def segment_volume(
     mask = np.empty(size, np.uint8 if model.config.num_classes <= 256 else np.uint16)
     positions = source_positions(x.shape[axis], size[0])
     for index, row in enumerate(_between(rows, positions, x.shape[axis])):
+        check_finite("segment_volume", "logits", row)
         logits = resize_bilinear(mx.array(row)[None], size[1:])[0]
         mask[index] = np.array(mx.argmax(logits, axis=-1))
     labels = None if record is None else record.classes, model.config.num_classes

@@ -38,6 +38,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "dtype": ("float32", "bfloat16"),
     "crop": ("none", "shift", "resized"),
     "compile": ("auto", "yes", "no"),
+    "affine": ("auto", "sform", "qform", "pixdim"),
     "report_to": ("none", "tensorboard", "wandb"),
 }
 
@@ -87,6 +88,10 @@ class Recipe:
     model_args: dict[str, Any] = option({}, "fields of the model's config to replace (YAML only)")
     image_size: int | None = option(None, "input size in pixels; default: the model's own")
     val_fraction: float = option(0.1, "share held out for validation where DATA has no val/")
+
+    affine: str = option(
+        "auto", "what tells where voxels are if a NIfTI header contradicts itself; auto refuses"
+    )
 
     # which parameters learn
     tune: str = option("full", "full, head (linear probe) or lora")

@@ -12,7 +12,9 @@ import numpy as np
 
 from ..configs.record import Record
 from ..data.arrays import Batch, digests
+from ..data.copies import first_copies
 from ..data.labels import output_names, read_labels
+from ..data.listing import is_system
 from ..data.nuclei import is_nuclei, read_nuclei
 from ..data.volumes import SUFFIXES, read_volume
 from ..layers.resize import source_positions
@@ -178,7 +180,9 @@ def open_volumes(recipe: Recipe, record: Record) -> VolumeSource:
         volumes = [Labeled(scale_intensity(voxels, record), (instances > 0).astype(np.int32))]
         classes: tuple[str, ...] = ("background", "nucleus")
     else:
-        volumes = [read_labeled(*files, record) for files in volume_files(folder)]
+        files = volume_files(folder)
+        check_copies([image for image, _ in files], recipe.val_fraction)
+        volumes = [read_labeled(*pair, record, recipe.affine) for pair in files]
         classes = _classes(folder / "classes.txt", 1 + max(int(v.labels.max()) for v in volumes))
     train, val = split(volumes, recipe.val_fraction)
     if not any(volume.labels.any() for volume in val):
@@ -203,7 +207,8 @@ def volume_files(folder: Path) -> list[tuple[Path, Path]]:
     Raises:
         ValueError: There are no images, or one has no labels.
     """
-    images = sorted(path for path in (folder / "images").glob("*") if path.name.endswith(SUFFIXES))
+    found = (folder / "images").glob("*")
+    images = sorted(p for p in found if p.name.endswith(SUFFIXES) and not is_system(p.name))
     if not images:
         raise ValueError(
             f"[train] {folder} must have volumes images/NAME.nii.gz and labels/NAME.nii.gz, or be "
@@ -215,16 +220,39 @@ def volume_files(folder: Path) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def read_labeled(image_file: Path, label_file: Path, record: Record) -> Labeled:
+def check_copies(images: Sequence[Path], fraction: float) -> None:
+    """Refuse a volume to validate on that is trained on, too, under another name.
+
+    Raises:
+        ValueError: There is one.
+    """
+    kept = kept_volumes(len(images), fraction)
+    for place, first in enumerate(first_copies(images)):
+        if first < kept <= place:
+            raise ValueError(
+                f"[train] {images[place]} would be validated on but is a copy of {images[first]}, "
+                "which is trained on."
+            )
+
+
+def read_labeled(
+    image_file: Path, label_file: Path, record: Record, affine: str = "auto"
+) -> Labeled:
     """An image as the model wants it, and its labels on the same grid.
+
+    Args:
+        image_file: The image, as NIfTI.
+        label_file: Its labels.
+        record: What the model wants.
+        affine: Which part of a header that contradicts itself is right; see
+            :func:`natten_zoo.data.volumes.read_volume`. ``auto``: that is an error.
 
     Raises:
         ValueError: They do not lie in the same place, or the labels are no class indices.
     """
-    image, labels = read_volume(image_file), read_volume(label_file)
-    same = image.size == labels.size and np.allclose(
-        image.image.affine, labels.image.affine, atol=1e-3
-    )
+    chosen = None if affine == "auto" else affine
+    image, labels = (read_volume(file, affine=chosen) for file in (image_file, label_file))
+    same = image.size == labels.size and np.allclose(image.affine, labels.affine, atol=1e-3)
     if not same or labels.voxels.shape[-1] != 1:
         raise ValueError(f"[train] {label_file} must lie on the grid of {image_file}.")
     values = labels.voxels[..., 0]
@@ -238,10 +266,15 @@ def read_labeled(image_file: Path, label_file: Path, record: Record) -> Labeled:
     return Labeled(voxels, values.astype(np.int32))
 
 
+def kept_volumes(count: int, fraction: float) -> int:
+    """How many of several volumes are trained on; at least the last is held out."""
+    return count - max(1, round(fraction * count))
+
+
 def split(volumes: Sequence[Labeled], fraction: float) -> tuple[list[Labeled], list[Labeled]]:
     """Volumes to train on and to validate on; a single one is cut across its longest axis."""
     if len(volumes) > 1:
-        kept = len(volumes) - max(1, round(fraction * len(volumes)))
+        kept = kept_volumes(len(volumes), fraction)
         return [*volumes[:kept]], [*volumes[kept:]]
     axis = int(np.argmax(volumes[0].labels.shape))
     size = volumes[0].labels.shape[axis]

@@ -8,6 +8,8 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image
 
+from ..data.finite import check_finite
+
 # Pixels between the pictures.
 _GAP = 8
 
@@ -27,7 +29,7 @@ def before_after(
         outliers: Share of the values at either end that take the end's color.
 
     Raises:
-        ValueError: A shape is another.
+        ValueError: A shape is another, or a map is not finite.
     """
     shapes = image.shape, features.shape, upsampled.shape
     if any(len(shape) != 3 for shape in shapes) or shapes[0][2] != 3 or shapes[1][2] < 3:
@@ -40,6 +42,8 @@ def before_after(
             "[before_after] 'upsampled' must have the channels of 'features' but got "
             f"{shapes[2][2]} and {shapes[1][2]}."
         )
+    for name, values in (("features", features), ("upsampled", upsampled)):
+        check_finite("before_after", name, np.array(values.astype(mx.float32)))
     size = image.shape[1], image.shape[0]
     maps = principal_colors([features, upsampled], outliers)
     pictures = [Image.fromarray(image)]

@@ -66,7 +66,8 @@ def test_reading_a_video(avi):
 
 def test_videos_are_turned_upright():
     class Frame:
-        rotation = 90
+        def __init__(self):
+            self.side_data = {"DISPLAYMATRIX": np.array([0, -1, 0, 1, 0, 0, 0, 0, 1], np.int32)}
 
         def to_image(self):
             return Image.new("RGB", (40, 24), RED)

@@ -99,7 +99,7 @@ def test_classify_goes_on_after_failures(capsys, tiny, photos):
 def test_classify_nothing_readable(capsys, tiny, tmp_path):
     status, out, err = run(capsys, "classify", tmp_path, "*.nothing", "--model", tiny)
     assert (status, out) == (2, "")
-    assert "a folder, not an image" in err and "2 of 2 images" in err
+    assert "a folder without images" in err and "2 of 2 images" in err
 
 
 def test_classify_with_labels(capsys, tiny, photos, tmp_path):
