@@ -15,6 +15,8 @@ PAGES = (
     "isotropic",
     "fashion",
     "upernet",
+    "oneformer",
+    "mask2former",
     "nat1d",
     "nat3d",
     "dinat3d",

@@ -9,7 +9,7 @@ from typing import Any
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # What was measured with the weights.
-ACCURACIES = ("top1", "miou", "miou_multi_scale")
+ACCURACIES = ("top1", "miou", "miou_multi_scale", "pq", "ap")
 # What belongs to one architecture, a classifier of one size included.
 FIGURES = (*ACCURACIES, "params", "gmacs")
 # What belongs to the weights.
@@ -46,6 +46,8 @@ class Record:
         crop_mode: ``"center"`` (resize the short side, crop the center), ``"squash"`` (resize to a
             square), ``"whole"`` (resize the short side, for segmentation) or ``"volume"`` (cubes
             that slide over a volume).
+        longest: The long side is at most this many pixels, with ``crop_mode`` ``"whole"``. Default:
+            four times ``input_size``.
         interpolation: Resampling filter of that resize.
         mean: Per channel mean, of values in 0..1.
         std: Per channel standard deviation.
@@ -55,6 +57,10 @@ class Record:
         top1: Published top-1 accuracy in percent.
         miou: Published mean intersection over union in percent, at one scale.
         miou_multi_scale: The same, averaged over six scales and their mirror images.
+        pq: Published panoptic quality in percent.
+        ap: Published average precision of instances in percent.
+        tasks: What a model that finds segments was trained for: ``"panoptic"``, ``"instance"``,
+            ``"semantic"``. Empty where that is not known, or for models that do one thing.
         params: Number of parameters, classifier included.
         gmacs: Billions of multiply-adds for one input, of ``input_size`` where that is not 0.
         note: Anything a user of these weights should know.
@@ -78,6 +84,7 @@ class Record:
     intensity: tuple[float, float] | None = None
     crop_pct: float = 0.875
     crop_mode: str = "center"
+    longest: int | None = None
     interpolation: str = "bicubic"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
@@ -86,6 +93,9 @@ class Record:
     top1: float | None = None
     miou: float | None = None
     miou_multi_scale: float | None = None
+    pq: float | None = None
+    ap: float | None = None
+    tasks: tuple[str, ...] = ()
     params: int | None = None
     gmacs: float | None = None
     note: str | None = None

@@ -23,8 +23,17 @@ if TYPE_CHECKING:
 SIZED = (
     "image-classification",
     "image-segmentation",
+    "universal-segmentation",
     "video-classification",
     "volume-segmentation",
+)
+# A record's names of published figures, and what they are called in print.
+FIGURES = (
+    ("top1", "top-1"),
+    ("pq", "PQ"),
+    ("ap", "AP"),
+    ("miou", "mIoU"),
+    ("miou_multi_scale", "mIoU, multi-scale"),
 )
 
 
@@ -118,8 +127,8 @@ def page(facts: dict[str, Any]) -> str:
         labels = record["classes"]
         lines |= {
             "labels": labels if isinstance(labels, str) else shorten(", ".join(labels), 100),
-            "top-1": f"{record['top1']} %" if record["top1"] else None,
-            "mIoU": f"{record['miou']} %" if record["miou"] else None,
+            **{title: f"{record[name]} %" if record[name] else None for name, title in FIGURES},
+            "tasks": ", ".join(record["tasks"]),
             "preprocessing": facts["preprocessing"],
             "license": record["license"],
             "source": record["source"],

@@ -6,7 +6,9 @@ PATTERN selects by name with * and ?, for example 'dinat*' or '*_384*'. Columns:
   GMACs      billions of multiply-adds for one input of the usual size (a minute of music)
   published  the authors' figure: top-1 accuracy of classifiers, on ImageNet-1k where not said
              otherwise by the name; mean intersection over union of segmentation models, ADE20K at
-             one scale. Reproduced here: only those of models in the package
+             one scale; of OneFormer and Mask2Former panoptic quality, else average precision, else
+             mean intersection over union at several scales, on the data of their name. Reproduced
+             here: only those of models in the package
   parity     the weights with which this project's tests compare the model with a reference, the
              authors' code where there is any: trained or generated ones
   weights    who serves them
@@ -32,6 +34,7 @@ _HEADER = ["name", "task", "params", "GMACs", "published", "parity", "license", 
 _TASKS = {
     "image-classification": "image",
     "image-segmentation": "segment",
+    "universal-segmentation": "segments",
     "image-feature-extraction": "features",
     "video-classification": "video",
     "volume-segmentation": "volume",
@@ -82,9 +85,14 @@ def _row(record: Record) -> list[str]:
 
 
 def _published(record: Record) -> str:
-    if record.miou:
-        return f"{record.miou:.1f} % mIoU"
-    return f"{record.top1:.1f} % top-1" if record.top1 else ""
+    figures = {
+        "top-1": record.top1,
+        "PQ": record.pq,
+        "AP": record.ap,
+        "mIoU": record.miou or record.miou_multi_scale,
+    }
+    known = (f"{value:.1f} % {name}" for name, value in figures.items() if value)
+    return next(known, "")
 
 
 def _place(record: Record) -> str:

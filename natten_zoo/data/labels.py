@@ -11,9 +11,9 @@ from pathlib import Path
 
 from . import fashion_mnist, moving_fashion
 from .names import plain
+from .scene_classes import scene_classes
 
 IMAGENET_FILE = Path(__file__).with_name("imagenet_classes.txt")
-ADE20K_FILE = Path(__file__).with_name("ade20k_classes.txt")
 
 Color = tuple[int, ...]
 # Steps of this part of a circle keep away from all earlier ones.
@@ -32,8 +32,8 @@ def class_names(label_set: str | Sequence[str] | None) -> tuple[str, ...] | None
     """
     if label_set == "imagenet-1k":
         return imagenet_classes()[1]
-    if label_set == "ade20k":
-        return ade20k_classes()[1]
+    if scene := scene_classes(label_set):
+        return tuple(entry.name for entry in scene)
     if label_set == "fashion-mnist":
         return fashion_mnist.CLASSES
     if label_set == "moving-fashion-mnist":
@@ -57,12 +57,6 @@ def imagenet_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
     return _columns(IMAGENET_FILE)
 
 
-@lru_cache(maxsize=1)
-def ade20k_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Colors (``787878``) and short names of ADE20K's 150 classes."""
-    return _columns(ADE20K_FILE)
-
-
 def class_colors(label_set: str | Sequence[str] | None, count: int) -> tuple[Color, ...]:
     """A color (red, green, blue) for each of ``count`` classes, a label set's own if it has any.
 
@@ -74,8 +68,9 @@ def class_colors(label_set: str | Sequence[str] | None, count: int) -> tuple[Col
         >>> class_colors(None, 2)
         ((230, 46, 46), (46, 99, 230))
     """
-    if label_set == "ade20k" and count == len(ade20k_classes()[0]):
-        return tuple(tuple(bytes.fromhex(color)) for color in ade20k_classes()[0])
+    own = [entry.color for entry in scene_classes(label_set) or () if entry.color is not None]
+    if own and len(own) == count:
+        return tuple(own)
     hues = ((GOLDEN * index) % 1 for index in range(count))
     return tuple(tuple(round(255 * c) for c in hsv_to_rgb(hue, 0.8, 0.9)) for hue in hues)
 

@@ -27,7 +27,7 @@ _FILTERS = {
 # Only the middle of a strip longer than this many times its width is resized: the rest would
 # be cut off anyway, and a 1 x 10000 image would grow to a gigabyte first.
 _LONGEST = 20
-# The long side of an image that keeps its shape is at most this many short sides.
+# The long side of an image that keeps its shape is at most this many short sides, by default.
 _LONGEST_WHOLE = 4
 
 
@@ -44,10 +44,11 @@ class Preprocess:
         size: Height and width of the result; with ``whole`` its short side.
         crop_pct: The part of the short side that is kept, in (0, 1].
         crop_mode: ``center`` (the authors' evaluation), ``squash`` (no crop at all) or ``whole``
-            (the image keeps its shape, its long side at most four times ``size``; for masks).
+            (the image keeps its shape, its long side at most ``longest``; for masks).
         interpolation: ``bicubic``, ``bilinear``, ``lanczos`` or ``nearest``, antialiased.
         mean: What is subtracted, per channel; three give a color image, one a gray one.
         std: What the difference is divided by, per channel.
+        longest: Pixels of the long side with ``whole``. Default: four times ``size``.
 
     Example:
         >>> import numpy as np
@@ -64,10 +65,16 @@ class Preprocess:
     interpolation: str = "bicubic"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    longest: int | None = None
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"[Preprocess] 'size' must be positive but got {self.size}.")
+        if self.longest is not None and self.longest < self.size:
+            raise ValueError(
+                f"[Preprocess] 'longest' must be 'size', {self.size}, or more but got "
+                f"{self.longest}."
+            )
         if not 0 < self.crop_pct <= 1:
             raise ValueError(f"[Preprocess] 'crop_pct' must be in (0, 1] but got {self.crop_pct}.")
         if self.crop_mode not in ("center", "squash", "whole"):
@@ -106,7 +113,8 @@ class Preprocess:
         target = {
             "center": f"the short side to {self.short_side}",
             "squash": f"to {square}",
-            "whole": f"the short side to {self.size}",
+            "whole": f"the short side to {self.size}"
+            + (f", the long one to {self.longest} at most" if self.longest else ""),
         }[self.crop_mode]
         crop = f", crop the center {square}" if self.crop_mode == "center" else ""
         values = f"divide by 255, subtract {list(self.mean)}, divide by {list(self.std)}"
@@ -150,7 +158,8 @@ class Preprocess:
     def fit(self, size: Sequence[int], scale: float = 1.0) -> tuple[int, int]:
         """A size that keeps its shape, its short side resized, rounded as mmsegmentation does."""
         side = max(1, int(self.size * scale))
-        factor = min(side / min(size), _LONGEST_WHOLE * side / max(size))
+        longest = _LONGEST_WHOLE * side if self.longest is None else int(self.longest * scale)
+        factor = min(side / min(size), longest / max(size))
         first, second = (max(1, int(n * factor + 0.5)) for n in size)
         return first, second
 
@@ -164,6 +173,7 @@ class Preprocess:
             interpolation=record.interpolation,
             mean=tuple(record.mean),
             std=tuple(record.std),
+            longest=record.longest,
         )
 
     def to_config(self) -> dict[str, Any]:
@@ -175,7 +185,7 @@ class Preprocess:
             resize = {"image_processor_type": "BitImageProcessor", "size": short}
             resize |= {"do_center_crop": True, "crop_size": square, "crop_pct": self.crop_pct}
         elif self.crop_mode == "whole":
-            resize["size"] = _edges(self.size)
+            resize["size"] = _edges(self.size, self.longest)
         return resize | {
             "do_resize": True,
             "resample": int(_FILTERS[self.interpolation]),
@@ -202,6 +212,7 @@ class Preprocess:
             )
         crop = config.get("do_center_crop", False)
         whole = not crop and _keeps_shape(config["size"])
+        longest = config["size"]["longest_edge"] if whole else None
         edge = "shortest_edge" if whole else "height"
         size = _side(config["crop_size" if crop else "size"], edge)
         short = _side(config["size"], "shortest_edge") if crop else size
@@ -214,6 +225,7 @@ class Preprocess:
             interpolation=names.get(resample, f"resample {resample}"),
             mean=tuple(config["image_mean"]),
             std=tuple(config["image_std"]),
+            longest=None if longest == _LONGEST_WHOLE * size else longest,
         )
 
 
@@ -273,12 +285,12 @@ def _center(image: Image.Image, size: Sequence[int]) -> Image.Image:
     return image.crop((left, top, left + size[0], top + size[1]))
 
 
-def _edges(short: int) -> dict[str, int]:
-    return {"shortest_edge": short, "longest_edge": _LONGEST_WHOLE * short}
+def _edges(short: int, longest: int | None) -> dict[str, int]:
+    return {"shortest_edge": short, "longest_edge": longest or _LONGEST_WHOLE * short}
 
 
 def _keeps_shape(size: int | dict[str, int]) -> bool:
-    return isinstance(size, dict) and size == _edges(size.get("shortest_edge", 0))
+    return isinstance(size, dict) and set(size) == {"shortest_edge", "longest_edge"}
 
 
 def _side(size: int | dict[str, int], name: str) -> int:

@@ -1,5 +1,6 @@
 """Layers shared by the models, usable on their own."""
 
+from .deformable_attention import DeformableAttention
 from .dinat_attention import (
     DinatAttention,
     DinatAttention1D,
@@ -8,7 +9,7 @@ from .dinat_attention import (
 )
 from .drop_path import DropPath, drop_path_schedule
 from .init import init_weights
-from .mlp import MLP
+from .mlp import MLP, ReLUMLP
 from .neighborhood_attention import (
     NeighborhoodAttention,
     NeighborhoodAttention1D,
@@ -20,6 +21,7 @@ from .transformer_layer import TransformerLayer
 
 __all__ = [
     "MLP",
+    "DeformableAttention",
     "DinatAttention",
     "DinatAttention1D",
     "DinatAttention2D",
@@ -30,6 +32,7 @@ __all__ = [
     "NeighborhoodAttention2D",
     "NeighborhoodAttention3D",
     "PatchEmbed",
+    "ReLUMLP",
     "TransformerLayer",
     "drop_path_schedule",
     "init_weights",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -31,3 +34,24 @@ class MLP(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         x = self.drop(nn.gelu(self.fc1(x)))
         return self.drop(self.fc2(x))
+
+
+class ReLUMLP(nn.Module):
+    """Linear layers with ReLU between them.
+
+    Args:
+        dims: Channels of the input, of what is in between, of the output.
+
+    Shape:
+        - Input: ``[..., dims[0]]``.
+        - Output: ``[..., dims[-1]]``.
+    """
+
+    def __init__(self, dims: Sequence[int]) -> None:
+        super().__init__()
+        self.layers = [nn.Linear(*sizes) for sizes in pairwise(dims)]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        for layer in self.layers[:-1]:
+            x = nn.relu(layer(x))
+        return self.layers[-1](x)

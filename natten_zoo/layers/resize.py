@@ -53,6 +53,33 @@ def resize_bilinear(x: mx.array, size: Sequence[int]) -> mx.array:
     return x
 
 
+def resize_twice(
+    x: mx.array, axis: int, sizes: tuple[int, int, int], start: int = 0, stop: int | None = None
+) -> mx.array:
+    """Resize an axis, cut it, resize it again, and make only some places of the result.
+
+    So masks become those of an image: of a map to the padded image that the model saw, without the
+    padding, to the image's own size. A band of the result needs no more memory than itself.
+
+    Args:
+        x: The map.
+        axis: Of the map.
+        sizes: The first size, how many of its first places are kept, the second size.
+        start: First place of the result.
+        stop: End of the result. Default: all of it.
+
+    Example:
+        >>> resize_twice(mx.array([0.0, 1.0]), 0, (4, 3, 6), start=2).tolist()
+        [0.1875, 0.375, 0.625, 0.75]
+    """
+    first, kept, second = sizes
+    positions = source_positions(kept, second)[start:stop]
+    low = int(positions[0])
+    high = min(int(positions[-1]) + 1, kept - 1)
+    middle = source_positions(x.shape[axis], first)[low : high + 1]
+    return sample_linear(sample_linear(x, axis, middle), axis, positions - low)
+
+
 class AdaptiveAveragePool(nn.Module):
     """Means over a grid of parts of a map, whatever its size.
 

@@ -6,11 +6,13 @@ from .allin1 import AllInOne, AllInOneConfig
 from .base import Classifier, Config, Model
 from .dinat_s import DiNAT_s, DiNATsConfig
 from .isotropic import IsotropicConfig, IsotropicNAT
+from .mask2former import Mask2Former, Mask2FormerConfig
 from .na_unetr import NAUNETR, NAUNETRConfig
 from .naf import NAF, NAFConfig
 from .nat import NAT, DiNAT, Hierarchical, NATConfig
 from .nat1d import NAT1D, NAT1DConfig
 from .nat3d import NAT3D, DiNAT3D, NAT3DConfig, inflate
+from .oneformer import OneFormer, OneFormerConfig
 from .upernet import UPerNet, UPerNetConfig
 
 ARCHITECTURES.update(
@@ -27,6 +29,8 @@ ARCHITECTURES.update(
         AllInOne,
         NAF,
         NAUNETR,
+        Mask2Former,
+        OneFormer,
     )
 )
 
@@ -48,12 +52,16 @@ __all__ = [
     "Hierarchical",
     "IsotropicConfig",
     "IsotropicNAT",
+    "Mask2Former",
+    "Mask2FormerConfig",
     "Model",
     "NAFConfig",
     "NAT1DConfig",
     "NAT3DConfig",
     "NATConfig",
     "NAUNETRConfig",
+    "OneFormer",
+    "OneFormerConfig",
     "UPerNet",
     "UPerNetConfig",
     "create_model",

@@ -13,7 +13,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ..layers import NeighborhoodAttention
+from ..layers import DeformableAttention, NeighborhoodAttention
+from .universal_queries import MaskHead, Masks
 
 # What a batch norm has seen, which MLX keeps among the parameters.
 _STATISTICS = (".running_mean", ".running_var")
@@ -39,8 +40,8 @@ def count_cost(model: nn.Module, *inputs: mx.array) -> Cost:
 
     The model is called but, arrays being lazy, not evaluated. The rules are those behind the
     published figures (fvcore's): linear layers and convolutions on whatever they get, padding
-    included; attention for the tokens that are kept; 5 per element of a layer norm; nothing for
-    activations, softmax and additions.
+    included; attention for the tokens that are kept; 4 per sample of deformable attention, for the
+    pixels around it; 5 per element of a layer norm; nothing for activations, softmax and additions.
 
     Args:
         model: Any module.
@@ -64,29 +65,44 @@ def count_parameters(model: nn.Module) -> int:
     return sum(value.size for name, value in values if not name.endswith(_STATISTICS))
 
 
-def _linear(layer: Any, out: mx.array) -> int:
+def _linear(layer: Any, out: mx.array, *_: Any) -> int:
     return out.size * layer.weight.shape[-1]
 
 
-def _conv(layer: Any, out: mx.array) -> int:
+def _conv(layer: Any, out: mx.array, *_: Any) -> int:
     return out.size * math.prod(layer.weight.shape[1:])
 
 
-def _norm(layer: Any, out: mx.array) -> int:
+def _norm(layer: Any, out: mx.array, *_: Any) -> int:
     return 5 * out.size
 
 
-def _attention(layer: Any, out: mx.array) -> int:
+def _attention(layer: Any, out: mx.array, *_: Any) -> int:
     return 2 * out.size * layer.neighborhood.volume  # query x key, then weights x value
 
 
-_COUNTED: dict[type, Callable[[Any, mx.array], int]] = {
+def _full_attention(layer: Any, out: mx.array, _: mx.array, keys: mx.array, *__: Any) -> int:
+    return 2 * out.size * keys.shape[1]
+
+
+def _deformable(layer: Any, out: mx.array, *_: Any) -> int:
+    return 4 * out.size * layer.num_levels * layer.num_points
+
+
+def _masks(layer: Any, out: Masks, _: mx.array, mask_features: mx.array) -> int:
+    return out.masks.size * mask_features.shape[-1]
+
+
+_COUNTED: dict[type, Callable[..., int]] = {
     nn.Linear: _linear,
     nn.Conv1d: _conv,
     nn.Conv2d: _conv,
     nn.Conv3d: _conv,
     nn.LayerNorm: _norm,
     NeighborhoodAttention: _attention,
+    nn.MultiHeadAttention: _full_attention,
+    DeformableAttention: _deformable,
+    MaskHead: _masks,
 }
 
 
@@ -104,11 +120,11 @@ def _recording() -> Iterator[list[int]]:
 
 
 def _counting(
-    original: Callable[..., mx.array], cost: Callable[[Any, mx.array], int], macs: list[int]
-) -> Callable[..., mx.array]:
-    def call(layer: Any, *args: Any, **kwargs: Any) -> mx.array:
+    original: Callable[..., Any], cost: Callable[..., int], macs: list[int]
+) -> Callable[..., Any]:
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         out = original(layer, *args, **kwargs)
-        macs.append(cost(layer, out))
+        macs.append(cost(layer, out, *args))
         return out
 
     return call

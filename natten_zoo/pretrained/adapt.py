@@ -47,7 +47,7 @@ def adapt(
         _adapt_stem(result, target)
     if "num_classes" in changed:
         for name in model.CLASSIFIERS:
-            _replace_head(result, target, name)
+            _replace_head(result, target, name, model.EXTRA_OUTPUTS)
     return result
 
 
@@ -116,7 +116,9 @@ def _adapt_stem(weights: dict[str, mx.array], target: Mapping[str, mx.array]) ->
             logger.warning("%s adapted to %d input channels", name, in_chans)
 
 
-def _replace_head(weights: dict[str, mx.array], target: Mapping[str, mx.array], head: str) -> None:
+def _replace_head(
+    weights: dict[str, mx.array], target: Mapping[str, mx.array], head: str, extra: int
+) -> None:
     old, new = weights.get(f"{head}.weight"), target.get(f"{head}.weight")
     if old is None or (new is not None and old.shape == new.shape):
         return
@@ -124,5 +126,5 @@ def _replace_head(weights: dict[str, mx.array], target: Mapping[str, mx.array], 
         weights.pop(name, None)
         if name in target:
             weights[name] = target[name]
-    classes = 0 if new is None else new.shape[0]
-    logger.warning("classifier of %d classes replaced by a fresh one of %d", old.shape[0], classes)
+    counts = old.shape[0] - extra, 0 if new is None else new.shape[0] - extra
+    logger.warning("classifier of %d classes replaced by a fresh one of %d", *counts)

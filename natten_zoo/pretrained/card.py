@@ -31,6 +31,14 @@ result = segment({name}.from_pretrained("{repo_id}"), "photo.jpg")
 result.overlay().save("overlay.png")
 print(result.classes())
 """,
+    "universal-segmentation": """\
+from natten_zoo.models import {name}
+from natten_zoo.tasks.universal import find_segments
+
+result = find_segments({name}.from_pretrained("{repo_id}"), "photo.jpg", "panoptic")
+result.overlay().save("overlay.png")
+print(result.describe())
+""",
     "video-classification": """\
 from natten_zoo.models import {name}
 from natten_zoo.tasks.video import classify_video
@@ -58,6 +66,7 @@ print(result.classes())
 }
 # The Hub has no name of its own for what these do.
 _TAGS = {
+    "universal-segmentation": "image-segmentation",
     "sequence-classification": "audio-classification",
     "volume-segmentation": "image-segmentation",
 }
@@ -132,6 +141,8 @@ def _description(model: Loadable, record: Record | None) -> list[str]:
         "Source of the weights": record.source,
         "Paper": record.paper,
         "Top-1 accuracy": record.top1 and f"{record.top1} % on {record.classes} (as published)",
+        "Panoptic quality": record.pq and f"{record.pq} % on {record.classes} (as published)",
+        "Average precision": record.ap and f"{record.ap} % on {record.classes} (as published)",
         "Mean IoU": record.miou and f"{record.miou} % on {record.classes} (as published)",
         "Parameters": record.params and f"{record.params:,}",
         "Multiply-adds": record.gmacs

@@ -15,7 +15,12 @@ from .readers.reader import Checkpoint
 from .registry import arguments, get_record, model_class
 
 # `model_type` of a Hugging Face config.json, and our architecture.
-HUGGING_FACE = {"nat": "NAT", "dinat": "DiNAT"}
+HUGGING_FACE = {
+    "nat": "NAT",
+    "dinat": "DiNAT",
+    "oneformer": "OneFormer",
+    "mask2former": "Mask2Former",
+}
 
 
 @dataclasses.dataclass(frozen=True)

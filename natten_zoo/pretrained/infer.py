@@ -100,4 +100,4 @@ def _with_head_of(record: Record, checkpoint: Checkpoint) -> Record:
     if not cls.CLASSIFIERS:
         return record
     head = own_names(cls, checkpoint).get(f"{cls.CLASSIFIERS[0]}.weight")
-    return record.for_classes(0 if head is None else head.shape[0])
+    return record.for_classes(0 if head is None else head.shape[0] - cls.EXTRA_OUTPUTS)

@@ -37,6 +37,7 @@ class Loadable(nn.Module):
         Config: Its configuration.
         TASK: What it does, one of :data:`natten_zoo.configs.tasks.TASKS`.
         CLASSIFIERS: Its layers with one output per class, the main one first.
+        EXTRA_OUTPUTS: Outputs of those layers that are no class, such as "nothing".
         config: The configuration that it was built from.
         record: What is known of its weights, None if nothing is.
     """
@@ -44,6 +45,7 @@ class Loadable(nn.Module):
     Config: ClassVar[type[Configuration]]
     TASK: ClassVar[str]
     CLASSIFIERS: ClassVar[tuple[str, ...]] = ()
+    EXTRA_OUTPUTS: ClassVar[int] = 0
     config: Any
     record: Record | None
 

@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from ..data import Preprocess, read_image
 from ..data.finite import check_finite
 from ..data.labels import Color, class_colors, output_names
 from ..data.reading import ImageSource
-from ..layers.resize import resize_bilinear, sample_linear, source_positions
+from ..layers.resize import resize_bilinear, resize_twice
 from ..models.upernet import UPerNet
+from .pictures import tint, with_legend
 from .sliding import Place, blended_rows
 
 # Logits at the image's size are made in bands of rows of at most this many numbers.
@@ -54,13 +55,7 @@ class Segmentation:
     def overlay(self, opacity: float = 0.55) -> Image.Image:
         """The image tinted by the classes' colors, with a legend of them on the right."""
         tints = np.array(self.colors, np.float32)[self.mask]
-        image = self.image if self.image.ndim == 3 else self.image[..., None]
-        tinted = Image.fromarray((image + opacity * (tints - image)).round().astype(np.uint8))
-        key = legend(self.classes(), tinted.height)
-        page = Image.new("RGB", (tinted.width + key.width, tinted.height), "white")
-        page.paste(tinted, (0, 0))
-        page.paste(key, (tinted.width, 0))
-        return page
+        return with_legend(Image.fromarray(tint(self.image, tints, opacity)), self.classes())
 
 
 def classes_found(
@@ -177,30 +172,5 @@ def _classify(views: Sequence[_View], size: tuple[int, int]) -> np.ndarray:
 def _band(view: _View, size: tuple[int, int], start: int, stop: int) -> mx.array:
     """Some rows of the logits, resized to their view's size and then to the image's."""
     height, width = view.size
-    rows = source_positions(height, size[0])[start:stop]
-    first, last = int(rows[0]), int(rows[-1]) + 1  # the resized image's rows that are needed
-    middle = source_positions(view.logits.shape[1], height)[first : last + 1]
-    x = sample_linear(view.logits, 1, middle)
-    x = sample_linear(x, 1, rows - first)
-    return resize_bilinear(resize_bilinear(x, (x.shape[1], width)), (x.shape[1], size[1]))
-
-
-def legend(classes: Sequence[dict[str, Any]], height: int) -> Image.Image:
-    """Colors, names and shares, the largest first, as many as fit."""
-    text = min(max(height // 32, 9), 28)
-    line, margin = round(text * 1.6), text // 2
-    font = ImageFont.load_default(text)
-    fitting = max(1, (height - 2 * margin) // line)
-    rows = [(f"{entry['class']}  {entry['share']:.1%}", entry["color"]) for entry in classes]
-    if len(rows) > fitting:
-        rows = [*rows[: fitting - 1], (f"and {len(rows) - fitting + 1} more", None)]
-    widest = max(math.ceil(font.getlength(label)) for label, _ in rows)
-    image = Image.new("RGB", (line + 2 * margin + widest + margin, height), "white")
-    draw = ImageDraw.Draw(image)
-    for index, (label, color) in enumerate(rows):
-        top = margin + index * line
-        if color is not None:
-            box = (margin, top, margin + text, top + text)
-            draw.rectangle(box, fill=tuple(color), outline="#8a9099")
-        draw.text((2 * margin + text, top + text / 2), label, "#22262b", font, "lm")
-    return image
+    x = resize_twice(view.logits, 1, (height, height, size[0]), start, stop)
+    return resize_twice(x, 2, (width, width, size[1]))

@@ -16,7 +16,8 @@ from ..data.labels import Color, class_colors, output_names
 from ..data.volumes import Volume, VolumeError, VolumeSource, read_volume, write_mask
 from ..layers.resize import resize_bilinear, source_positions
 from ..models.na_unetr import NAUNETR
-from .segmentation import classes_found, legend
+from .pictures import legend
+from .segmentation import classes_found
 from .sliding import Place, blended_rows, gaussian
 
 # Side of the windows of a model whose record does not tell.

@@ -20,16 +20,20 @@ from natten_zoo.models import (
     NAFConfig,
     NATConfig,
     NAUNETRConfig,
+    OneFormer,
+    OneFormerConfig,
     UPerNet,
     UPerNetConfig,
 )
 
 PAGES = sorted((Path(__file__).parents[2] / "docs" / "tasks").glob("*.md"))
 BODY = NATConfig(8, (1, 1), (1, 2), kernel_size=3, num_classes=1000)
+SCENE = NATConfig(8, (1, 1, 1, 1), (1, 1, 2, 4), kernel_size=3)
 SMALL = {
     "nat_mini": lambda: NAT(BODY),
     "dinat_mini": lambda: NAT(BODY),
     "upernet_nat_mini": lambda: UPerNet(UPerNetConfig(BODY, channels=8, num_classes=150)),
+    "oneformer_ade20k_dinat_large": lambda: OneFormer(OneFormerConfig(SCENE, 32, 32, depth=1)),
     "harmonix-fold0": lambda: AllInOne(AllInOneConfig(depth=1)),
     "naf": lambda: NAF(NAFConfig(embed_dim=32)),
 }
@@ -49,6 +53,8 @@ def desk(tmp_path_factory):
         model.record = replace(
             record, architecture=type(model).__name__, model=model.config.to_dict()
         )
+        if name.startswith("oneformer"):
+            model.record = replace(model.record, input_size=64)
         model.save_pretrained(folder / "small" / name)
     NAUNETR(NAUNETRConfig(4, (1, 1), (1, 2), num_classes=2)).save_pretrained(folder / "my-na-unetr")
     photo = Image.linear_gradient("L").resize((64, 48)).convert("RGB")
