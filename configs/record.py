@@ -20,11 +20,11 @@ WEIGHTS = ("hub", "url", "mirror", "file", "sha256", "parity")
 class Record:
     """What is known of a published model: its configuration, its weights, how to feed it.
 
-    Records are written in ``configs/*.yaml``; :func:`natten_zoo.get_record` looks one up.
+    Records are written in ``configs/*.yaml``; `natten_zoo.get_record` looks one up.
 
     Args:
         name: The variant, as upstream's constructor is called (``"nat_mini"``).
-        architecture: Name of the model class in :mod:`natten_zoo.models` (``"NAT"``).
+        architecture: Name of the model class in [`natten_zoo.models`][] (``"NAT"``).
         model: Arguments of that class's configuration.
         hub: Hugging Face repository of the weights.
         url: Upstream's own file.
@@ -134,8 +134,8 @@ class Record:
         """The record of a model some arguments of whose configuration are others.
 
         Figures are of one architecture, which all of them change but rates and ``num_classes``,
-        for which see :meth:`for_classes`. Means and deviations follow ``in_chans`` as the weights
-        of the first convolution do (:func:`~natten_zoo.pretrained.adapt.adapt_input_channels`).
+        for which see [`for_classes`][]. Means and deviations follow ``in_chans`` as the weights
+        of the first convolution do (`adapt_input_channels`).
         """
         facts: dict[str, Any] = {}
         if any(name != "num_classes" and not name.endswith("_rate") for name in changed):

@@ -1,8 +1,9 @@
 """Neighborhood attention and the models built on it, for MLX.
 
->>> import natten_zoo
->>> natten_zoo.list_models("nat_*")[:2]
-['nat_base', 'nat_isotropic_base']
+Examples:
+    >>> import natten_zoo
+    >>> natten_zoo.list_models("nat_*")[:2]
+    ['nat_base', 'nat_isotropic_base']
 """
 
 from importlib import import_module as _import_module

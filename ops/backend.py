@@ -37,7 +37,7 @@ class Explanation:
 
 
 def get_backend() -> str:
-    """The tier asked for: ``"auto"``, or the one that :func:`set_backend` or, without it, the
+    """The tier asked for: ``"auto"``, or the one that [`set_backend`][] or, without it, the
     environment variable ``NATTEN_BACKEND`` forces, unless it is empty.
 
     Raises:
@@ -53,7 +53,7 @@ def set_backend(name: str) -> None:
     Args:
         name: ``"auto"`` for the fastest tier that can run each problem, else ``"pure"``,
             ``"fast_metal"``, ``"cuda"`` or ``"nanobind"``. A forced tier that cannot run a problem
-            raises a :class:`RuntimeError` that says why.
+            raises a `RuntimeError` that says why.
 
     Raises:
         ValueError: If there is no tier of that name.
@@ -64,7 +64,7 @@ def set_backend(name: str) -> None:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """:func:`set_backend` for the length of a ``with`` block."""
+    """[`set_backend`][] for the length of a ``with`` block."""
     global _forced
     before = _forced
     set_backend(name)
@@ -81,7 +81,7 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Exp
     nothing is computed. Calls of plain attention (a kernel that covers its input) show as
     ``"dense"``.
 
-    Example:
+    Examples:
         >>> import mlx.core as mx
         >>> from natten_zoo import ops
         >>> x = mx.zeros((1, 16, 2, 8))
@@ -145,7 +145,7 @@ def choose(problem: Problem, op: str) -> ModuleType:
 def outruns_dense(problem: Problem) -> bool:
     """Whether the tier for a problem outruns MLX's attention where each window is all there is.
 
-    Also true of a forced tier that cannot run it: :func:`choose` then says why, instead of MLX's
+    Also true of a forced tier that cannot run it: `choose` then says why, instead of MLX's
     attention passing for that tier.
     """
     name, _ = _first(problem)
@@ -173,7 +173,7 @@ def why_not(name: str, problem: Problem) -> str | None:
 
 
 def record(problem: Problem, tier: str, reasons: dict[str, str] | None = None) -> None:
-    """Notes a choice for :func:`explain`."""
+    """Notes a choice for [`explain`][]."""
     if _record is not None:
         _record.append(Explanation(problem, tier, dict(reasons or {})))
 

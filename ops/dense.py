@@ -15,8 +15,7 @@ def merge_attentions(
 ) -> tuple[mx.array, mx.array]:
     r"""Attention over the union of disjoint key sets, from the attention over each.
 
-    .. math::
-        o = \sum_i e^{l_i - l} o_i, \qquad l = \log \sum_i e^{l_i}
+    $$o = \sum_i e^{l_i - l} o_i, \qquad l = \log \sum_i e^{l_i}$$
 
     Differentiable in the outputs and the LSEs. A set that a query does not see has an LSE of
     ``-inf``, and its output is ignored; where all have, output and gradients are zero.
@@ -75,7 +74,7 @@ def attention(
     cumulative_seqlen_kv: mx.array | None = None,
     return_lse: bool = False,
 ) -> mx.array | tuple[mx.array, mx.array]:
-    r"""Attention of every query to every key, :math:`\mathrm{softmax}(s \, q k^T) \, v`.
+    r"""Attention of every query to every key, $\mathrm{softmax}(s \, q k^T) \, v$.
 
     Sequences of different lengths may be packed one after the other into a batch of 1: the
     cumulative lengths say where each starts, and a query sees the keys of its own sequence. The
@@ -102,7 +101,7 @@ def attention(
         TypeError: If an argument has the wrong type or dtype.
         ValueError: If shapes do not fit together.
 
-    Example:
+    Examples:
         >>> import mlx.core as mx
         >>> from natten_zoo import ops
         >>> x = mx.random.normal((1, 10, 2, 32))

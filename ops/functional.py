@@ -39,10 +39,9 @@ def na2d(
     r"""2-D neighborhood attention (Hassani et al., https://arxiv.org/abs/2204.07143), dilated
     (https://arxiv.org/abs/2209.15001), strided and causal per axis.
 
-    .. math::
-        o_i = \sum_{j \in N(i)} \mathrm{softmax}_j(s \, q_i \cdot k_j + b_{(j - i) / d}) \, v_j
+    $$o_i = \sum_{j \in N(i)} \mathrm{softmax}_j(s \, q_i \cdot k_j + b_{(j - i) / d}) \, v_j$$
 
-    :class:`Neighborhood` defines :math:`N(i)`. Sums and the softmax are in float32. Differentiable
+    [`Neighborhood`][] defines $N(i)$. Sums and the softmax are in float32. Differentiable
     in every array (once, in reverse mode); the gradients are the same bits from run to run. Tiers
     work on tiles of tokens, in which a key that a query does not see has the weight zero: a NaN or
     an infinity in one token may so reach queries beside its window.
@@ -75,7 +74,7 @@ def na2d(
         TypeError: If an argument has the wrong type or dtype.
         ValueError: If shapes do not fit, or ``kernel_size * dilation`` exceeds an axis.
 
-    Example:
+    Examples:
         >>> import mlx.core as mx
         >>> from natten_zoo import ops
         >>> x = mx.random.normal((1, 14, 14, 2, 32))
@@ -113,11 +112,11 @@ def na1d(
     window_stride: IntOrInts = 1,
     return_lse: bool = False,
 ) -> Result:
-    """1-D neighborhood attention: :func:`na2d` on ``[batch, length, heads, head_dim]``.
+    """1-D neighborhood attention: [`na2d`][] on ``[batch, length, heads, head_dim]``.
 
     ``rpb`` is ``[heads, 2 * kernel_size - 1]``.
 
-    Example:
+    Examples:
         >>> import mlx.core as mx
         >>> from natten_zoo import ops
         >>> x = mx.random.normal((1, 100, 2, 32))
@@ -154,12 +153,12 @@ def na3d(
     window_stride: IntOrInts = 1,
     return_lse: bool = False,
 ) -> Result:
-    """3-D neighborhood attention: :func:`na2d` with one more axis in front.
+    """3-D neighborhood attention: [`na2d`][] with one more axis in front.
 
     Arrays are ``[batch, depth, height, width, heads, head_dim]``; ``rpb`` has one entry per head
     and relative position, ``[heads, 2 * kernel_size - 1 per axis]``.
 
-    Example:
+    Examples:
         >>> import mlx.core as mx
         >>> from natten_zoo import ops
         >>> clip = mx.random.normal((1, 8, 14, 14, 2, 16))

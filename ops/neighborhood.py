@@ -38,7 +38,7 @@ class Neighborhood:
         window_stride: Queries that share one window; at most ``kernel_size``.
         is_causal: Whether a query sees only keys up to itself.
 
-    Every attribute is a tuple with one entry per axis. :meth:`of` broadcasts and validates.
+    Every attribute is a tuple with one entry per axis. [`of`][] broadcasts and validates.
     """
 
     kernel_size: tuple[int, ...]
@@ -118,7 +118,7 @@ class Neighborhood:
         return whole and not any(self.is_causal) and all(d == 1 for d in self.dilation)
 
     def check_size(self, size: Sequence[int], op: str) -> None:
-        """Raises a :class:`ValueError` when a window does not fit into ``size`` tokens."""
+        """Raises a `ValueError` when a window does not fit into ``size`` tokens."""
         if any(n < m for n, m in zip(size, self.minimum_size, strict=True)):
             raise ValueError(
                 f"[{op}] 'kernel_size' * 'dilation' must fit into the input on every axis but got "
@@ -155,7 +155,7 @@ class Neighborhood:
     def keys(self, axis: int, query: int, length: int) -> np.ndarray:
         """The keys that a query sees on one axis, in their order.
 
-        Example:
+        Examples:
             >>> Neighborhood.of(1, 3, dilation=2).keys(0, query=4, length=9).tolist()
             [2, 4, 6]
         """

@@ -24,15 +24,13 @@ class Problem:
 
     Arrays of a problem, ``out`` being ``neighborhood.output_size(spatial)``:
 
-    ===========  ==============================================================================
-    query        ``[batch, *out, heads, head_dim]``: entry ``o`` of an axis is token ``o * stride``
-    key          ``[batch, *spatial, kv_heads, head_dim]``
-    value        ``[batch, *spatial, kv_heads, value_dim]``
-    rpb          ``[heads, *neighborhood.bias_shape]`` or absent
-    lengths      int32 ``[batch, rank]`` or absent: tokens of each sample on each axis
-    output       ``[batch, *out, heads, value_dim]`` in the dtype of the query
-    LSE          ``[batch, *out, heads]``, float32, natural logarithm
-    ===========  ==============================================================================
+    - query: ``[batch, *out, heads, head_dim]``: entry ``o`` of an axis is token ``o * stride``
+    - key: ``[batch, *spatial, kv_heads, head_dim]``
+    - value: ``[batch, *spatial, kv_heads, value_dim]``
+    - rpb: ``[heads, *neighborhood.bias_shape]`` or absent
+    - lengths: int32 ``[batch, rank]`` or absent: tokens of each sample on each axis
+    - output: ``[batch, *out, heads, value_dim]`` in the dtype of the query
+    - LSE: ``[batch, *out, heads]``, float32, natural logarithm
 
     With ``lengths`` sample ``b`` is the corner ``[0, lengths[b])`` of the padded array and its
     windows are those of an array of that size. Queries outside it give zeros, an LSE of
@@ -75,7 +73,7 @@ class Problem:
 
 
 def check_floats(op: str, **arrays: Any) -> None:
-    """Raises unless every argument is an :class:`mx.array` of one supported floating dtype."""
+    """Raises unless every argument is an `mx.array` of one supported floating dtype."""
     dtypes = {}
     for name, array in arrays.items():
         if not isinstance(array, mx.array):

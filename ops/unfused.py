@@ -1,6 +1,6 @@
 """Neighborhood attention in two halves, with the attention weights in the open.
 
-``softmax(na2d_qk(query, key, ...), axis=-1)`` and :func:`na2d_av` are :func:`na2d`, with room for
+``softmax(na2d_qk(query, key, ...), axis=-1)`` and [`na2d_av`][] are `na2d`, with room for
 dropout or a look between them. The weights take ``kernel volume`` numbers per query and head.
 """
 
@@ -34,10 +34,9 @@ def na2d_qk(
 ) -> mx.array:
     r"""The logits of 2-D neighborhood attention, one per query and key of its window.
 
-    .. math::
-        l_{i, t} = s \, q_i \cdot k_j + b_{(j - i) / d}, \qquad j = \rho_t(i)
+    $$l_{i, t} = s \, q_i \cdot k_j + b_{(j - i) / d}, \qquad j = \rho_t(i)$$
 
-    with :math:`\rho_t(i)` the key in slot :math:`t` of the window of :math:`i`. Slots are in
+    with $\rho_t(i)$ the key in slot $t$ of the window of $i$. Slots are in
     row-major order over the axes; on each axis slot ``t`` holds the key ``t * dilation`` after the
     first of the window. Windows that a border cuts (causal axes only) have ``-inf`` in their last
     slots. Products are summed in float32.
@@ -47,11 +46,11 @@ def na2d_qk(
         key: ``[batch, height, width, kv_heads, head_dim]``; ``kv_heads`` divides ``heads``.
         kernel_size: Keys per query and axis, an integer or one per axis.
         dilation: Step between the keys of a window.
-        stride: Keeps every ``stride``-th query, as in :func:`na2d`.
+        stride: Keeps every ``stride``-th query, as in [`na2d`][natten_zoo.ops.na2d].
         is_causal: Whether a query sees only keys up to itself, for all axes or one per axis.
         scale: Factor of the products. Default: ``head_dim ** -0.5``.
         rpb: Relative position bias ``[heads, 2 * kernel_size - 1 per axis]``, added after scaling.
-        window_stride: Queries that share the window of their leader, as in :func:`na2d`.
+        window_stride: Queries that share the window of their leader, as in `na2d`.
 
     Returns:
         ``[batch, height', width', heads, prod(kernel_size)]`` in the dtype of ``query``.
@@ -60,7 +59,7 @@ def na2d_qk(
         TypeError: If an argument has the wrong type or dtype.
         ValueError: If shapes do not fit, or ``kernel_size * dilation`` exceeds an axis.
 
-    Example:
+    Examples:
         >>> import mlx.core as mx
         >>> from natten_zoo import ops
         >>> x = mx.random.normal((1, 14, 14, 2, 32))
@@ -86,7 +85,7 @@ def na1d_qk(
     rpb: mx.array | None = None,
     window_stride: IntOrInts = 1,
 ) -> mx.array:
-    """1-D :func:`na2d_qk`: ``[batch, length, heads, head_dim]`` to
+    """1-D [`na2d_qk`][]: ``[batch, length, heads, head_dim]`` to
     ``[batch, length', heads, kernel_size]``.
     """
     hood = hood_of("na1d_qk", 1, kernel_size, dilation, stride, window_stride, is_causal)
@@ -105,7 +104,7 @@ def na3d_qk(
     rpb: mx.array | None = None,
     window_stride: IntOrInts = 1,
 ) -> mx.array:
-    """3-D :func:`na2d_qk`: ``[batch, depth, height, width, heads, head_dim]`` to
+    """3-D [`na2d_qk`][]: ``[batch, depth, height, width, heads, head_dim]`` to
     ``[batch, depth', height', width', heads, prod(kernel_size)]``.
     """
     hood = hood_of("na3d_qk", 3, kernel_size, dilation, stride, window_stride, is_causal)
@@ -124,20 +123,19 @@ def na2d_av(
 ) -> mx.array:
     r"""The values of each query's 2-D window, summed with the given weights.
 
-    .. math::
-        o_i = \sum_t a_{i, t} \, v_{\rho_t(i)}
+    $$o_i = \sum_t a_{i, t} \, v_{\rho_t(i)}$$
 
-    Takes the slots of :func:`na2d_qk`, which must have had the same parameters. Slots without a
+    Takes the slots of [`na2d_qk`][], which must have had the same parameters. Slots without a
     key are ignored, whatever they hold.
 
     Args:
         attn: ``[batch, height', width', heads, prod(kernel_size)]``; any weights.
         value: ``[batch, height, width, kv_heads, value_dim]``, in the dtype of ``attn``.
-        kernel_size: As in :func:`na2d_qk`.
-        dilation: As in :func:`na2d_qk`.
-        stride: As in :func:`na2d_qk`: ``height'`` is ``ceil(height / stride)``.
-        is_causal: As in :func:`na2d_qk`.
-        window_stride: As in :func:`na2d_qk`.
+        kernel_size: As in [`na2d_qk`][].
+        dilation: As in [`na2d_qk`][].
+        stride: As in [`na2d_qk`][]: ``height'`` is ``ceil(height / stride)``.
+        is_causal: As in [`na2d_qk`][].
+        window_stride: As in [`na2d_qk`][].
 
     Returns:
         ``[batch, height', width', heads, value_dim]``.
@@ -160,7 +158,7 @@ def na1d_av(
     is_causal: BoolOrBools = False,
     window_stride: IntOrInts = 1,
 ) -> mx.array:
-    """1-D :func:`na2d_av`: ``[batch, length', heads, kernel_size]`` to
+    """1-D [`na2d_av`][]: ``[batch, length', heads, kernel_size]`` to
     ``[batch, length', heads, value_dim]``.
     """
     hood = hood_of("na1d_av", 1, kernel_size, dilation, stride, window_stride, is_causal)
@@ -177,7 +175,7 @@ def na3d_av(
     is_causal: BoolOrBools = False,
     window_stride: IntOrInts = 1,
 ) -> mx.array:
-    """3-D :func:`na2d_av`: ``[batch, depth', height', width', heads, prod(kernel_size)]`` to
+    """3-D [`na2d_av`][]: ``[batch, depth', height', width', heads, prod(kernel_size)]`` to
     ``[batch, depth', height', width', heads, value_dim]``.
     """
     hood = hood_of("na3d_av", 3, kernel_size, dilation, stride, window_stride, is_causal)
@@ -193,7 +191,7 @@ def na1d_qk_rpb(
     *,
     scale: float | None = None,
 ) -> mx.array:
-    """:func:`na1d_qk` with a bias and, unless ``scale`` is given, without scaling.
+    """[`na1d_qk`][] with a bias and, unless ``scale`` is given, without scaling.
 
     ``rpb`` is ``[heads, 2 * kernel_size - 1]``.
     """
@@ -210,7 +208,7 @@ def na2d_qk_rpb(
     *,
     scale: float | None = None,
 ) -> mx.array:
-    """:func:`na2d_qk` with a bias and, unless ``scale`` is given, without scaling.
+    """[`na2d_qk`][] with a bias and, unless ``scale`` is given, without scaling.
 
     The signature that DiNAT-based models know from natten-mlx's ``extras.allin1``, for kernels of
     any size. ``rpb`` is ``[heads, 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1]``.
@@ -228,7 +226,7 @@ def na3d_qk_rpb(
     *,
     scale: float | None = None,
 ) -> mx.array:
-    """:func:`na3d_qk` with a bias and, unless ``scale`` is given, without scaling.
+    """[`na3d_qk`][] with a bias and, unless ``scale`` is given, without scaling.
 
     ``rpb`` is ``[heads, 2 * kernel_size - 1 per axis]``.
     """
@@ -239,7 +237,7 @@ def na3d_qk_rpb(
 def na1d_av_fused(
     attn: mx.array, value: mx.array, kernel_size: IntOrInts, dilation: IntOrInts = 1
 ) -> mx.array:
-    """:func:`na1d_av`: the other half of :func:`na1d_qk_rpb`."""
+    """[`na1d_av`][]: the other half of [`na1d_qk_rpb`][]."""
     hood = Neighborhood.of(1, kernel_size, dilation=dilation, op="na1d_av_fused")
     return _av("na1d_av_fused", hood, attn, value)
 
@@ -247,7 +245,7 @@ def na1d_av_fused(
 def na2d_av_fused(
     attn: mx.array, value: mx.array, kernel_size: IntOrInts, dilation: IntOrInts = 1
 ) -> mx.array:
-    """:func:`na2d_av`: the other half of :func:`na2d_qk_rpb`."""
+    """[`na2d_av`][]: the other half of [`na2d_qk_rpb`][]."""
     hood = Neighborhood.of(2, kernel_size, dilation=dilation, op="na2d_av_fused")
     return _av("na2d_av_fused", hood, attn, value)
 
@@ -255,7 +253,7 @@ def na2d_av_fused(
 def na3d_av_fused(
     attn: mx.array, value: mx.array, kernel_size: IntOrInts, dilation: IntOrInts = 1
 ) -> mx.array:
-    """:func:`na3d_av`: the other half of :func:`na3d_qk_rpb`."""
+    """[`na3d_av`][]: the other half of [`na3d_qk_rpb`][]."""
     hood = Neighborhood.of(3, kernel_size, dilation=dilation, op="na3d_av_fused")
     return _av("na3d_av_fused", hood, attn, value)
 

@@ -30,7 +30,7 @@ def na2d_varlen(
     window_stride: IntOrInts = 1,
     return_lse: bool = False,
 ) -> mx.array | tuple[mx.array, mx.array]:
-    """:func:`na2d` where sample ``b`` is only the corner ``spatial_sizes[b]`` of its array.
+    """`na2d` where sample ``b`` is only the corner ``spatial_sizes[b]`` of its array.
 
     The windows of a sample are those of an array of its size: its borders move them, and what lies
     outside is never seen, whatever it holds. Nothing is evaluated, so sizes may come out of a
@@ -46,21 +46,21 @@ def na2d_varlen(
         kernel_size: Keys per query and axis, an integer or one per axis.
         dilation: Step between the keys of a window.
         scale: Factor of the logits. Default: ``head_dim ** -0.5``.
-        stride: Keeps every ``stride``-th query, as in :func:`na2d`.
+        stride: Keeps every ``stride``-th query, as in [`na2d`][natten_zoo.ops.na2d].
         is_causal: Whether a query sees only keys up to itself, for all axes or one per axis.
         rpb: Relative position bias ``[heads, 2 * kernel_size - 1 per axis]``.
-        window_stride: Queries that share the window of their leader, as in :func:`na2d`.
+        window_stride: Queries that share the window of their leader, as in `na2d`.
         return_lse: Whether to return the logarithm of the sum of exponentials, too.
 
     Returns:
-        ``[batch, height', width', heads, value_dim]`` as :func:`na2d`, zero outside of the samples;
+        ``[batch, height', width', heads, value_dim]`` as `na2d`, zero outside of the samples;
         with ``return_lse`` a pair with the LSE, ``-inf`` outside.
 
     Raises:
         TypeError: If an argument has the wrong type or dtype.
         ValueError: If shapes do not fit, or known sizes exceed the padded ones.
 
-    Example:
+    Examples:
         >>> import mlx.core as mx
         >>> from natten_zoo import ops
         >>> x = mx.random.normal((2, 12, 10, 2, 16))
@@ -89,9 +89,9 @@ def na1d_varlen(
     window_stride: IntOrInts = 1,
     return_lse: bool = False,
 ) -> mx.array | tuple[mx.array, mx.array]:
-    """1-D :func:`na2d_varlen`: arrays ``[batch, length, heads, head_dim]``, lengths ``[batch]``.
+    """1-D [`na2d_varlen`][]: arrays ``[batch, length, heads, head_dim]``, lengths ``[batch]``.
 
-    Example:
+    Examples:
         >>> import mlx.core as mx
         >>> from natten_zoo import ops
         >>> x = mx.random.normal((2, 12, 2, 16))
@@ -117,7 +117,7 @@ def na3d_varlen(
     window_stride: IntOrInts = 1,
     return_lse: bool = False,
 ) -> mx.array | tuple[mx.array, mx.array]:
-    """3-D :func:`na2d_varlen`: arrays ``[batch, depth, height, width, heads, head_dim]``, sizes
+    """3-D [`na2d_varlen`][]: arrays ``[batch, depth, height, width, heads, head_dim]``, sizes
     ``[batch, 3]``.
     """
     hood = hood_of("na3d_varlen", 3, kernel_size, dilation, stride, window_stride, is_causal)

@@ -57,7 +57,7 @@ class Look:
 
 
 class Page:
-    """What the page computes; :meth:`build` draws it.
+    """What the page computes; `build` draws it.
 
     Args:
         name: Of the model, for the title.

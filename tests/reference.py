@@ -100,7 +100,7 @@ class Reference:
         return logits.reshape(*query.shape[:-1], -1)
 
     def qk_backward(self, query, key, rpb, d_logits):
-        """``(d_query, d_key, d_rpb)`` of :meth:`qk`."""
+        """``(d_query, d_key, d_rpb)`` of `qk`."""
         q, k = flat(query), flat(key)
         group = q.shape[2] // k.shape[2]
         grad = flat(d_logits)
@@ -128,7 +128,7 @@ class Reference:
         return out.reshape(*attn.shape[:-1], -1)
 
     def av_backward(self, attn, value, d_out):
-        """``(d_attn, d_value)`` of :meth:`av`."""
+        """``(d_attn, d_value)`` of `av`."""
         p, v, grad = flat(attn), flat(value), flat(d_out)
         group = p.shape[2] // v.shape[2]
         d_p, d_v = np.zeros_like(p), np.zeros_like(v)

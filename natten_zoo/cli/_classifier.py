@@ -51,7 +51,7 @@ def output_names(model: Model) -> tuple[str, ...]:
 def best_classes(probabilities: np.ndarray, names: Sequence[str], top: int) -> list[dict[str, Any]]:
     """The most probable classes, best first; of equal ones the first.
 
-    Example:
+    Examples:
         >>> best_classes(np.array([0.25, 0.75]), ["cat", "dog"], top=1)
         [{'class': 'dog', 'index': 1, 'probability': 0.75}]
     """

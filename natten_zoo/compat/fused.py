@@ -56,7 +56,7 @@ def merge(outputs: list[mx.array], lse_tensors: list[mx.array]) -> tuple[mx.arra
 
 
 def check_kernel(op: str, rank: int, kernel_size: IntOrInts) -> None:
-    """Raises a :class:`ValueError` if the kernel is 1 on an axis, which these releases refuse."""
+    """Raises a `ValueError` if the kernel is 1 on an axis, which these releases refuse."""
     if min(per_axis(op, "kernel_size", kernel_size, rank)) < 2:
         raise ValueError(f"[{op}] 'kernel_size' must be at least 2 but got {kernel_size}.")
 

@@ -69,7 +69,7 @@ def av(
     is_causal: BoolOrBools = False,
     additional_values: mx.array | None = None,
 ) -> mx.array:
-    """The values of a window and the additional ones, weighted: the other half of :func:`qk`.
+    """The values of a window and the additional ones, weighted: the other half of `qk`.
 
     ``attn`` is ``[batch, heads, *spatial, prod(kernel_size) + tokens]``, the output shaped as
     ``value``, ``[batch, heads, *spatial, head_dim]``.
@@ -104,7 +104,7 @@ def heads_last(op: str, rank: int, name: str, x: mx.array) -> mx.array:
 
 
 def check_odd(op: str, rank: int, kernel_size: IntOrInts) -> tuple[int, ...]:
-    """The kernel size per axis; raises a :class:`ValueError` unless odd, as the release did."""
+    """The kernel size per axis; raises a `ValueError` unless odd, as the release did."""
     kernel = per_axis(op, "kernel_size", kernel_size, rank)
     if any(k % 2 == 0 for k in kernel):
         raise ValueError(f"[{op}] 'kernel_size' must be odd but got {kernel_size}.")

@@ -82,12 +82,12 @@ def allow_flex_compile_backprop(mode: bool = True) -> None:
 
 
 def disable_flex_compile() -> None:
-    """Undoes :func:`allow_flex_compile` (upstream's own function enables it by mistake)."""
+    """Undoes [`allow_flex_compile`][] (upstream's own function enables it by mistake)."""
     allow_flex_compile(False)
 
 
 def disable_flex_compile_backprop() -> None:
-    """Undoes :func:`allow_flex_compile_backprop`."""
+    """Undoes [`allow_flex_compile_backprop`][]."""
     _compile_backprop(False)
 
 

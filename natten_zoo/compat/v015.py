@@ -196,7 +196,7 @@ def natten3dqkrpb(
     dilation_d: int,
     dilation: int,
 ) -> mx.array:
-    """The older name of :func:`na3d_qk_with_bias`, without additional keys."""
+    """The older name of [`na3d_qk_with_bias`][], without additional keys."""
     sizes = kernel_size_d, kernel_size, dilation_d, dilation
     return na3d_qk_with_bias(query, key, rpb, *sizes)
 

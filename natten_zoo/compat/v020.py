@@ -207,5 +207,5 @@ def attention(
 def merge_attentions(
     outputs: list[mx.array], lse_tensors: list[mx.array], torch_compile: bool = True
 ) -> tuple[mx.array, mx.array]:
-    """:func:`natten_zoo.ops.merge_attentions` of at least two ``[B, tokens, heads, head_dim]``."""
+    """[`natten_zoo.ops.merge_attentions`][] of at least two ``[B, tokens, heads, head_dim]``."""
     return merge(outputs, lse_tensors)

@@ -254,7 +254,7 @@ def merge_attentions(
     torch_compile: bool = True,
     use_autograd_fix: bool = True,
 ) -> tuple[mx.array, mx.array]:
-    """:func:`natten_zoo.ops.merge_attentions` of at least two ``[B, tokens, heads, head_dim]``.
+    """[`natten_zoo.ops.merge_attentions`][] of at least two ``[B, tokens, heads, head_dim]``.
 
     ``use_autograd_fix`` repairs upstream's gradients; ours need no repair and it is ignored.
     """

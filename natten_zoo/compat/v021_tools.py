@@ -1,10 +1,8 @@
 """What NATTEN 0.21 keeps in submodules: reference operators, token permutation, packed lengths.
 
-======================================================  =========================================
-``natten.backends.reference``                           ``na1d_reference`` and its kin
-``natten.token_permute``                                ``token_permute_operation`` and its kin
-``natten.utils.varlen``                                 ``generate_varlen_parameters``
-======================================================  =========================================
+- ``natten.backends.reference``: ``na1d_reference`` and its kin
+- ``natten.token_permute``: ``token_permute_operation`` and its kin
+- ``natten.utils.varlen``: ``generate_varlen_parameters``
 """
 
 from __future__ import annotations
@@ -91,7 +89,7 @@ def token_unpermute_operation(
     flip_tiled_dims: bool = True,
     use_torch: bool = False,
 ) -> mx.array:
-    """The inverse of :func:`token_permute_operation`, without the padding."""
+    """The inverse of [`token_permute_operation`][], without the padding."""
     layout, rank = tuple(token_layout_shape), len(token_layout_shape)
     rest, tile, step = _tiles("token_unpermute_operation", layout, tile_shape, dilation)
     order = _order(rank, flip_tiled_dims)
@@ -141,11 +139,11 @@ def generate_varlen_parameters(
     seqlens_Q: mx.array | None = None,  # noqa: N803
     seqlens_KV: mx.array | None = None,  # noqa: N803
 ) -> tuple[mx.array | None, mx.array | None, int, int]:
-    """What :func:`attention` takes of packed sequences, from their lengths.
+    """What `attention` takes of packed sequences, from their lengths.
 
     ``(cumulative_seqlen_Q, cumulative_seqlen_KV, max_seqlen_Q, max_seqlen_KV)``, or ``(None, None,
     0, 0)`` without lengths. Evaluates the lengths, so it does not run inside
-    ``mx.compile``; :func:`attention` needs no maxima and does.
+    ``mx.compile``; `attention` needs no maxima and does.
     """
     if seqlens_Q is None and seqlens_KV is None:
         return None, None, 0, 0

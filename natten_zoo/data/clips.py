@@ -27,7 +27,7 @@ def clip_indices(count: int, frames: int = 32, stride: int = 2, clips: int = 4) 
     Raises:
         ValueError: A number is not positive.
 
-    Example:
+    Examples:
         >>> clip_indices(10, frames=3, stride=2, clips=2).tolist()
         [[1, 3, 5], [4, 6, 8]]
     """

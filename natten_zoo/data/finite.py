@@ -16,7 +16,7 @@ def check_finite(op: str, name: str, values: np.ndarray) -> None:
     Raises:
         ValueError: There is such a value.
 
-    Example:
+    Examples:
         >>> check_finite("analyze", "spectrograms", np.array([[0.0, np.inf]]))
         Traceback (most recent call last):
         ValueError: [analyze] 'spectrograms' must be finite but has inf at (0, 1), the first of 1.

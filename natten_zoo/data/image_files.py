@@ -33,7 +33,7 @@ class ImageBatch:
 
 
 class Prepares(Protocol):
-    """What makes a model's input of a source, such as :class:`natten_zoo.data.Preprocess`."""
+    """What makes a model's input of a source, such as [`natten_zoo.data.Preprocess`][]."""
 
     def to_numpy(self, source: Any, /) -> np.ndarray:
         """The input without its batch axis, in float32."""

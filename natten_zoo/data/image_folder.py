@@ -25,7 +25,7 @@ class ImageFolder:
 
     Attributes:
         root: The folder that holds one folder per class.
-        classes: Names of those folders, in one spelling (:func:`natten_zoo.data.names.plain`).
+        classes: Names of those folders, in one spelling ([`natten_zoo.data.names.plain`][]).
         files: Every image, class after class.
         labels: Index into ``classes`` for each of ``files``.
     """
@@ -71,7 +71,7 @@ class ImageFolder:
 
         Where folders are called like classes of the model the names decide, so that a part of the
         classes can be evaluated; then ImageNet's synsets and numbers, which are outputs; see
-        :func:`natten_zoo.data.outputs.outputs`.
+        [`natten_zoo.data.outputs.outputs`][].
 
         Args:
             names: Class names of the model in the order of its outputs, if known.

@@ -26,7 +26,7 @@ def class_names(label_set: str | Sequence[str] | None) -> tuple[str, ...] | None
     Args:
         label_set: A record's ``classes``: the name of a label set, or the names themselves.
 
-    Example:
+    Examples:
         >>> class_names("imagenet-1k")[:3]
         ('tench', 'goldfish', 'great white shark')
     """
@@ -62,7 +62,7 @@ def class_colors(label_set: str | Sequence[str] | None, count: int) -> tuple[Col
 
     Others get hues that are far from those before them.
 
-    Example:
+    Examples:
         >>> class_colors("ade20k", 150)[:2]
         ((120, 120, 120), (180, 120, 120))
         >>> class_colors(None, 2)

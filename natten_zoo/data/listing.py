@@ -34,7 +34,7 @@ SYSTEM_NAMES = frozenset(
 def is_system(name: str) -> bool:
     """Whether only a system makes a file or folder of this name, or hides it.
 
-    Example:
+    Examples:
         >>> is_system("__MACOSX"), is_system("._cat.jpg"), is_system("cat.jpg")
         (True, True, False)
     """

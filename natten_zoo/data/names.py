@@ -20,7 +20,7 @@ def plain(name: str) -> str:
 
     macOS hands out decomposed file names, spreadsheets keep spaces, editors leave marks.
 
-    Example:
+    Examples:
         >>> plain(" cafe\u0301 \ufeff") == "caf\u00e9"
         True
     """
@@ -31,7 +31,7 @@ def plain(name: str) -> str:
 def loose(name: str) -> str:
     """A name without capitals, and with single spaces for whatever is no letter or digit.
 
-    Example:
+    Examples:
         >>> loose("T-shirt/top"), loose("T_Shirt top")
         ('t shirt top', 't shirt top')
     """
@@ -42,7 +42,7 @@ def loose(name: str) -> str:
 def in_order(names: set[str]) -> list[str]:
     """Sorted names; numbers by their size, so that they are what they say.
 
-    Example:
+    Examples:
         >>> in_order({"10", "9", "0"})
         ['0', '9', '10']
     """
@@ -59,10 +59,10 @@ def is_number(name: str) -> bool:
 def find(names: Sequence[str], known: Sequence[str]) -> list[int | None]:
     """The place of each name among known ones, ``None`` of those that are not known.
 
-    A name is found as it is written, else by :func:`plain`, else, if only one name on each side
-    reads so, as a number, by :func:`loose`, and so without a number before it.
+    A name is found as it is written, else by [`plain`][], else, if only one name on each side
+    reads so, as a number, by [`loose`][], and so without a number before it.
 
-    Example:
+    Examples:
         >>> find(["T-shirt_top", "bag ", "001.Sandal", "Hat"], ["Bag", "Sandal", "T-shirt/top"])
         [2, 0, 1, None]
     """

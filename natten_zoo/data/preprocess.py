@@ -50,7 +50,7 @@ class Preprocess:
         std: What the difference is divided by, per channel.
         longest: Pixels of the long side with ``whole``. Default: four times ``size``.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> photo = np.zeros((480, 640, 3), dtype=np.uint8)
         >>> Preprocess()(photo).shape
@@ -124,7 +124,7 @@ class Preprocess:
         """Reads and transforms one image.
 
         Args:
-            image: A path, a Pillow image or an array; see :func:`read_image`.
+            image: A path, a Pillow image or an array; see [`read_image`][].
 
         Returns:
             ``[size, size, channels]`` in float32; with ``whole`` ``[height, width, channels]``.

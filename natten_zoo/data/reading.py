@@ -118,7 +118,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def upright(image: Image.Image, channels: int = 3) -> Image.Image:
-    """An opened image as the photographer saw it; see :func:`read_image`.
+    """An opened image as the photographer saw it; see [`read_image`][].
 
     Raises:
         ImageError: Its pixels have no agreed white.

@@ -25,7 +25,7 @@ BESIDE = frozenset(("set", "data", "dataset", "images", "image", "imgs", "img", 
 def part_of(name: str) -> str | None:
     """``train``, ``val`` or ``test`` if a name means one of them, else ``None``.
 
-    Example:
+    Examples:
         >>> [part_of(name) for name in ("Training", "valid", "test_set", "val2017", "dogs")]
         ['train', 'val', 'test', 'val', None]
     """

@@ -92,7 +92,7 @@ def displayed(image: Image.Image, matrix: np.ndarray) -> Image.Image:
         matrix: ``a b u c d v x y w``; a pixel right is ``(a, b)`` on the display, one down
             ``(c, d)``. Only its turn and whether it mirrors count.
 
-    Example:
+    Examples:
         >>> displayed(Image.new("L", (4, 2)), np.array([0, 1, 0, -1, 0, 0, 0, 0, 1])).size
         (2, 4)
     """

@@ -87,7 +87,7 @@ def read_volume(
         path: A ``.nii`` or ``.nii.gz`` file of three axes, or of four, the last of them channels.
         fill: What stands for voxels that are no numbers. Default: they are an error.
         affine: Which part of a header that contradicts itself is right, ``sform``, ``qform`` or
-            ``pixdim``; see :func:`natten_zoo.data.affines.choose_affine`. Default: an error.
+            ``pixdim``; see [`natten_zoo.data.affines.choose_affine`][]. Default: an error.
 
     Raises:
         VolumeError: There is no such file, it is damaged or no NIfTI, has other than three or four

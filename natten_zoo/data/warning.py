@@ -10,14 +10,14 @@ class DataWarning(UserWarning):
 
 
 def warn(text: str) -> None:
-    """Issue a :class:`DataWarning`; the command line prints it as a line."""
+    """Issue a [`DataWarning`][]; the command line prints it as a line."""
     warnings.warn(text, DataWarning, stacklevel=3)
 
 
 def listed(names: list[str], most: int = 5) -> str:
     """Some names for a message, and how many more there are.
 
-    Example:
+    Examples:
         >>> listed(["a", "b", "c"], most=2)
         'a, b and 1 more'
     """

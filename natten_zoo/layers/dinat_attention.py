@@ -14,11 +14,11 @@ from .neighborhood_attention import NeighborhoodAttention
 class DinatAttention(NeighborhoodAttention):
     """Dilated neighborhood attention with three input projections and a relative positional bias.
 
-    The same function as :class:`NeighborhoodAttention` with ``rel_pos_bias=True``: logits, bias,
+    The same function as [`NeighborhoodAttention`][] with ``rel_pos_bias=True``: logits, bias,
     softmax and sum are one fused operator. It differs in what its parameters are called:
     ``query``, ``key``, ``value`` and ``rpb`` as in transformers'
     ``DinatNeighborhoodAttention``, and ``proj`` for its output layer. Use the subclasses
-    :class:`DinatAttention1D`, :class:`DinatAttention2D` and :class:`DinatAttention3D`.
+    [`DinatAttention1D`][], [`DinatAttention2D`][] and [`DinatAttention3D`][].
     Source: Hassani and Shi, Dilated Neighborhood Attention Transformer,
     https://arxiv.org/abs/2209.15001.
 
@@ -29,7 +29,7 @@ class DinatAttention(NeighborhoodAttention):
         dilation: Step between the tokens of a window, one number or one per axis.
         qkv_bias: Whether the input projections have a bias.
         pad_small_inputs: Zero-pad inputs smaller than ``kernel_size * dilation``, as DiNAT does.
-        options: Other arguments of :class:`NeighborhoodAttention`.
+        options: Other arguments of [`NeighborhoodAttention`][].
 
     Shape:
         - Input and output: ``[batch, *spatial, embed_dim]``.
@@ -69,18 +69,18 @@ class DinatAttention(NeighborhoodAttention):
 
 
 class DinatAttention1D(DinatAttention):
-    """:class:`DinatAttention` over sequences ``[batch, length, channels]``."""
+    """[`DinatAttention`][] over sequences ``[batch, length, channels]``."""
 
     rank = 1
 
 
 class DinatAttention2D(DinatAttention):
-    """:class:`DinatAttention` over feature maps ``[batch, height, width, channels]``."""
+    """[`DinatAttention`][] over feature maps ``[batch, height, width, channels]``."""
 
     rank = 2
 
 
 class DinatAttention3D(DinatAttention):
-    """:class:`DinatAttention` over volumes ``[batch, depth, height, width, channels]``."""
+    """[`DinatAttention`][] over volumes ``[batch, depth, height, width, channels]``."""
 
     rank = 3

@@ -19,14 +19,14 @@ from .padding import crop, pad_to
 class NeighborhoodAttention(nn.Module):
     r"""Multi-head self-attention in which a token sees the ``kernel_size`` tokens around it.
 
-    .. math::
+    $$
+    \mathrm{NA}(x)_i = \sum_{j \in \rho(i)} \mathrm{softmax}_j
+    \left(s \, q_i \cdot k_j + b_{(j - i) / d}\right) v_j
+    $$
 
-        \mathrm{NA}(x)_i = \sum_{j \in \rho(i)} \mathrm{softmax}_j
-            \left(s \, q_i \cdot k_j + b_{(j - i) / d}\right) v_j
-
-    with :math:`\rho(i)` the window of :class:`natten_zoo.ops.Neighborhood` and :math:`b` the
-    optional relative positional bias. Use the subclasses :class:`NeighborhoodAttention1D`,
-    :class:`NeighborhoodAttention2D` and :class:`NeighborhoodAttention3D`. Parameters are named as
+    with $\rho(i)$ the window of [`natten_zoo.ops.Neighborhood`][] and $b$ the
+    optional relative positional bias. Use the subclasses [`NeighborhoodAttention1D`][],
+    [`NeighborhoodAttention2D`][] and [`NeighborhoodAttention3D`][]. Parameters are named as
     in NATTEN: ``qkv``, ``proj`` and ``rpb``. Source: Hassani et al., Neighborhood Attention
     Transformer, https://arxiv.org/abs/2204.07143, and NATTEN 0.14 to 0.21.
 
@@ -59,7 +59,7 @@ class NeighborhoodAttention(nn.Module):
     Raises:
         ValueError: Heads do not divide the channels, or sizes are out of range.
 
-    Example:
+    Examples:
         >>> import mlx.core as mx
         >>> from natten_zoo.layers import NeighborhoodAttention2D
         >>> layer = NeighborhoodAttention2D(64, num_heads=4, kernel_size=7, rel_pos_bias=True)
@@ -175,7 +175,7 @@ class NeighborhoodAttention(nn.Module):
         self.qkv = nn.Linear(embed_dim, dims, bias=bias)
 
     def project_qkv(self, x: mx.array) -> list[mx.array]:
-        """Queries, keys and values, ``[B, *S, heads, head_dim]`` each, as :meth:`attend` takes."""
+        """Queries, keys and values, ``[B, *S, heads, head_dim]`` each, as [`attend`][] takes."""
         ends = self.num_heads, self.num_heads + self.num_kv_heads
         parts = mx.split(self.qkv(x), [self.head_dim * end for end in ends], axis=-1)
         return [mx.unflatten(part, -1, (-1, self.head_dim)) for part in parts]
@@ -192,19 +192,19 @@ _OPS: dict[int, Any] = {
 
 
 class NeighborhoodAttention1D(NeighborhoodAttention):
-    """:class:`NeighborhoodAttention` over sequences ``[batch, length, channels]``."""
+    """[`NeighborhoodAttention`][] over sequences ``[batch, length, channels]``."""
 
     rank = 1
 
 
 class NeighborhoodAttention2D(NeighborhoodAttention):
-    """:class:`NeighborhoodAttention` over feature maps ``[batch, height, width, channels]``."""
+    """[`NeighborhoodAttention`][] over feature maps ``[batch, height, width, channels]``."""
 
     rank = 2
 
 
 class NeighborhoodAttention3D(NeighborhoodAttention):
-    """:class:`NeighborhoodAttention` over volumes ``[batch, depth, height, width, channels]``."""
+    """[`NeighborhoodAttention`][] over volumes ``[batch, depth, height, width, channels]``."""
 
     rank = 3
 

@@ -14,7 +14,7 @@ def source_positions(old: int, new: int) -> np.ndarray:
 
     Positions before the first center are moved onto it.
 
-    Example:
+    Examples:
         >>> source_positions(2, 4).tolist()
         [0.0, 0.25, 0.75, 1.25]
     """
@@ -43,7 +43,7 @@ def resize_bilinear(x: mx.array, size: Sequence[int]) -> mx.array:
         x: The map.
         size: The new size of each spatial axis.
 
-    Example:
+    Examples:
         >>> resize_bilinear(mx.array([0.0, 1.0]).reshape(1, 1, 2, 1), (1, 4)).flatten().tolist()
         [0.0, 0.25, 0.75, 1.0]
     """

@@ -14,10 +14,12 @@ EPS = 1e-5
 class TransformerLayer(nn.Module):
     r"""Attention and feed-forward, each normed before and added to its input.
 
-    .. math::
-
-        x &= x + \gamma_1 \, \mathrm{attn}(\mathrm{norm}_1(x)) \\
-        y &= x + \gamma_2 \, \mathrm{mlp}(\mathrm{norm}_2(x))
+    $$
+    \begin{aligned}
+    x &= x + \gamma_1 \, \mathrm{attn}(\mathrm{norm}_1(x)) \\
+    y &= x + \gamma_2 \, \mathrm{mlp}(\mathrm{norm}_2(x))
+    \end{aligned}
+    $$
 
     Args:
         attn: The attention layer, ``[batch, *spatial, dim]`` to the same shape.
@@ -25,7 +27,7 @@ class TransformerLayer(nn.Module):
         mlp_ratio: Width of the feed-forward part relative to ``dim``.
         drop: Dropout rate of the feed-forward part.
         drop_path: Rate of stochastic depth, for both branches.
-        layer_scale: Initial value of the gains :math:`\gamma`; None means no gains.
+        layer_scale: Initial value of the gains $\gamma$; None means no gains.
 
     Shape:
         - Input and output: ``[batch, *spatial, dim]``.

@@ -3,7 +3,7 @@
 Kim and Nam, https://arxiv.org/abs/2307.16425; the weights are those of
 https://github.com/mir-aidj/all-in-one. A track comes as one spectrogram per stem (bass, drums,
 other, vocals). Each block looks far along time with dilated neighborhood attention, then across
-stems. :func:`natten_zoo.tasks.music.analyze` makes times and labels of what the model says.
+stems. [`natten_zoo.tasks.music.analyze`][] makes times and labels of what the model says.
 """
 
 from __future__ import annotations
@@ -193,9 +193,9 @@ class AllInOne(Classifier):
     Shape:
         - Input: ``[batch, stems, frames, bands]``: for the published weights bass, drums, other
           and vocals, 100 frames a second, 81 logarithmic bands of log magnitudes.
-        - Output: :class:`MusicLogits`.
+        - Output: `MusicLogits`.
 
-    Example:
+    Examples:
         >>> import mlx.core as mx
         >>> from natten_zoo.models import AllInOne, AllInOneConfig
         >>> model = AllInOne(AllInOneConfig(depth=2)).eval()

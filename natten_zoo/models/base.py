@@ -74,11 +74,11 @@ class Model(Loadable):
     """Base of all models: a configuration, inputs that are checked, weights that come and go.
 
     Subclasses set ``Config`` and ``TASK``, build themselves from a configuration and define
-    ``__call__`` and, where foreign checkpoints exist, :meth:`sanitize`. Models of classes are a
-    :class:`Classifier`.
+    ``__call__`` and, where foreign checkpoints exist, [`sanitize`][]. Models of classes are a
+    [`Classifier`][].
 
     Attributes:
-        TASK: What the model does, one of :data:`natten_zoo.configs.tasks.TASKS`.
+        TASK: What the model does, one of `natten_zoo.configs.tasks.TASKS`.
         CLASSIFIERS: Its layers with one output per class, the main one first.
         AXES: Those of its input between the batch and the channels.
         config: The configuration the model was built from.
@@ -101,7 +101,7 @@ class Model(Loadable):
         raise NotImplementedError
 
     def check_input(self, x: Any) -> None:
-        """Refuse what :meth:`features` cannot take; nothing is computed.
+        """Refuse what [`features`][] cannot take; nothing is computed.
 
         Raises:
             TypeError: ``x`` is no array of MLX, or not of floating point numbers.
@@ -142,26 +142,26 @@ class Model(Loadable):
     def from_pretrained(cls: type[ModelT], name_or_path: str | Path, **kwargs: Any) -> ModelT:
         """Load a model with its weights from a name, a Hugging Face id, a file or a folder.
 
-        See :func:`natten_zoo.pretrained.load.load_pretrained` for the arguments.
+        See [`natten_zoo.pretrained.load.load_pretrained`][] for the arguments.
         """
         return load_pretrained(cls, name_or_path, **kwargs)
 
     def save_pretrained(self, path: str | Path, **kwargs: Any) -> Path:
-        """Write the model as a folder; see :func:`natten_zoo.pretrained.save.save_pretrained`."""
+        """Write the model as a folder; see [`natten_zoo.pretrained.save.save_pretrained`][]."""
         return save_pretrained(self, path, **kwargs)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
-        """Upload the model; see :func:`natten_zoo.pretrained.save.push_to_hub`."""
+        """Upload the model; see [`natten_zoo.pretrained.save.push_to_hub`][]."""
         return push_to_hub(self, repo_id, **kwargs)
 
 
 class Classifier(Model):
     """Base of the models of classes: of images by default, of pixels or anything else if they say.
 
-    Subclasses build themselves with a final ``norm`` and ``head`` and define :meth:`features`.
+    Subclasses build themselves with a final ``norm`` and ``head`` and define `features`.
 
     Attributes:
-        num_features: Channels of what :meth:`forward_features` returns.
+        num_features: Channels of what [`forward_features`][] returns.
     """
 
     TASK = "image-classification"
@@ -248,7 +248,7 @@ def to_mlx_layout(value: mx.array) -> mx.array:
 def rename(name: str, rules: Rules) -> str:
     r"""Translate a name of a foreign state dict, rule by rule.
 
-    Example:
+    Examples:
         >>> rename("encoder.norm.bias", [(r"^encoder\.", ""), (r"norm", "norm1")])
         'norm1.bias'
     """

@@ -28,7 +28,7 @@ class Cost:
 
     Args:
         params: Parameters.
-        macs: Multiply-adds, by the rules of :func:`count_cost`.
+        macs: Multiply-adds, by the rules of `count_cost`.
     """
 
     params: int
@@ -47,7 +47,7 @@ def count_cost(model: nn.Module, *inputs: mx.array) -> Cost:
         model: Any module.
         inputs: Its inputs, a batch of 1 for the cost of one image.
 
-    Example:
+    Examples:
         >>> import mlx.core as mx
         >>> from natten_zoo import create_model
         >>> from natten_zoo.models.cost import count_cost

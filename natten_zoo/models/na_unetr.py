@@ -121,7 +121,7 @@ class VolumeAttention(NeighborhoodAttention3D):
 def _attention(
     dim: int, num_heads: int, kernel_size: Any, *, pad_small_inputs: bool, **options: Any
 ) -> VolumeAttention:
-    """What :class:`Level` builds its layers with: windows shrink, nothing is padded."""
+    """What `Level` builds its layers with: windows shrink, nothing is padded."""
     return VolumeAttention(dim, num_heads, kernel_size, **options)
 
 
@@ -202,17 +202,17 @@ class UpBlock(nn.Module):
 class NAUNETR(Classifier):
     """Segmentation of volumes with neighborhood attention.
 
-    :func:`natten_zoo.tasks.volumes.segment_volume` makes a mask of a CT or an MRI with it.
+    [`natten_zoo.tasks.volumes.segment_volume`][] makes a mask of a CT or an MRI with it.
 
     Args:
         config: The model's configuration.
 
     Shape:
         - Input: ``[batch, depth, height, width, in_chans]`` of any size; the end of each axis is
-          zero-padded to a multiple of :attr:`multiple` and cropped from the output.
+          zero-padded to a multiple of [`multiple`][] and cropped from the output.
         - Output: ``[batch, depth, height, width, num_classes]`` logits.
 
-    Example:
+    Examples:
         >>> import mlx.core as mx
         >>> from natten_zoo.models import NAUNETR, NAUNETRConfig
         >>> config = NAUNETRConfig(8, depths=(1, 1), num_heads=(1, 2), kernel_size=3, num_classes=2)
@@ -285,7 +285,7 @@ class NAUNETR(Classifier):
 
     @staticmethod
     def sanitize(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
-        """Turn the state dict of MONAI's Swin UNETR into ours; see :mod:`.swin_unetr`."""
+        """Turn the state dict of MONAI's Swin UNETR into ours; see `.swin_unetr`."""
         return from_monai(weights)
 
     @classmethod

@@ -66,7 +66,7 @@ class ReflectConv2d(nn.Conv2d):
 def mirror(x: mx.array, axis: int, margin: int) -> mx.array:
     """Lengthen an axis at both ends by its mirror image, without repeating the border.
 
-    Example:
+    Examples:
         >>> import mlx.core as mx
         >>> mirror(mx.array([1, 2, 3, 4]), 0, 2).tolist()
         [3, 2, 1, 2, 3, 4, 3, 2]
@@ -120,9 +120,9 @@ class EncoderBlock(nn.Module):
 def rotate(x: mx.array, base: float) -> mx.array:
     r"""Rotary position embedding on two axes.
 
-    Of each head's channels, the pair :math:`(c, c + d / 2)` turns by :math:`2 \pi y / p_c` in the
-    first quarter of the channels and by :math:`2 \pi x / p_c` in the second, with rows and columns
-    :math:`y, x` in -1..1 and periods :math:`p` from 1 up to ``base``. The product of a query and a
+    Of each head's channels, the pair $(c, c + d / 2)$ turns by $2 \pi y / p_c$ in the
+    first quarter of the channels and by $2 \pi x / p_c$ in the second, with rows and columns
+    $y, x$ in -1..1 and periods $p$ from 1 up to ``base``. The product of a query and a
     key then depends on how they lie to each other. Source: Su et al., RoFormer,
     https://arxiv.org/abs/2104.09864.
 
@@ -185,7 +185,7 @@ class NAF(Model):
           ``kernel_size`` rows and columns.
         - Output: ``[batch, *size, channels]``, by default at the image's size.
 
-    Example:
+    Examples:
         >>> import mlx.core as mx
         >>> from natten_zoo.models import NAF, NAFConfig
         >>> model = NAF(NAFConfig(embed_dim=32, depth=1)).eval()
@@ -255,7 +255,7 @@ class NAF(Model):
 def resize_nearest(x: mx.array, size: Sequence[int]) -> mx.array:
     """Give each cell of a larger map the value of the cell that its center lies in.
 
-    Example:
+    Examples:
         >>> import mlx.core as mx
         >>> resize_nearest(mx.array([1, 2]).reshape(1, 1, 2, 1), (1, 5)).flatten().tolist()
         [1, 1, 2, 2, 2]

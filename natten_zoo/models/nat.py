@@ -145,7 +145,7 @@ class Level(nn.Module):
     """Layers at one resolution, then a downsampler unless it is the last level.
 
     Args:
-        config: The model's configuration, a :class:`NATConfig` or one with its arguments.
+        config: The model's configuration, a [`NATConfig`][] or one with its arguments.
         index: Which level.
         drop_paths: Rate of stochastic depth of each layer.
         downsampler: Layer that maps D channels to 2 D at half the size.
@@ -201,7 +201,7 @@ class Level(nn.Module):
 class Hierarchical(Classifier):
     """Base of the classifiers whose levels halve the map, one after the other.
 
-    Subclasses build their tokenizer ``patch_embed``, then :meth:`add_levels`.
+    Subclasses build their tokenizer ``patch_embed``, then [`add_levels`][].
 
     Attributes:
         LEVELS: The levels' name in the weights.
@@ -215,7 +215,7 @@ class Hierarchical(Classifier):
         layer_scale: float | None = None,
         attention: Callable[..., nn.Module] = NeighborhoodAttention2D,
     ) -> None:
-        """Build what follows the tokenizer; arguments are those of :class:`Level`."""
+        """Build what follows the tokenizer; arguments are those of `Level`."""
         config = self.config
         self.pos_drop = nn.Dropout(config.drop_rate)
         schedule = drop_path_schedule(config.drop_path_rate, config.depths)
@@ -253,7 +253,7 @@ class Hierarchical(Classifier):
 def level_stages(name: str, depths: Sequence[int]) -> list[str]:
     """The parts of levels from the input up: each level's layers, then what else it has.
 
-    Example:
+    Examples:
         >>> level_stages("levels", (2, 1))
         ['levels.0.blocks.0', 'levels.0.blocks.1', 'levels.0', 'levels.1.blocks.0', 'levels.1']
     """
@@ -275,7 +275,7 @@ class NAT(Hierarchical):
           zero-padded inside the attention as the published weights expect.
         - Output: ``[batch, num_classes]`` logits.
 
-    Example:
+    Examples:
         >>> import mlx.core as mx
         >>> from natten_zoo.models import NAT, NATConfig
         >>> model = NAT(NATConfig(16, depths=(1, 1), num_heads=(1, 2), kernel_size=3))

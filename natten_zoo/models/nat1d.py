@@ -65,7 +65,7 @@ class NAT1D(Classifier):
         - Input: ``[batch, length, in_chans]``, of any length.
         - Output: ``[batch, num_classes]`` logits.
 
-    Example:
+    Examples:
         >>> import mlx.core as mx
         >>> from natten_zoo import create_model
         >>> create_model("nat1d_mnist1d")(mx.zeros((2, 40, 1))).shape

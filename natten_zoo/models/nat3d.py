@@ -2,7 +2,7 @@
 
 NAT's architecture with windows that reach through time as well, as Video Swin
 (https://arxiv.org/abs/2106.13230) is Swin's: two frames make a token, and time is not reduced any
-further. :func:`inflate` makes one of a 2-D checkpoint.
+further. [`inflate`][] makes one of a 2-D checkpoint.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class NAT3D(Hierarchical):
     Raises:
         ValueError: On a call, if the input is no clip of ``tubelet_size`` frames or more.
 
-    Example:
+    Examples:
         >>> import mlx.core as mx
         >>> from natten_zoo.models import NAT3D, NAT3DConfig
         >>> model = NAT3D(NAT3DConfig(8, depths=(1, 1), num_heads=(1, 2), kernel_size=(3, 3, 3)))
@@ -168,7 +168,7 @@ class NAT3D(Hierarchical):
         self.add_levels(ConvDownsampler3D, config.layer_scale, _attention)
 
     def check_input(self, x: Any) -> None:
-        """Refuse what :meth:`features` cannot take; nothing is computed.
+        """Refuse what `features` cannot take; nothing is computed.
 
         Raises:
             TypeError: ``x`` is no array of MLX, or not of floating point numbers.
@@ -210,7 +210,7 @@ def inflate(model: NAT, kernel_size: int = 3, num_classes: int | None = None) ->
         TypeError: ``model`` is no NAT.
         ValueError: It is quantized.
 
-    Example:
+    Examples:
         >>> from natten_zoo import create_model
         >>> inflate(create_model("nat_mini"), num_classes=400).config.kernel_size
         (3, 7, 7)

@@ -176,7 +176,7 @@ class UPerHead(nn.Module):
         return self.fpn_bottleneck(*(resize_bilinear(x, size) for x in pyramid))
 
     def classify(self, x: mx.array) -> mx.array:
-        """What :meth:`fuse` returns as logits: ``[B, H, W, channels] -> [B, H, W, classes]``."""
+        """What `fuse` returns as logits: ``[B, H, W, channels] -> [B, H, W, classes]``."""
         return self.conv_seg(self.dropout(x))
 
     def _pool(self, x: mx.array) -> mx.array:
@@ -203,7 +203,7 @@ class AuxiliaryHead(nn.Module):
 class UPerNet(Classifier):
     """Semantic segmentation with a NAT, DiNAT or DiNAT_s body.
 
-    :func:`natten_zoo.tasks.segmentation.segment` makes a mask of an image with it.
+    [`natten_zoo.tasks.segmentation.segment`][] makes a mask of an image with it.
 
     Args:
         config: The model's configuration.
@@ -212,7 +212,7 @@ class UPerNet(Classifier):
         - Input: ``[batch, height, width, in_chans]`` of any size.
         - Output: ``[batch, height, width, num_classes]`` logits.
 
-    Example:
+    Examples:
         >>> from natten_zoo.models import NATConfig
         >>> body = NATConfig(8, depths=(1, 1), num_heads=(1, 2), kernel_size=3)
         >>> model = UPerNet(UPerNetConfig(body, channels=8, num_classes=5)).eval()
@@ -299,13 +299,13 @@ class UPerNet(Classifier):
                 Default: the classifier's. Larger images want larger ones, such as
                 ``get_record("upernet_dinat_tiny").model["backbone"]["dilations"]``.
             input_size: Short side of the images that the model is for.
-            head: Other arguments of :class:`UPerNetConfig`, such as ``channels``.
+            head: Other arguments of [`UPerNetConfig`][], such as ``channels``.
 
         Raises:
             TypeError: ``classifier`` is none of these.
             ValueError: It is quantized.
 
-        Example:
+        Examples:
             >>> from natten_zoo import create_model
             >>> model = UPerNet.from_classifier(create_model("nat_mini"), num_classes=21)
             >>> model.record.input_size, model.record.note

@@ -1,6 +1,6 @@
 """Published weights: their names, their files, getting them in and out of a model.
 
-The models themselves are above this package; importing :mod:`natten_zoo.models` makes them known
+The models themselves are above this package; importing [`natten_zoo.models`][] makes them known
 here.
 """
 

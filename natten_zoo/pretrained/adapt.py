@@ -22,14 +22,13 @@ def adapt(
 ) -> dict[str, mx.array]:
     """Change the weights that depend on what the caller overrode; say so in the log.
 
-    ========================= ==================================================================
-    ``kernel_size, img_size`` bias tables are resized bicubically, as upstream made its 11x11 model
-    ``in_chans``              the first convolution sums over (gray) or repeats its input channels
-    ``num_classes``           the classifier is left out: the model keeps its fresh one
-    ========================= ==================================================================
+    - ``kernel_size, img_size``: bias tables are resized bicubically, as upstream made its 11x11
+      model
+    - ``in_chans``: the first convolution sums over (gray) or repeats its input channels
+    - ``num_classes``: the classifier is left out: the model keeps its fresh one
 
     Dilations are in no weight. Anything else that does not fit is left for
-    :func:`natten_zoo.pretrained.strict.load_strict` to report.
+    `natten_zoo.pretrained.strict.load_strict` to report.
 
     Args:
         weights: The checkpoint, in the model's names and layouts.

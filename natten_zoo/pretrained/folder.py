@@ -50,7 +50,7 @@ def replace_folder(target: Path, fill: Callable[[Path], None], keep: Path | None
 
     The new folder also gets the digests of its files. Nothing is removed before the new folder is
     in its place: a process that is killed leaves at most a hidden `.<name>.partial`, which is whole
-    if it has digests, and what was there, as `keep` or `.<name>.old`. :func:`settle` tidies up.
+    if it has digests, and what was there, as `keep` or `.<name>.old`. `settle` tidies up.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = _beside(target).partial
@@ -81,7 +81,7 @@ def put_in_place(new: Path, target: Path, keep: Path | None = None) -> None:
 
 
 def settle(target: Path) -> None:
-    """Finish what a kill interrupted in :func:`replace_folder`, once no other process is in it.
+    """Finish what a kill interrupted in `replace_folder`, once no other process is in it.
 
     Where `target` is missing, the new folder takes its place if it was complete, else the old one.
     """

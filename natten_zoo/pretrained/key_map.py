@@ -45,7 +45,7 @@ def key_map(cls: type[Loadable], weights: Mapping[str, mx.array]) -> dict[str, t
 def summary(mapping: Mapping[str, tuple[str, ...]], names: Iterable[str]) -> list[str]:
     """The map with numbers collapsed, one line for each kind of parameter, then what is unused.
 
-    Example:
+    Examples:
         >>> summary({"norm.0.w": ("n.0.w",), "norm.1.w": ("n.1.w",)}, ["n.0.w", "n.1.w", "x"])
         ['norm.*.w  x 2  from n.*.w', 'not used: x']
     """

@@ -47,7 +47,7 @@ def load_pretrained(
     Args:
         cls: The class that the model must be of, or None for any.
         name_or_path: A registered name (`"nat_mini"`), a file or folder, a Hugging Face
-            repository or an `https` address; see :func:`natten_zoo.pretrained.source.locate`.
+            repository or an `https` address; see `natten_zoo.pretrained.source.locate`.
         model: The variant that a bare `.pth` file holds. It is found by the shapes of the weights
             and the file's name where they leave one possibility.
         num_classes: Replace the classifier by a fresh one of this size, unless it has that size.
@@ -71,7 +71,7 @@ def load_pretrained(
         ValueError: The name is unknown, the variant ambiguous, the model of another class than
             `cls`, or weights do not fit; the message lists every one of them with both shapes.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from natten_zoo import create_model
         >>> folder = create_model("nat_mini", num_classes=10).save_pretrained(tempfile.mkdtemp())
@@ -104,14 +104,14 @@ def create_model(
     """Build a published variant, with random or with pretrained weights.
 
     Args:
-        name: The variant, one of :func:`list_models`, or its Hugging Face repository.
+        name: The variant, one of `list_models`, or its Hugging Face repository.
         pretrained: True for the variant's published weights, or a path, a Hugging Face
             repository or another name to take weights from.
         hub: Keyword arguments of the download: ``revision``, ``cache_dir``,
             ``local_files_only``, ``token``.
         overrides: Arguments of the architecture's configuration to change, such as
             ``num_classes``, ``in_chans``, ``kernel_size``, ``dilations``, ``drop_path_rate``.
-            Pretrained weights are fitted to them (:func:`natten_zoo.pretrained.adapt.adapt`).
+            Pretrained weights are fitted to them (`natten_zoo.pretrained.adapt.adapt`).
 
     Returns:
         The model; in evaluation mode if its weights are pretrained. Its ``record`` has those of
@@ -121,7 +121,7 @@ def create_model(
     Raises:
         ValueError: The name or an override is unknown, or weights do not fit.
 
-    Example:
+    Examples:
         >>> from natten_zoo import create_model
         >>> create_model("nat_mini", num_classes=10).config.num_classes
         10
@@ -149,10 +149,10 @@ def load_weights(
 
     Args:
         model: The model; its configuration decides, the checkpoint's is not looked at.
-        name_or_path: As in :func:`load_pretrained`.
+        name_or_path: As in [`load_pretrained`][].
         changed: Arguments of the configuration that differ from the checkpoint's; its weights are
-            fitted to them (:func:`natten_zoo.pretrained.adapt.adapt`).
-        strict: As in :func:`load_pretrained`.
+            fitted to them (`natten_zoo.pretrained.adapt.adapt`).
+        strict: As in [`load_pretrained`][].
         hub: `revision`, `cache_dir`, `local_files_only`, `token` of a download.
 
     Raises:

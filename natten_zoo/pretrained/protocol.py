@@ -1,6 +1,6 @@
 """What loading and saving ask of a model.
 
-The models are above this package: they fill :data:`natten_zoo.pretrained.registry.ARCHITECTURES`
+The models are above this package: they fill `natten_zoo.pretrained.registry.ARCHITECTURES`
 with classes of this kind, and nothing here imports them.
 """
 
@@ -31,11 +31,11 @@ class Configuration(Protocol):
 class Loadable(nn.Module):
     """A model that can be built from plain data, filled with a checkpoint's weights and saved.
 
-    :class:`natten_zoo.models.Model` is the base of those that there are.
+    [`natten_zoo.models.Model`][] is the base of those that there are.
 
     Attributes:
         Config: Its configuration.
-        TASK: What it does, one of :data:`natten_zoo.configs.tasks.TASKS`.
+        TASK: What it does, one of `natten_zoo.configs.tasks.TASKS`.
         CLASSIFIERS: Its layers with one output per class, the main one first.
         EXTRA_OUTPUTS: Outputs of those layers that are no class, such as "nothing".
         config: The configuration that it was built from.

@@ -40,7 +40,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
         pattern: ``*`` and ``?`` are wildcards.
         pretrained: Only variants whose weights are published.
 
-    Example:
+    Examples:
         >>> from natten_zoo import list_models
         >>> list_models("nat_[mt]*")
         ['nat_mini', 'nat_tiny']

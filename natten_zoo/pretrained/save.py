@@ -54,7 +54,7 @@ def save_pretrained(
         FileExistsError: Something is at `path` already.
         CheckpointError: The disk gave back something else than what was written.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from natten_zoo import create_model
         >>> folder = create_model("nat_pico_fashion").save_pretrained(tempfile.mkdtemp())

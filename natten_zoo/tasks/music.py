@@ -98,7 +98,7 @@ def analyze(
         ValueError: There are no models or no frames, the spectrograms are of another shape or not
             finite, or ``fps`` is not positive.
 
-    Example:
+    Examples:
         >>> from natten_zoo.models import AllInOneConfig
         >>> models = [AllInOne(AllInOneConfig(depth=1)).eval() for _ in range(2)]
         >>> analyze(models, np.zeros((4, 300, 81))).duration
@@ -147,7 +147,7 @@ def peaks(activation: np.ndarray, threshold: float, radius: int) -> np.ndarray:
 
     Of equal frames the first counts.
 
-    Example:
+    Examples:
         >>> peaks(np.array([0.1, 0.9, 0.9, 0.2, 0.5, 0.8]), 0.3, 2).tolist()
         [1, 5]
     """

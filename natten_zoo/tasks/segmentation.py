@@ -105,7 +105,7 @@ def segment(
         ImageError: The image cannot be read.
         ValueError: There is no scale, or one is not positive.
 
-    Example:
+    Examples:
         >>> from natten_zoo.models import NATConfig, UPerNetConfig
         >>> body = NATConfig(8, depths=(1, 1), num_heads=(1, 2), kernel_size=3)
         >>> model = UPerNet(UPerNetConfig(body, channels=8, num_classes=3)).eval()

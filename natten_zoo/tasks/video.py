@@ -30,7 +30,7 @@ def classify_video(
 
     Args:
         model: The model, in evaluation mode.
-        video: A file; see :func:`natten_zoo.data.video.read_frames`.
+        video: A file; see [`natten_zoo.data.video.read_frames`][].
         frames: Frames of a clip. Default: the model's record's, else 32.
         stride: From one frame of a clip to the next.
         clips: Clips per video, spread evenly.
@@ -62,7 +62,7 @@ def view_video(
     clips: int = 4,
     crops: int = 3,
 ) -> Iterator[np.ndarray]:
-    """What :func:`classify_video` looks at, ``[crops, frames, S, S, C]`` for each clip."""
+    """What [`classify_video`][] looks at, ``[crops, frames, S, S, C]`` for each clip."""
     record = model.record
     prepare = Preprocess(crop_pct=1.0) if record is None else Preprocess.from_record(record)
     if frames is None:

@@ -105,7 +105,7 @@ def segment_volume(
 
     Args:
         model: The model, in evaluation mode.
-        volume: A NIfTI file, or what :func:`natten_zoo.data.volumes.read_volume` made of one.
+        volume: A NIfTI file, or what [`natten_zoo.data.volumes.read_volume`][] made of one.
         window: Side of the windows in voxels of the model, one number or one per axis. Default: the
             record's ``input_size``. A smaller volume is looked at as it is.
         overlap: Share of a window that the next one sees again, in [0, 1).

@@ -90,7 +90,7 @@ def make_trainer(recipe: Recipe) -> Trainer:
 
 
 def make_volume_trainer(recipe: Recipe, record: Record) -> VolumeTrainer:
-    """:func:`make_trainer` for a model of volumes."""
+    """[`make_trainer`][] for a model of volumes."""
     source = open_volumes(recipe, record)
     say(f"{source.size:,} cubes an epoch, {source.val_size:,} voxels to validate on")
     mx.random.seed(recipe.seed)

@@ -17,7 +17,7 @@ from mlx.utils import tree_unflatten
 class LoRALinear(nn.Module):
     r"""A frozen linear layer plus a trained update of low rank.
 
-    .. math:: y = W x + b + s \, B A x
+    $$y = W x + b + s \, B A x$$
 
     Args:
         linear: The layer; it stays as it is.

@@ -25,7 +25,7 @@ Schedule = Callable[[mx.array], mx.array]
 def make_schedule(recipe: Recipe, steps_per_epoch: int) -> Schedule:
     r"""Learning rate as a function of the update: warm-up, then cosine, steps or a constant.
 
-    .. math:: lr(t) = lr_{min} + (lr - lr_{min}) \frac{1 + \cos(\pi t / T)}{2}
+    $$lr(t) = lr_{min} + (lr - lr_{min}) \frac{1 + \cos(\pi t / T)}{2}$$
     """
     total = recipe.epochs * steps_per_epoch
     warmup = min(round(recipe.warmup_epochs * steps_per_epoch), total // 2)

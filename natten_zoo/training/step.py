@@ -18,7 +18,7 @@ Criterion = Callable[[mx.array, mx.array], mx.array]
 
 
 def soft_cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
-    r"""Mean of :math:`-\sum_c t_c \log p_c` for targets that are distributions, in float32."""
+    r"""Mean of $-\sum_c t_c \log p_c$ for targets that are distributions, in float32."""
     return -(targets * nn.log_softmax(logits.astype(mx.float32))).sum(-1).mean()
 
 

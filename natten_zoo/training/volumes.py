@@ -93,12 +93,12 @@ class VolumeSource:
         return voxels[place][turn], labels[place][turn]
 
     def val_batches(self, batch_size: int, rank: int, world: int) -> Iterator[Any]:
-        """Nothing: volumes are validated whole, by :meth:`VolumeTrainer.evaluate`."""
+        """Nothing: volumes are validated whole, by [`VolumeTrainer.evaluate`][]."""
         return iter(())
 
 
 class VolumeTargets:
-    """What :class:`Augment` is for images: labels become distributions, voxels stay as they are."""
+    """What `Augment` is for images: labels become distributions, voxels stay as they are."""
 
     def __init__(self, recipe: Recipe, classes: int) -> None:
         if wrong := [name for name, value in OFF.items() if getattr(recipe, name) != value]:
@@ -116,7 +116,7 @@ class VolumeTargets:
 def dice_and_cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
     r"""Cross-entropy plus one minus the soft Dice, the mean over samples and classes.
 
-    .. math:: \mathrm{Dice}_c = \frac{2 \sum_i p_{ic} t_{ic}}{\sum_i p_{ic} + \sum_i t_{ic}}
+    $$\mathrm{Dice}_c = \frac{2 \sum_i p_{ic} t_{ic}}{\sum_i p_{ic} + \sum_i t_{ic}}$$
 
     Source: Milletari et al., V-Net, https://arxiv.org/abs/1606.04797 (there with squares).
 
@@ -168,7 +168,7 @@ def open_volumes(recipe: Recipe, record: Record) -> VolumeSource:
 
     Its ``data`` is a folder with ``images/NAME.nii.gz`` and ``labels/NAME.nii.gz``, whose voxels
     are class indices, and, if classes have names, ``classes.txt``, one a line; or the nuclei that
-    the package stardist ships (:mod:`natten_zoo.data.nuclei`). Of several volumes the last are held
+    the package stardist ships ([`natten_zoo.data.nuclei`][]). Of several volumes the last are held
     out, of a single one the end of its longest axis.
 
     Raises:
@@ -245,7 +245,7 @@ def read_labeled(
         label_file: Its labels.
         record: What the model wants.
         affine: Which part of a header that contradicts itself is right; see
-            :func:`natten_zoo.data.volumes.read_volume`. ``auto``: that is an error.
+            [`natten_zoo.data.volumes.read_volume`][]. ``auto``: that is an error.
 
     Raises:
         ValueError: They do not lie in the same place, or the labels are no class indices.

@@ -51,14 +51,14 @@ class LayerView:
         return [self.window_of(axis, position) for axis, position in enumerate(query)]
 
     def window_of(self, axis: int, position: int) -> np.ndarray:
-        """:meth:`window` on one axis."""
+        """[`window`][] on one axis."""
         return self.layer.neighborhood.keys(axis, position, self._padded.shape[1 + axis])
 
     def weights(self, query: tuple[int, ...]) -> np.ndarray:
-        r"""Attention weights of one query, :math:`\mathrm{softmax}_j(s \, q \cdot k_j + b)`.
+        r"""Attention weights of one query, $\mathrm{softmax}_j(s \, q \cdot k_j + b)$.
 
         Returns:
-            ``[heads, *keys]``, summing to 1 per head; keys as in :meth:`window`.
+            ``[heads, *keys]``, summing to 1 per head; keys as in [`window`][].
         """
         layer, keys = self.layer, self.window(query)
         q, k, _ = (np.array(x.astype(mx.float32)[0]) for x in layer.project_qkv(self._padded))
@@ -87,7 +87,7 @@ class LayerView:
         return whole[tuple(slice(n) for n in self.size)]
 
     def gather(self, shares: np.ndarray) -> np.ndarray:
-        r"""The shares of the queries handed to their keys, :math:`A^\top s`, mean over the heads.
+        r"""The shares of the queries handed to their keys, $A^\top s$, mean over the heads.
 
         That is the gradient of attention with respect to its values.
         """
@@ -115,7 +115,7 @@ def view_layers(model: nn.Module, inputs: mx.array) -> list[LayerView]:
     The model is called but, arrays being lazy, computes only what is looked at later.
 
     Args:
-        model: Any model with layers of :class:`NeighborhoodAttention`.
+        model: Any model with layers of [`NeighborhoodAttention`][].
         inputs: A batch of one.
 
     Examples:

@@ -104,7 +104,7 @@ def draw_window(
 ) -> None:
     """Draws the keys that a query sees on an empty map of ``size`` tokens.
 
-    Example:
+    Examples:
         >>> from natten_zoo.ops import Neighborhood
         >>> axes = new_figure(3, 3).add_subplot()
         >>> draw_window(axes, Neighborhood.of(2, 3, dilation=2), (9, 9), (0, 4))

@@ -25,7 +25,7 @@ def before_after(
     Args:
         image: ``[height, width, 3]`` of uint8.
         features: ``[rows, columns, channels]``, three channels or more.
-        upsampled: ``[height', width', channels]``, what :class:`natten_zoo.models.NAF` made of it.
+        upsampled: ``[height', width', channels]``, what [`natten_zoo.models.NAF`][] made of it.
         outliers: Share of the values at either end that take the end's color.
 
     Raises:

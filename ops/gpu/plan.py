@@ -79,7 +79,7 @@ def plan(
         scale: Factor of the logits, or of the result.
         has_rpb: Whether the kernel adds ``rpb``.
         by_key: Whether tiles are of keys.
-        channels: What single lanes may hold of a row in this kernel; see :func:`choose_core`.
+        channels: What single lanes may hold of a row in this kernel; see `choose_core`.
         sums_rpb: Whether the kernel sums the gradient of ``rpb``.
         fill: What is written into the slots of keys that do not exist.
     """

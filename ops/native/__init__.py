@@ -99,7 +99,7 @@ def backward(
     d_out: mx.array,
     d_lse: mx.array,
 ) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
-    """The gradients of :func:`forward` for those of both its outputs."""
+    """The gradients of `forward` for those of both its outputs."""
     inputs = [query, key, value, out, lse, d_out, d_lse]
     d_query, d_key, d_value, *d_rpb = _apply("backward", problem, inputs, rpb, lengths)
     return d_query, d_key, d_value, _like(rpb, d_rpb)
@@ -124,7 +124,7 @@ def qk_backward(
     lengths: mx.array | None,
     d_logits: mx.array,
 ) -> tuple[mx.array, mx.array, mx.array | None]:
-    """The gradients of :func:`qk`."""
+    """The gradients of `qk`."""
     inputs = [query, key, d_logits]
     d_query, d_key, *d_rpb = _apply("qk_backward", problem, inputs, rpb, lengths)
     return d_query, d_key, _like(rpb, d_rpb)
@@ -142,7 +142,7 @@ def av_backward(
     lengths: mx.array | None,
     d_out: mx.array,
 ) -> tuple[mx.array, mx.array]:
-    """The gradients of :func:`av`."""
+    """The gradients of `av`."""
     d_attn, d_value = _apply("av_backward", problem, [attn, value, d_out], None, lengths)
     return d_attn, d_value
 

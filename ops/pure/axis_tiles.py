@@ -29,7 +29,7 @@ class AxisTiles:
 
     @property
     def used(self) -> np.ndarray:
-        """:attr:`key` with -1 also for keys that no query of the tile sees."""
+        """`key` with -1 also for keys that no query of the tile sees."""
         return np.where((self.slot(self.length) >= 0).any(axis=-1), self.key, -1)
 
     def slot(self, length: Any, xp: ModuleType = np) -> Any:

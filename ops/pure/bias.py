@@ -44,7 +44,7 @@ def variant_sums(tiling: Tiling, tiles: slice, scores: mx.array) -> mx.array:
 def bias_gradient(tiling: Tiling, parts: Iterable[slice], x: mx.array, batch: int) -> mx.array:
     """``[B * Hkv, variants of the first part, of the second ..., tk, rows] -> [H, 2K - 1 ...]``.
 
-    ``parts`` are the tiles of each call of :func:`variant_sums`. A variant may go on in the next
+    ``parts`` are the tiles of each call of `variant_sums`. A variant may go on in the next
     part.
     """
     x = x.reshape(batch, -1, *x.shape[1:]).sum(axis=0)  # [Hkv, variants of all parts, tk, rows]

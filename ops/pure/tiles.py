@@ -79,7 +79,7 @@ class Tiles:
     # Queries
 
     def queries(self, part: Part, x: mx.array) -> mx.array:
-        """``[h, t, rows, D]`` from a :func:`flat` ``[B, *out, H, D]``."""
+        """``[h, t, rows, D]`` from a `flat` ``[B, *out, H, D]``."""
         p, sharing = self.problem, self.tiling.sharing
         heads = np.arange(part.heads.start * sharing, part.heads.stop * sharing)
         start = self._starts(heads.reshape(-1, 1, sharing, 1), p.heads, math.prod(p.out))
@@ -97,7 +97,7 @@ class Tiles:
     # Keys
 
     def keys(self, part: Part, x: mx.array) -> mx.array:
-        """``[h, t, tk, D]`` from a :func:`flat` ``[B, *spatial, Hkv, D]``."""
+        """``[h, t, tk, D]`` from a `flat` ``[B, *spatial, Hkv, D]``."""
         if id(x) not in part.runs:
             part.runs[id(x)] = self._runs(part, x)
         runs = part.runs[id(x)]
@@ -143,7 +143,7 @@ class Tiles:
     # Bias and mask
 
     def bias(self, part: Part) -> mx.array:
-        """``[h or 1, t, tk, rows]``: what to add to scores, :data:`MASKED` where not seen."""
+        """``[h or 1, t, tk, rows]``: what to add to scores, `MASKED` where not seen."""
         table, variant = self._bias, index(self.tiling.variant[part.tiles])
         kv_heads, variants, *shape = table.shape
         if kv_heads > 1:

@@ -61,7 +61,7 @@ class Tiling:
 
     @cached_property
     def patterns(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """:meth:`AxisTiles.pattern` of each axis."""
+        """`AxisTiles.pattern` of each axis."""
         return [a.pattern(static=not self.varlen) for a in self.axes]
 
     @cached_property
@@ -77,7 +77,7 @@ class Tiling:
 
     @cached_property
     def _combinations(self) -> np.ndarray:
-        """:attr:`variant` in the order of :attr:`_grid`."""
+        """`variant` in the order of `_grid`."""
         counts = [len(p) for p, _ in self.patterns]
         ids = [v[i] for (_, v), i in zip(self.patterns, self._grid, strict=True)]
         return np.ravel_multi_index(ids, counts)
@@ -129,7 +129,7 @@ class Tiling:
 
     @cached_property
     def tile_runs(self) -> mx.array | None:
-        """``[T, tk / run]``: the runs of a tile, counted in the order of :attr:`run_tokens`."""
+        """``[T, tk / run]``: the runs of a tile, counted in the order of `run_tokens`."""
         parts = [a.key[i] for a, i in zip(self.axes, self.places, strict=True)]
         parts[-1] = self.places[-1][:, None]
         sizes = [*self.spatial[:-1], len(self.axes[-1].key)]
@@ -137,7 +137,7 @@ class Tiling:
 
     @cached_property
     def folds(self) -> list[mx.array]:
-        """How to sum the tiles' rows of each token, an axis at a time: :func:`fold` of each axis.
+        """How to sum the tiles' rows of each token, an axis at a time: `fold` of each axis.
 
         Each turns ``[*tokens of the axes before, *tiles of this axis and those after, tk of this
         axis]`` into the same with the tokens of this axis in place of its tiles and keys. All but
@@ -159,12 +159,12 @@ class Tiling:
 
     @cached_property
     def mask(self) -> mx.array:
-        """``[variants, tk, tq]``: 0, and :data:`MASKED` for keys that no shape lets a query see."""
+        """``[variants, tk, tq]``: 0, and `MASKED` for keys that no shape lets a query see."""
         return mx.array(self._mask)
 
     @cached_property
     def row_mask(self) -> mx.array:
-        """``[1, variants, tk, rows]``: :attr:`mask` for all heads that share a key head."""
+        """``[1, variants, tk, rows]``: `mask` for all heads that share a key head."""
         return mx.array(np.tile(self._mask, (1, 1, self.sharing))[None])
 
     @property
@@ -226,15 +226,9 @@ def combine(parts: Sequence[Any], sizes: Sequence[int], dims: int, xp: ModuleTyp
 def fold(key: np.ndarray, length: int, tiles: np.ndarray) -> np.ndarray:
     """The rows to sum for each token of an axis, one after the other.
 
-    Five tokens in three tiles of up to four keys. Token 2 is the third key of the first tile, the
+    Of the five tokens below token 2 is the third key of the first of three tiles, the
     second of the next and of the last: the sum of the rows 2, 5 and 9. Token 0 is in one tile only;
     row 12, behind the last, stands for zeros.
-
-    >>> key = np.array([[0, 1, 2, -1], [1, 2, 3, 4], [-1, 2, 3, 4]])
-    >>> fold(key, 5, np.arange(3).reshape(1, 3, 1))
-    array([[ 0,  1,  2,  6,  7],
-           [12,  4,  5, 10, 11],
-           [12, 12,  9, 12, 12]])
 
     Args:
         key: ``[tiles of the axis, tk]``: the token of each key, -1 for none.
@@ -244,6 +238,13 @@ def fold(key: np.ndarray, length: int, tiles: np.ndarray) -> np.ndarray:
 
     Returns:
         ``[n, tokens before * length * tiles after]``: ``n`` is in how many tiles a token can be.
+
+    Examples:
+        >>> key = np.array([[0, 1, 2, -1], [1, 2, 3, 4], [-1, 2, 3, 4]])
+        >>> fold(key, 5, np.arange(3).reshape(1, 3, 1))
+        array([[ 0,  1,  2,  6,  7],
+               [12,  4,  5, 10, 11],
+               [12, 12,  9, 12, 12]])
     """
     width, none = key.shape[1], tiles.size * key.shape[1]
     place = homes(key.ravel(), length)  # [length, n], key.size where there is none
@@ -269,5 +270,5 @@ def index(table: np.ndarray) -> mx.array:
 
 
 def unless_identity(table: np.ndarray, size: int) -> mx.array | None:
-    """:func:`index` of a table, None if it leaves ``size`` rows where they are."""
+    """`index` of a table, None if it leaves ``size`` rows where they are."""
     return None if np.array_equal(table.ravel(), np.arange(size)) else index(table)

@@ -191,7 +191,7 @@ def av_error(case: Case, tier: str) -> list[float]:
 
 
 def plain_error(case: Case) -> dict[str, float]:
-    """:func:`attention_error` of the plain computation: every operation in the case's dtype."""
+    """`attention_error` of the plain computation: every operation in the case's dtype."""
     keys, bias = (mx.array(t.astype(np.int32)) for t in case.reference.tables(case.spatial))
 
     def function(query: mx.array, key: mx.array, value: mx.array, *rpb: mx.array) -> list[mx.array]:
