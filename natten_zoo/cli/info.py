@@ -33,7 +33,7 @@ FIGURES = (
     ("pq", "PQ"),
     ("ap", "AP"),
     ("miou", "mIoU"),
-    ("miou_multi_scale", "mIoU, multi-scale"),
+    ("miou_multi_scale", "mIoU of scales"),
 )
 
 
