@@ -33,7 +33,7 @@ FIGURES = (
     ("pq", "PQ"),
     ("ap", "AP"),
     ("miou", "mIoU"),
-    ("miou_multi_scale", "mIoU of scales"),
+    ("miou_multi_scale", "mIoU, scales"),
 )
 
 
