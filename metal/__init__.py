@@ -1,14 +1,51 @@
 """The kernel sources: one text for ``mx.fast.metal_kernel`` and ``mx.fast.cuda_kernel``.
 
 Each ``*.metal`` file is the body of one kernel and names its inputs, outputs and template arguments
-at the top; the headers come before every body. docs/kernels.md explains the design.
+at the top; the headers come before every body. docs/kernels.md explains the design. What a caller
+has to know of the texts stands here: the arrays of each kernel (`KERNELS`), which core's
+headers and numbers it is built with (`Core`), and where a number lies in the parameter block
+(`enumerators`).
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The arrays of a kernel, as the first lines of its file name them.
+
+    Attributes:
+        inputs: In the order in which the kernel is given them.
+        outputs: Each with its size for a problem of one token: a template argument, or None for 1.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: Mapping[str, str | None]
+
+
+_COMMON = ("params", "lengths", "rpb")
+KERNELS = {
+    "attention_forward": Kernel(("query", "key", "value", *_COMMON), {"out": "DV", "lse": None}),
+    "attention_backward_query": Kernel(
+        ("query", "key", "value", "out", "d_out", "lse", "d_lse", *_COMMON),
+        {"d_query": "D", "delta": None, "d_rpb": None},
+    ),
+    "attention_backward_key": Kernel(
+        ("query", "key", "value", "d_out", "lse", "delta", *_COMMON),
+        {"d_key": "D", "d_value": "DV"},
+    ),
+    "qk": Kernel(("query", "key", *_COMMON), {"logits": None}),
+    "av": Kernel(("attn", "value", *_COMMON), {"out": "DV", "d_rpb": None}),
+    "av_backward_value": Kernel(("attn", "d_out", *_COMMON), {"d_value": "DV"}),
+}
+FLOAT32 = ("rpb", "lse", "d_lse", "delta", "d_rpb")  # whatever the dtype of the others
+INT32 = ("params", "lengths")
 
 HEADERS = ("arithmetic.h", "window.h", "tile.h", "slab.h", "walk.h", "rows.h")
 
@@ -62,6 +99,23 @@ MATRIX_16 = Core("matrix", lanes=32, rows=16, tokens=8, threads=128)
 TENSOR = Core("tensor", lanes=32, rows=16, tokens=8, threads=128)  # CUDA
 SCALAR_4 = Core("scalar", lanes=4, rows=4, tokens=2, threads=128)  # either
 SCALAR_8 = Core("scalar", lanes=8, rows=4, tokens=4, threads=128)
+
+
+@cache
+def enumerators(enum: str) -> Mapping[str, int]:
+    """The numbers of an enum of tile.h by their names: its text is the one place that has them.
+
+    ``na_param`` is what the parameter block begins with, ``na_axis_param`` what each axis adds.
+    """
+    found = re.search(rf"enum {enum} {{(.*?)}};", source("tile.h"), re.DOTALL)
+    if found is None:
+        raise ValueError(f"[enumerators] 'enum' must be one of tile.h but got {enum!r}.")
+    numbers: dict[str, int] = {}
+    for item in found[1].split(","):
+        name, _, given = item.partition("=")
+        following = max(numbers.values(), default=-1) + 1
+        numbers[name.strip()] = int(given) if given else following
+    return numbers
 
 
 @cache

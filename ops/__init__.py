@@ -12,9 +12,11 @@ from .backend import (
     use_backend,
 )
 from .dense import attention, merge_attentions
-from .functional import na1d, na2d, na3d
+from .functional import attend, na1d, na2d, na3d
 from .neighborhood import Neighborhood
 from .unfused import (
+    attend_av,
+    attend_qk,
     na1d_av,
     na1d_av_fused,
     na1d_qk,
@@ -28,11 +30,15 @@ from .unfused import (
     na3d_qk,
     na3d_qk_rpb,
 )
-from .varlen import na1d_varlen, na2d_varlen, na3d_varlen
+from .varlen import attend_varlen, na1d_varlen, na2d_varlen, na3d_varlen
 
 __all__ = [
     "Explanation",
     "Neighborhood",
+    "attend",
+    "attend_av",
+    "attend_qk",
+    "attend_varlen",
     "attention",
     "explain",
     "get_backend",

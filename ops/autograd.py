@@ -3,38 +3,45 @@
 A tier computes; it need know nothing of automatic differentiation. Each function here wraps a
 tier's forward and backward of one problem into a function that ``mx.grad``, ``mx.vmap`` and
 ``mx.compile`` understand. They are built once per problem and tier. A tier whose arrays carry the
-same rule, as the compiled one's do on a CPU, is called as it is.
+same rule, as the compiled one's do on a CPU, is called as it is. One that turns out to be unable to
+build its kernels on this device hands the problem on to the pure tier.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import mlx.core as mx
 
+from . import pure
+from .backend import or_pure
 from .problem import Problem
+from .tier import Tier
 
 ArrayFunction = Callable[..., list[mx.array]]
+Arrays = Sequence[mx.array]
+Axes = Sequence[int | None]  # of each array, the one that is mapped over
+Mapped = tuple[list[mx.array], list[int]]  # arrays, and the axis of each that was mapped over
 
 
-def attention(problem: Problem, tier: Any) -> ArrayFunction:
+def attention(problem: Problem, tier: Tier) -> ArrayFunction:
     """``(query, key, value[, rpb][, lengths]) -> [out, lse]``, differentiable in both outputs."""
     if tier.is_differentiable():
         return lambda *inputs: list(tier.forward(problem, *_unpack(problem, inputs, 3)))
     return _attention(problem, tier)
 
 
-def qk(problem: Problem, tier: Any) -> ArrayFunction:
+def qk(problem: Problem, tier: Tier) -> ArrayFunction:
     """``(query, key[, rpb][, lengths]) -> [logits]``."""
     if tier.is_differentiable():
         return lambda *inputs: [tier.qk(problem, *_unpack(problem, inputs, 2))]
     return _qk(problem, tier)
 
 
-def av(problem: Problem, tier: Any) -> ArrayFunction:
+def av(problem: Problem, tier: Tier) -> ArrayFunction:
     """``(attn, value[, lengths]) -> [out]``."""
     if tier.is_differentiable():
         return lambda attn, value, *lengths: [tier.av(problem, attn, value, *lengths or [None])]
@@ -42,62 +49,70 @@ def av(problem: Problem, tier: Any) -> ArrayFunction:
 
 
 @lru_cache(maxsize=1024)
-def _attention(problem: Problem, tier: Any) -> ArrayFunction:
+def _attention(problem: Problem, tier: Tier) -> ArrayFunction:
+    tier_forward = or_pure(tier, tier.forward, pure.forward)
+    tier_backward = or_pure(tier, tier.backward, pure.backward)
+
     def forward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
         query, key, value, rpb, lengths = _unpack(problem, inputs, 3)
         if problem.batch == 0:
             shape = query.shape[:-1]
             return [mx.zeros((*shape, problem.value_dim), problem.dtype), mx.zeros(shape)]
-        return list(tier.forward(problem, query, key, value, rpb, lengths))
+        return list(tier_forward(problem, query, key, value, rpb, lengths))
 
     def backward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
         *given, out, lse, d_out, d_lse = inputs
         query, key, value, rpb, lengths = _unpack(problem, given, 3)
-        grads = tier.backward(problem, query, key, value, rpb, lengths, out, lse, d_out, d_lse)
+        grads = tier_backward(problem, query, key, value, rpb, lengths, out, lse, d_out, d_lse)
         return [g for g in grads if g is not None]
 
     return _differentiable(problem, forward, backward, rpb_at=3)
 
 
 @lru_cache(maxsize=1024)
-def _qk(problem: Problem, tier: Any) -> ArrayFunction:
+def _qk(problem: Problem, tier: Tier) -> ArrayFunction:
+    tier_qk = or_pure(tier, tier.qk, pure.qk)
+    tier_backward = or_pure(tier, tier.qk_backward, pure.qk_backward)
+
     def forward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
         query, key, rpb, lengths = _unpack(problem, inputs, 2)
         if problem.batch == 0:
             shape = (*query.shape[:-1], problem.neighborhood.volume)
             return [mx.zeros(shape, problem.dtype)]
-        return [tier.qk(problem, query, key, rpb, lengths)]
+        return [tier_qk(problem, query, key, rpb, lengths)]
 
     def backward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
         *given, _, d_logits = inputs
         query, key, rpb, lengths = _unpack(problem, given, 2)
-        grads = tier.qk_backward(problem, query, key, rpb, lengths, d_logits)
+        grads = tier_backward(problem, query, key, rpb, lengths, d_logits)
         return [g for g in grads if g is not None]
 
     return _differentiable(problem, forward, backward, rpb_at=2)
 
 
 @lru_cache(maxsize=1024)
-def _av(problem: Problem, tier: Any) -> ArrayFunction:
+def _av(problem: Problem, tier: Tier) -> ArrayFunction:
+    tier_av = or_pure(tier, tier.av, pure.av)
+    tier_backward = or_pure(tier, tier.av_backward, pure.av_backward)
+
     def forward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
         attn, value, _, lengths = _unpack(problem, inputs, 2)
         if problem.batch == 0:
             return [mx.zeros((*attn.shape[:-1], problem.value_dim), problem.dtype)]
-        return [tier.av(problem, attn, value, lengths)]
+        return [tier_av(problem, attn, value, lengths)]
 
     def backward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
         *given, _, d_out = inputs
         attn, value, _, lengths = _unpack(problem, given, 2)
-        return list(tier.av_backward(problem, attn, value, lengths, d_out))
+        return list(tier_backward(problem, attn, value, lengths, d_out))
 
     return _differentiable(problem, forward, backward)
 
 
-def _unpack(problem: Problem, inputs: Any, arrays: int) -> tuple[Any, ...]:
+def _unpack(problem: Problem, inputs: Arrays, arrays: int) -> tuple[Any, ...]:
     """The given arrays followed by ``rpb`` and ``lengths``, None where the problem has none."""
-    rest = list(inputs[arrays:])
-    rpb = rest.pop(0) if problem.has_rpb else None
-    lengths = rest.pop(0) if problem.has_lengths else None
+    rpb = inputs[arrays] if problem.has_rpb else None
+    lengths = inputs[-1] if problem.has_lengths else None
     return (*inputs[:arrays], rpb, lengths)
 
 
@@ -108,19 +123,19 @@ def _differentiable(
     gradient = _gradient(problem, backward)
 
     @function.vjp
-    def vjp(primals: Any, cotangents: Any, outputs: Any) -> list[mx.array]:
+    def vjp(primals: Arrays, cotangents: Arrays, outputs: Arrays) -> list[mx.array]:
         if problem.batch == 0:
             return [mx.zeros_like(x) for x in primals]
         grads = gradient(*primals, *outputs, *cotangents)
         return [*grads, mx.zeros_like(primals[-1])] if problem.has_lengths else grads
 
     @function.vmap
-    def vmap(inputs: Any, axes: Any) -> Any:
+    def vmap(inputs: Arrays, axes: Axes) -> Mapped:
         # With the rules again: what is mapped may be differentiated, or mapped once more.
         def mapped(problem: Problem, *inputs: mx.array) -> list[mx.array]:
             return _differentiable(problem, forward, backward, rpb_at)(*inputs)
 
-        if problem.has_rpb and axes[rpb_at] is not None:
+        if rpb_at is not None and problem.has_rpb and axes[rpb_at] is not None:
             return _loop(problem, mapped, inputs, axes)
         return _fold(problem, mapped, inputs, axes, rpb_at if problem.has_rpb else None)
 
@@ -131,13 +146,13 @@ def _gradient(problem: Problem, backward: ArrayFunction) -> ArrayFunction:
     gradient = mx.custom_function(lambda *inputs: backward(problem, *inputs))
 
     @gradient.vjp
-    def second_order(primals: Any, cotangents: Any, outputs: Any) -> Any:
+    def second_order(primals: Arrays, cotangents: Arrays, outputs: Arrays) -> NoReturn:
         raise NotImplementedError(
             "[neighborhood attention] gradients of gradients are not supported."
         )
 
     @gradient.vmap
-    def vmap(inputs: Any, axes: Any) -> Any:
+    def vmap(inputs: Arrays, axes: Axes) -> Mapped:
         def mapped(problem: Problem, *inputs: mx.array) -> list[mx.array]:
             return _gradient(problem, backward)(*inputs)
 
@@ -149,8 +164,8 @@ def _gradient(problem: Problem, backward: ArrayFunction) -> ArrayFunction:
 
 
 def _fold(
-    problem: Problem, function: ArrayFunction, inputs: Any, axes: Any, shared: int | None = None
-) -> tuple[list[mx.array], list[int]]:
+    problem: Problem, function: ArrayFunction, inputs: Arrays, axes: Axes, shared: int | None = None
+) -> Mapped:
     """Maps over an axis by folding it into the batch of every input but ``shared``."""
     n = _mapped_size(inputs, axes)
     folded = []
@@ -163,9 +178,7 @@ def _fold(
     return [y.reshape(n, problem.batch, *y.shape[1:]) for y in outputs], [0] * len(outputs)
 
 
-def _loop(
-    problem: Problem, function: ArrayFunction, inputs: Any, axes: Any
-) -> tuple[list[mx.array], list[int]]:
+def _loop(problem: Problem, function: ArrayFunction, inputs: Arrays, axes: Axes) -> Mapped:
     """Maps over an axis by calling the function once per entry."""
     n = _mapped_size(inputs, axes)
     entries = [
@@ -176,5 +189,5 @@ def _loop(
     return [mx.stack(list(ys)) for ys in zip(*each, strict=True)], [0] * len(each[0])
 
 
-def _mapped_size(inputs: Any, axes: Any) -> int:
+def _mapped_size(inputs: Arrays, axes: Axes) -> int:
     return next(x.shape[a] for x, a in zip(inputs, axes, strict=True) if a is not None)

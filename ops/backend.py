@@ -6,21 +6,32 @@ import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cache
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 import mlx.core as mx
 
 from .neighborhood import Neighborhood
 from .problem import Problem
+from .tier import KernelError, Tier
+
+if TYPE_CHECKING:
+    from . import gpu, native, pure
+
+    _FACES: tuple[Tier, ...] = (gpu, native, pure)  # mypy holds each module against the face
 
 # In the order of preference. The GPU tier has two names: one kernel source, two back-ends.
 TIERS = {"fast_metal": ".gpu", "cuda": ".gpu", "nanobind": ".native", "pure": ".pure"}
 
-_forced: str | None = None
-_record: list[Explanation] | None = None
+_set: str | None = None  # by set_backend, for all threads
+# Of one thread or task, for the length of a `with` or of a call.
+_used: ContextVar[str | None] = ContextVar("natten_zoo_backend", default=None)
+_explained: ContextVar[list[Explanation] | None] = ContextVar("natten_zoo_explain", default=None)
+
+Arguments = ParamSpec("Arguments")
+Results = TypeVar("Results")
 
 
 @dataclass(frozen=True)
@@ -37,18 +48,25 @@ class Explanation:
 
 
 def get_backend() -> str:
-    """The tier asked for: ``"auto"``, or the one that [`set_backend`][] or, without it, the
-    environment variable ``NATTEN_BACKEND`` forces, unless it is empty.
+    """The tier asked for: ``"auto"``, or the one that is forced here and now.
+
+    What [`use_backend`][] says comes first, then [`set_backend`][], then the environment
+    variable ``NATTEN_BACKEND``, unless it is empty.
 
     Raises:
         ValueError: If ``NATTEN_BACKEND`` names no tier.
     """
+    forced = _used.get() or _set
+    if forced:
+        return forced
     asked = os.environ.get("NATTEN_BACKEND") or "auto"
-    return _forced or _checked(asked, "[get_backend] NATTEN_BACKEND")
+    return _checked(asked, "[get_backend] NATTEN_BACKEND")
 
 
 def set_backend(name: str) -> None:
-    """Forces a tier for all calls that follow.
+    """Forces a tier for all calls that follow, in every thread.
+
+    Within [`use_backend`][natten_zoo.ops.use_backend] it has no effect before the block ends.
 
     Args:
         name: ``"auto"`` for the fastest tier that can run each problem, else ``"pure"``,
@@ -58,20 +76,22 @@ def set_backend(name: str) -> None:
     Raises:
         ValueError: If there is no tier of that name.
     """
-    global _forced
-    _forced = _checked(name, "[set_backend] 'name'")
+    global _set
+    _set = _checked(name, "[set_backend] 'name'")
 
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """[`set_backend`][] for the length of a ``with`` block."""
-    global _forced
-    before = _forced
-    set_backend(name)
+    """Forces a tier for the length of a ``with`` block, in this thread or task alone.
+
+    Raises:
+        ValueError: If there is no tier of that name.
+    """
+    token = _used.set(_checked(name, "[use_backend] 'name'"))
     try:
         yield
     finally:
-        _forced = before
+        _used.reset(token)
 
 
 def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Explanation]:
@@ -79,7 +99,7 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Exp
 
     ``function`` may be an operator, a layer or a whole model. It is called once; MLX being lazy,
     nothing is computed. Calls of plain attention (a kernel that covers its input) show as
-    ``"dense"``.
+    ``"dense"``. Calls of other threads do not show.
 
     Examples:
         >>> import mlx.core as mx
@@ -89,13 +109,13 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Exp
         ...     ops.explain(ops.na1d, x, x, x, kernel_size=3)[0].tier
         'pure'
     """
-    global _record
-    before, _record = _record, []
+    chosen: list[Explanation] = []
+    token = _explained.set(chosen)
     try:
         function(*args, **kwargs)
-        return list(dict.fromkeys(_record))
     finally:
-        _record = before
+        _explained.reset(token)
+    return list(dict.fromkeys(chosen))
 
 
 def get_support_matrix() -> dict[str, dict[str, str]]:
@@ -128,18 +148,20 @@ def has_nanobind() -> bool:
     return why_not("nanobind", _example(2)) is None
 
 
-def choose(problem: Problem, op: str) -> ModuleType:
+def choose(problem: Problem, op: str) -> Tier:
     """The tier that computes ``problem``: the forced one, or the first that can.
 
     Raises:
-        RuntimeError: If the forced tier cannot.
+        RuntimeError: If the forced tier cannot, or none.
     """
-    name, reasons = _first(problem)
-    if name is None:
+    tier, reasons = _first(problem)
+    if tier is None:
+        whys = ", ".join(f"{name}: {why}" for name, why in reasons.items())
         wanted = get_backend()
-        raise RuntimeError(f"[{op}] backend '{wanted}' cannot run this: {reasons[wanted]}.")
-    record(problem, name, reasons)
-    return _module(name)
+        why = whys if wanted == "auto" else reasons[wanted]
+        raise RuntimeError(f"[{op}] backend '{wanted}' cannot run this: {why}.")
+    record(problem, tier.NAME, reasons)
+    return tier
 
 
 def outruns_dense(problem: Problem) -> bool:
@@ -148,34 +170,57 @@ def outruns_dense(problem: Problem) -> bool:
     Also true of a forced tier that cannot run it: `choose` then says why, instead of MLX's
     attention passing for that tier.
     """
-    name, _ = _first(problem)
-    return name is None or _module(name).outruns_dense(problem)
+    tier, _ = _first(problem)
+    return tier is None or tier.outruns_dense(problem)
 
 
-def _first(problem: Problem) -> tuple[str | None, dict[str, str]]:
+def or_pure(
+    tier: Tier,
+    function: Callable[Concatenate[Problem, Arguments], Results],
+    instead: Callable[Concatenate[Problem, Arguments], Results],
+) -> Callable[Concatenate[Problem, Arguments], Results]:
+    """A tier's function that, where a kernel cannot be built, falls back to the pure tier's.
+
+    A tier that is forced raises its `KernelError` instead.
+    """
+
+    def run(problem: Problem, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Results:
+        try:
+            return function(problem, *args, **kwargs)
+        except KernelError as error:
+            if get_backend() == tier.NAME:
+                raise
+            record(problem, "pure", {tier.NAME: str(error)})
+            return instead(problem, *args, **kwargs)
+
+    return run
+
+
+def _first(problem: Problem) -> tuple[Tier | None, dict[str, str]]:
     """The tier for a problem, None if the forced one cannot, and why others before it do not."""
     wanted = get_backend()
     reasons: dict[str, str] = {}
     for name in TIERS if wanted == "auto" else [wanted]:
         reason = why_not(name, problem)
         if reason is None:
-            return name, reasons
+            return _tier(name), reasons
         reasons[name] = reason
     return None, reasons
 
 
 def why_not(name: str, problem: Problem) -> str | None:
     """Why a tier cannot run a problem on the default device; None if it can."""
-    tier = _module(name)
+    tier = _tier(name)
     if name != tier.NAME:
         return f"this MLX has no {'Metal' if name == 'fast_metal' else 'CUDA'} back-end"
-    return tier.why_not(problem)
+    return tier.SUPPORT.why_not(problem) or tier.why_not(problem)
 
 
 def record(problem: Problem, tier: str, reasons: dict[str, str] | None = None) -> None:
-    """Notes a choice for [`explain`][]."""
-    if _record is not None:
-        _record.append(Explanation(problem, tier, dict(reasons or {})))
+    """Notes a choice for [`explain`][natten_zoo.ops.explain]."""
+    explained = _explained.get()
+    if explained is not None:
+        explained.append(Explanation(problem, tier, dict(reasons or {})))
 
 
 def _checked(name: str, origin: str) -> str:
@@ -185,8 +230,9 @@ def _checked(name: str, origin: str) -> str:
 
 
 @cache
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(TIERS[name], __package__)
+def _tier(name: str) -> Tier:
+    """Imported late: the compiled tier warns if it was compiled for another MLX."""
+    return cast(Tier, importlib.import_module(TIERS[name], __package__))
 
 
 def _example(rank: int) -> Problem:

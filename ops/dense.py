@@ -8,6 +8,10 @@ import mlx.core as mx
 import numpy as np
 
 from .problem import check_floats, check_heads, checked_scale
+from .tier import Support
+
+# What attention over all keys can stand in for, where every window is the whole map.
+SUPPORT = Support(features=frozenset(("stride", "window_stride")))
 
 
 def merge_attentions(
@@ -154,14 +158,12 @@ def _mask(
     queries: int, keys: int, is_causal: bool, starts: tuple[mx.array, mx.array] | None
 ) -> mx.array | None:
     """``[queries, keys]``: who sees whom; None if everybody sees everything."""
-    row, column = mx.arange(queries)[:, None], mx.arange(keys)
     if starts is None:
-        return row >= column if is_causal else None
-    (row_sequence, row), (column_sequence, column) = (
-        _sequences(n, start) for n, start in ((queries, starts[0]), (keys, starts[1]))
-    )
-    mask = (row_sequence[:, None] == column_sequence) & (row_sequence < starts[0].size - 1)[:, None]
-    return mask & (row[:, None] >= column) if is_causal else mask
+        return mx.arange(queries)[:, None] >= mx.arange(keys) if is_causal else None
+    of_query, query = _sequences(queries, starts[0])
+    of_key, key = _sequences(keys, starts[1])
+    mask = (of_query[:, None] == of_key) & (of_query < starts[0].size - 1)[:, None]
+    return mask & (query[:, None] >= key) if is_causal else mask
 
 
 def _sequences(tokens: int, starts: mx.array) -> tuple[mx.array, mx.array]:

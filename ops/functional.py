@@ -1,23 +1,93 @@
-"""Neighborhood attention: validate, describe the neighborhood, hand it to a tier.
+"""Neighborhood attention: validate, describe the problem, hand it to a tier.
 
-The three ranks are thin wrappers around one function. Arrays are heads-last:
+[`attend`][] takes a `Neighborhood` of any rank, which is its number of axes. ``na1d``,
+``na2d`` and ``na3d`` make one of their arguments and call it. Arrays are heads-last:
 ``[batch, length, heads, head_dim]``, ``[batch, height, width, heads, head_dim]``,
 ``[batch, depth, height, width, heads, head_dim]``.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import mlx.core as mx
 
-from . import autograd, backend
-from .dense import full_attention, merge_attentions
+from . import autograd, backend, dense
 from .neighborhood import BoolOrBools, IntOrInts, Neighborhood
-from .problem import Problem, attention_problem, check_floats, downsample
+from .problem import Problem, attention_problem, check_floats, check_neighborhood, downsample
+from .tier import Support
 
-Result = mx.array | tuple[mx.array, mx.array]
-AdditionalTokens = tuple[mx.array | None, mx.array | None]
+OutAndLSE = tuple[mx.array, mx.array]
+Result = mx.array | OutAndLSE
+KeysAndValues = tuple[mx.array, mx.array]
+
+# What keys without a place, which the kernels do not know of, can be merged with.
+ADDITIONAL = Support(
+    features=frozenset(("dilation", "stride", "window_stride", "is_causal", "has_rpb"))
+)
+
+
+def attend(
+    hood: Neighborhood,
+    query: mx.array,
+    key: mx.array,
+    value: mx.array,
+    *,
+    scale: float | None = None,
+    rpb: mx.array | None = None,
+    additional_keys: mx.array | None = None,
+    additional_values: mx.array | None = None,
+    op: str | None = None,
+) -> OutAndLSE:
+    """Neighborhood attention of any rank: what [`na1d`][], [`na2d`][] and [`na3d`][] call.
+
+    For callers that keep a `Neighborhood`, such as layers: it was validated when it was
+    made, and is not again.
+
+    Args:
+        hood: Who sees whom; its rank is that of the arrays.
+        query: ``[batch, *spatial, heads, head_dim]``.
+        key: ``[batch, *spatial, kv_heads, head_dim]``.
+        value: ``[batch, *spatial, kv_heads, value_dim]``.
+        scale: As in [`na2d`][natten_zoo.ops.na2d], and so is all that follows.
+        rpb: ``[heads, *hood.bias_shape]``.
+        additional_keys: ``[batch, tokens, kv_heads, head_dim]``.
+        additional_values: ``[batch, tokens, kv_heads, value_dim]``.
+        op: Who asks, for messages. Default: ``na{rank}d``.
+
+    Returns:
+        The output and the LSE, as [`na2d`][] with ``return_lse``. Nobody pays for an LSE that is
+        not used.
+
+    Raises:
+        TypeError: If an argument has the wrong type or dtype.
+        ValueError: If shapes do not fit, or ``kernel_size * dilation`` exceeds an axis.
+
+    Examples:
+        >>> import mlx.core as mx
+        >>> from natten_zoo import ops
+        >>> hood = ops.Neighborhood.of(2, kernel_size=7, dilation=2)
+        >>> x = mx.random.normal((1, 14, 14, 2, 32))
+        >>> out, lse = ops.attend(hood, x, x, x)
+        >>> mx.array_equal(out, ops.na2d(x, x, x, 7, dilation=2)).item()
+        True
+    """
+    check_neighborhood("attend", hood)
+    op = op or f"na{hood.rank}d"
+    problem = attention_problem(op, hood, query, key, value, scale, rpb)
+    additional = _check_additional(op, problem, additional_keys, additional_values)
+    query = downsample(problem, query)
+    # Where every window is the whole map, this is plain attention. MLX has that, and unless the
+    # tier that would compute the problem is faster at it, MLX's own is used.
+    plain = hood.covers(problem.spatial) and not dense.SUPPORT.why_not(problem)
+    if plain and not backend.outruns_dense(problem):
+        return _dense(problem, query, key, value, additional)
+    tier = backend.choose(problem, op)
+    arrays = [query, key, value] if rpb is None else [query, key, value, rpb]
+    out, lse = autograd.attention(problem, tier)(*arrays)
+    if additional:
+        extra, extra_lse = dense.full_attention(query.flatten(1, -3), *additional, problem.scale)
+        extra, extra_lse = extra.reshape(out.shape), extra_lse.reshape(lse.shape)
+        return dense.merge_attentions([out, extra], [lse, extra_lse])
+    return out, lse
 
 
 def na2d(
@@ -53,7 +123,10 @@ def na2d(
         value: ``[batch, height, width, kv_heads, value_dim]``.
         kernel_size: Keys per query and axis, an integer or one per axis.
         stride: Keeps the queries 0, s, 2s, ...: the output has ``ceil(size / stride)`` tokens. Not
-            what NATTEN >= 0.20 calls stride: that is ``window_stride``.
+            what NATTEN >= 0.20 calls stride: that is ``window_stride``. Note the order, which is
+            natten-mlx's: ``na2d(q, k, v, 7, 2)`` has a stride of 2, but ``na2d_qk(q, k, 7, 2)``,
+            ``na2d_av`` and ``na2d_varlen`` take the dilation next. Name what follows
+            ``kernel_size``, and you need not remember.
         dilation: Step between the keys of a window.
         is_causal: Whether a query sees only keys up to itself, for all axes or one per axis.
         scale: Factor of the logits, a finite number. Default: ``head_dim ** -0.5``.
@@ -83,17 +156,18 @@ def na2d(
         >>> ops.na2d(x, x, x, kernel_size=(3, 5), stride=2, is_causal=(True, False)).shape
         (1, 7, 7, 2, 32)
     """
-    hood = Neighborhood.of(
-        2,
-        kernel_size,
-        dilation=dilation,
-        stride=stride,
-        window_stride=window_stride,
-        is_causal=is_causal,
-        op="na2d",
+    hood = Neighborhood.of(2, kernel_size, dilation, stride, window_stride, is_causal, op="na2d")
+    out, lse = attend(
+        hood,
+        query,
+        key,
+        value,
+        scale=scale,
+        rpb=rpb,
+        additional_keys=additional_keys,
+        additional_values=additional_values,
     )
-    additional = additional_keys, additional_values
-    return _attend("na2d", hood, query, key, value, scale, rpb, additional, return_lse)
+    return (out, lse) if return_lse else out
 
 
 def na1d(
@@ -124,17 +198,18 @@ def na1d(
         >>> out.shape, lse.shape
         ((1, 100, 2, 32), (1, 100, 2))
     """
-    hood = Neighborhood.of(
-        1,
-        kernel_size,
-        dilation=dilation,
-        stride=stride,
-        window_stride=window_stride,
-        is_causal=is_causal,
-        op="na1d",
+    hood = Neighborhood.of(1, kernel_size, dilation, stride, window_stride, is_causal, op="na1d")
+    out, lse = attend(
+        hood,
+        query,
+        key,
+        value,
+        scale=scale,
+        rpb=rpb,
+        additional_keys=additional_keys,
+        additional_values=additional_values,
     )
-    additional = additional_keys, additional_values
-    return _attend("na1d", hood, query, key, value, scale, rpb, additional, return_lse)
+    return (out, lse) if return_lse else out
 
 
 def na3d(
@@ -165,44 +240,17 @@ def na3d(
         >>> ops.na3d(clip, clip, clip, (3, 7, 7), is_causal=(True, False, False)).shape
         (1, 8, 14, 14, 2, 16)
     """
-    hood = Neighborhood.of(
-        3,
-        kernel_size,
-        dilation=dilation,
-        stride=stride,
-        window_stride=window_stride,
-        is_causal=is_causal,
-        op="na3d",
+    hood = Neighborhood.of(3, kernel_size, dilation, stride, window_stride, is_causal, op="na3d")
+    out, lse = attend(
+        hood,
+        query,
+        key,
+        value,
+        scale=scale,
+        rpb=rpb,
+        additional_keys=additional_keys,
+        additional_values=additional_values,
     )
-    additional = additional_keys, additional_values
-    return _attend("na3d", hood, query, key, value, scale, rpb, additional, return_lse)
-
-
-def _attend(
-    op: str,
-    hood: Neighborhood,
-    query: mx.array,
-    key: mx.array,
-    value: mx.array,
-    scale: float | None,
-    rpb: mx.array | None,
-    additional: AdditionalTokens,
-    return_lse: bool,
-) -> Result:
-    problem = attention_problem(op, hood, query, key, value, scale, rpb)
-    _check_additional(op, problem, *additional)
-    query = downsample(problem, query)
-    plain = hood.covers(problem.spatial) and rpb is None
-    if plain and not backend.outruns_dense(problem):
-        return _dense(problem, query, key, value, additional, return_lse)
-    tier = backend.choose(problem, op)
-    arrays = [query, key, value] if rpb is None else [query, key, value, rpb]
-    out, lse = autograd.attention(problem, tier)(*arrays)
-    keys, values = additional
-    if keys is not None and values is not None:
-        extra, extra_lse = full_attention(query.flatten(1, -3), keys, values, problem.scale)
-        extra, extra_lse = extra.reshape(out.shape), extra_lse.reshape(lse.shape)
-        out, lse = merge_attentions([out, extra], [lse, extra_lse])
     return (out, lse) if return_lse else out
 
 
@@ -211,32 +259,34 @@ def _dense(
     query: mx.array,
     key: mx.array,
     value: mx.array,
-    additional: AdditionalTokens,
-    return_lse: bool,
-) -> Result:
+    additional: KeysAndValues | None,
+) -> OutAndLSE:
     """Plain self-attention, where every window is the whole input."""
     backend.record(problem, "dense")
     shape = query.shape[:-1]
     query, key, value = (x.flatten(1, -3) for x in (query, key, value))  # [B, tokens, H, D]
-    keys, values = additional
-    if keys is not None and values is not None:
-        key = mx.concatenate([key, keys], axis=1)
-        value = mx.concatenate([value, values], axis=1)
-    out, lse = full_attention(query, key, value, problem.scale)
-    out = out.reshape(*shape, problem.value_dim)
-    return (out, lse.reshape(shape)) if return_lse else out
+    if additional:
+        key, value = (
+            mx.concatenate([x, more], axis=1)
+            for x, more in zip((key, value), additional, strict=True)
+        )
+    out, lse = dense.full_attention(query, key, value, problem.scale)
+    return out.reshape(*shape, problem.value_dim), lse.reshape(shape)
 
 
 def _check_additional(
     op: str, problem: Problem, keys: mx.array | None, values: mx.array | None
-) -> None:
-    """Raises unless additional keys and values are both absent or fit the problem."""
+) -> KeysAndValues | None:
+    """Additional keys and values; raises unless both are absent or both fit the problem."""
     if keys is None and values is None:
-        return
+        return None
     if keys is None or values is None:
         raise ValueError(
             f"[{op}] 'additional_keys' and 'additional_values' must be given together."
         )
+    reason = ADDITIONAL.why_not(problem)
+    if reason:
+        raise ValueError(f"[{op}] 'additional_keys' must be None for this problem: {reason}.")
     check_floats(op, additional_keys=keys, additional_values=values)
     heads = problem.kv_heads
     expected = {"additional_keys": problem.head_dim, "additional_values": problem.value_dim}
@@ -247,7 +297,4 @@ def _check_additional(
                 f"[{op}] '{name}' must have shape [{problem.batch}, tokens, {heads}, {dim}] and "
                 f"dtype {problem.dtype} but got {x.shape} and {x.dtype}."
             )
-
-
-# By the number of axes.
-OPERATORS: dict[int, Any] = {1: na1d, 2: na2d, 3: na3d}
+    return keys, values

@@ -20,15 +20,16 @@ BoolOrBools = bool | Sequence[bool]
 class Neighborhood:
     """A sliding window over the tokens of 1, 2 or 3 axes.
 
-    Each axis is independent and the n-D neighborhood is the Cartesian product of its axes.
-    With dilation ``d`` the tokens ``i`` with equal ``i % d`` form a group; inside its group
-    of ``n`` tokens a query of rank ``p = i // d`` sees the ``kernel_size`` ranks around it,
-    moved inwards at the borders so that their number stays ``kernel_size``. A causal axis
-    sees its own rank and the ``kernel_size - 1`` before it, fewer at the left border.
+    Each axis is independent and the n-D neighborhood is the Cartesian product of its axes; their
+    number is the neighborhood's *rank*. With dilation ``d`` the tokens ``i`` with equal ``i % d``
+    form a *dilation group*, in which ``i // d`` is the token's *ordinal*. A query sees the
+    ``kernel_size`` ordinals of its group around its own, moved inwards at the borders so that their
+    number stays ``kernel_size``. On a causal axis it sees its own ordinal and the
+    ``kernel_size - 1`` before it, fewer at the left border.
 
     Two strides exist and differ: ``stride`` keeps only the queries 0, s, 2s, ... (the output
-    shrinks), ``window_stride`` lets groups of that many neighboring queries share the window of
-    their leader (the output does not shrink; generalized neighborhood attention,
+    shrinks), ``window_stride`` has that many neighboring queries share the window of one of them,
+    their *leader* (the output does not shrink; generalized neighborhood attention,
     https://arxiv.org/abs/2504.16922, named ``stride`` in NATTEN >= 0.20).
 
     Args:
@@ -38,7 +39,8 @@ class Neighborhood:
         window_stride: Queries that share one window; at most ``kernel_size``.
         is_causal: Whether a query sees only keys up to itself.
 
-    Every attribute is a tuple with one entry per axis. [`of`][] broadcasts and validates.
+    Every attribute is a tuple with one entry per axis. `of` broadcasts and validates; what
+    takes a neighborhood, such as [`attend`][natten_zoo.ops.attend], relies on that.
     """
 
     kernel_size: tuple[int, ...]
@@ -52,14 +54,24 @@ class Neighborhood:
         cls,
         rank: int,
         kernel_size: IntOrInts,
-        *,
         dilation: IntOrInts = 1,
         stride: IntOrInts = 1,
         window_stride: IntOrInts = 1,
         is_causal: BoolOrBools = False,
+        *,
         op: str = "Neighborhood",
     ) -> Neighborhood:
         """Builds the neighborhood of ``rank`` axes from single values or one value per axis.
+
+        Args:
+            rank: Number of axes.
+            kernel_size: Of all axes, or one per axis. All that follows likewise, in the order of
+                the attributes; better name it, for operators have other orders.
+            dilation: See the attributes.
+            stride: See the attributes; at most ``kernel_size``.
+            window_stride: See the attributes; at most ``kernel_size``.
+            is_causal: See the attributes.
+            op: Who asks, for messages.
 
         Raises:
             TypeError: If a size is not an integer (bools are refused) or a flag not a bool.
@@ -68,8 +80,9 @@ class Neighborhood:
         """
         # Validation costs as much as a small forward pass; repr tells 1 from True and np.int64(1).
         key = repr((rank, kernel_size, dilation, stride, window_stride, is_causal))
-        if key in _known:
-            return _known[key]
+        known = _known.get(key)
+        if known is not None:
+            return known
         one = cls(
             per_axis(op, "kernel_size", kernel_size, rank),
             per_axis(op, "dilation", dilation, rank),
@@ -140,14 +153,15 @@ class Neighborhood:
             ``(first, count)``: the query sees the keys ``first + t * dilation`` with ``t < count``.
         """
         k, d, s = self.kernel_size[axis], self.dilation[axis], self.window_stride[axis]
-        group, rank = query % d, query // d
-        n = length // d + (group < length % d)  # tokens in the dilation group
+        group, ordinal = query % d, query // d
+        n = length // d + (group < length % d)  # tokens of the dilation group
+        # The ordinal of the query whose window s neighbors share:
         if self.is_causal[axis]:
-            leader = xp.minimum(rank // s * s + s - 1, n - 1)  # the last query of its stride group
+            leader = xp.minimum(ordinal // s * s + s - 1, n - 1)  # the last of them
             start = xp.maximum(leader - (k - 1), 0)
-            count = xp.minimum(rank + 1, n) - start
+            count = xp.minimum(ordinal + 1, n) - start
         else:
-            leader = xp.minimum(rank // s * s + s // 2, n - 1)  # the middle one
+            leader = xp.minimum(ordinal // s * s + s // 2, n - 1)  # the one in the middle
             start = xp.maximum(xp.minimum(leader - k // 2, n - k), 0)
             count = xp.minimum(k, n)
         return start * d + group, count
@@ -160,7 +174,7 @@ class Neighborhood:
             [2, 4, 6]
         """
         first, count = self.window(axis, query, length)
-        return first + self.dilation[axis] * np.arange(count)
+        return int(first) + self.dilation[axis] * np.arange(count)
 
     def windows(self, axis: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """``(first, count)`` of every kept query on one axis, each ``[ceil(length / stride)]``."""
@@ -170,7 +184,8 @@ class Neighborhood:
         """``[queries, keys]`` on one axis: whether the kept query sees the key."""
         first, count = self.windows(axis, length)
         step, offset = np.divmod(np.arange(length) - first[:, None], self.dilation[axis])
-        return (offset == 0) & (step >= 0) & (step < count[:, None])
+        seen: np.ndarray = (offset == 0) & (step >= 0) & (step < count[:, None])
+        return seen
 
 
 _known: dict[str, Neighborhood] = {}

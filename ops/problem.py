@@ -67,9 +67,20 @@ class Problem:
         return self.neighborhood.output_size(self.spatial)
 
     @property
-    def group(self) -> int:
-        """Query heads that share one key/value head."""
+    def gqa_factor(self) -> int:
+        """Query heads that share one key/value head (grouped-query attention)."""
         return self.heads // self.kv_heads
+
+    @property
+    def sample_rows(self) -> int:
+        """Rows of a sample's keys or queries before it is downsampled: tokens times heads."""
+        return self.heads * math.prod(self.spatial)
+
+
+def check_neighborhood(op: str, hood: Any) -> None:
+    """Raises unless ``hood`` is a `Neighborhood`, which has been validated."""
+    if not isinstance(hood, Neighborhood):
+        raise TypeError(f"[{op}] 'hood' must be a Neighborhood but got {hood!r}.")
 
 
 def check_floats(op: str, **arrays: Any) -> None:
@@ -95,7 +106,8 @@ def checked_scale(op: str, scale: Any, head_dim: int, name: str = "scale") -> fl
         ValueError: If it is not finite.
     """
     if scale is None:
-        return head_dim**-0.5
+        default: float = head_dim**-0.5
+        return default
     if isinstance(scale, bool) or not isinstance(scale, numbers.Real):
         raise TypeError(f"[{op}] '{name}' must be a number but got {scale!r}.")
     if not math.isfinite(scale):
@@ -152,18 +164,22 @@ def attention_problem(
         TypeError: If an argument is not an array, or of an unsupported or another dtype.
         ValueError: If shapes do not fit together, or a window does not fit into the input.
     """
-    arrays = (query, key, value, rpb, lengths)
-    usual = all(x is None or isinstance(x, mx.array) for x in arrays)
-    if not usual or type(scale) not in (float, int, type(None)):
-        return _validate(op, hood, query, key, value, scale, rpb, lengths)
     # To validate takes as long as a small kernel, and a model repeats its calls.
-    looks = (hood, scale, *(None if x is None else (x.shape, x.dtype) for x in arrays))
-    if looks not in _valid:
+    try:
+        of_query, of_key = (query.shape, query.dtype), (key.shape, key.dtype)
+        of_value = value.shape, value.dtype
+        of_rpb = None if rpb is None else (rpb.shape, rpb.dtype)
+        of_lengths = None if lengths is None else (lengths.shape, lengths.dtype)
+        looks = (hood, type(scale), scale, of_query, of_key, of_value, of_rpb, of_lengths)
+        problem = _valid.get(looks)
+    except (AttributeError, TypeError):  # not an array, or not a number
+        return _validate(op, hood, query, key, value, scale, rpb, lengths)
+    if problem is None:
         problem = _validate(op, hood, query, key, value, scale, rpb, lengths)
         if len(_valid) >= VALID_KEPT:
             _valid.clear()
         _valid[looks] = problem
-    return _valid[looks]
+    return problem
 
 
 def _validate(
@@ -245,6 +261,6 @@ def inside_samples(tokens: Sequence[mx.array], lengths: mx.array) -> mx.array:
 def downsample(problem: Problem, query: mx.array) -> mx.array:
     """Keeps every ``stride``-th query: ``[B, *spatial, ...] -> [B, *out, ...]``."""
     stride = problem.neighborhood.stride
-    if all(s == 1 for s in stride):
+    if max(stride) == 1:
         return query
     return query[(slice(None), *(slice(None, None, s) for s in stride))]

@@ -2,6 +2,8 @@
 
 ``softmax(na2d_qk(query, key, ...), axis=-1)`` and [`na2d_av`][] are `na2d`, with room for
 dropout or a look between them. The weights take ``kernel volume`` numbers per query and head.
+[`attend_qk`][] and [`attend_av`][] take a `Neighborhood` of any rank; all others make
+one of their arguments.
 """
 
 from __future__ import annotations
@@ -15,9 +17,70 @@ from .problem import (
     attention_problem,
     check_floats,
     check_heads,
+    check_neighborhood,
     check_not_empty,
     downsample,
 )
+
+
+def attend_qk(
+    hood: Neighborhood,
+    query: mx.array,
+    key: mx.array,
+    *,
+    scale: float | None = None,
+    rpb: mx.array | None = None,
+    op: str | None = None,
+) -> mx.array:
+    """The logits of a neighborhood of any rank: what [`na1d_qk`][] and its siblings call.
+
+    Args:
+        hood: Who sees whom; its rank is that of the arrays.
+        query: ``[batch, *spatial, heads, head_dim]``.
+        key: ``[batch, *spatial, kv_heads, head_dim]``.
+        scale: As in [`na2d_qk`][natten_zoo.ops.na2d_qk].
+        rpb: ``[heads, *hood.bias_shape]``.
+        op: Who asks, for messages. Default: ``na{rank}d_qk``.
+
+    Returns:
+        ``[batch, *spatial', heads, hood.volume]``, as [`na2d_qk`][natten_zoo.ops.na2d_qk].
+
+    Raises:
+        TypeError: If an argument has the wrong type or dtype.
+        ValueError: If shapes do not fit, or ``kernel_size * dilation`` exceeds an axis.
+    """
+    check_neighborhood("attend_qk", hood)
+    op = op or f"na{hood.rank}d_qk"
+    check_floats(op, query=query, key=key)
+    problem = attention_problem(op, hood, query, key, key, scale, rpb)
+    tier = backend.choose(problem, op)
+    query = downsample(problem, query)
+    arrays = [query, key] if rpb is None else [query, key, rpb]
+    return autograd.qk(problem, tier)(*arrays)[0]
+
+
+def attend_av(
+    hood: Neighborhood, attn: mx.array, value: mx.array, *, op: str | None = None
+) -> mx.array:
+    """The weighted values of a neighborhood of any rank: what [`na1d_av`][] and siblings call.
+
+    Args:
+        hood: Who sees whom; its rank is that of the arrays.
+        attn: ``[batch, *spatial', heads, hood.volume]``, as [`attend_qk`][] gives.
+        value: ``[batch, *spatial, kv_heads, value_dim]``.
+        op: Who asks, for messages. Default: ``na{rank}d_av``.
+
+    Returns:
+        ``[batch, *spatial', heads, value_dim]``.
+
+    Raises:
+        TypeError: If an argument has the wrong type or dtype.
+        ValueError: If shapes do not fit, or ``kernel_size * dilation`` exceeds an axis.
+    """
+    check_neighborhood("attend_av", hood)
+    op = op or f"na{hood.rank}d_av"
+    problem = _av_problem(op, hood, attn, value)
+    return autograd.av(problem, backend.choose(problem, op))(attn, value)[0]
 
 
 def na2d_qk(
@@ -45,7 +108,9 @@ def na2d_qk(
         query: ``[batch, height, width, heads, head_dim]``; float32, float16 or bfloat16.
         key: ``[batch, height, width, kv_heads, head_dim]``; ``kv_heads`` divides ``heads``.
         kernel_size: Keys per query and axis, an integer or one per axis.
-        dilation: Step between the keys of a window.
+        dilation: Step between the keys of a window. It comes next, as in natten-mlx, where
+            `na2d` has ``stride``: ``na2d_qk(q, k, 7, 2)`` is a dilation of 2, and
+            ``na2d(q, k, v, 7, 2)`` a stride of 2.
         stride: Keeps every ``stride``-th query, as in [`na2d`][natten_zoo.ops.na2d].
         is_causal: Whether a query sees only keys up to itself, for all axes or one per axis.
         scale: Factor of the products. Default: ``head_dim ** -0.5``.
@@ -69,8 +134,8 @@ def na2d_qk(
         >>> mx.allclose(ops.na2d_av(weights, x, 7), ops.na2d(x, x, x, 7), atol=1e-5).item()
         True
     """
-    hood = hood_of("na2d_qk", 2, kernel_size, dilation, stride, window_stride, is_causal)
-    return _qk("na2d_qk", hood, query, key, scale, rpb)
+    hood = Neighborhood.of(2, kernel_size, dilation, stride, window_stride, is_causal, op="na2d_qk")
+    return attend_qk(hood, query, key, scale=scale, rpb=rpb)
 
 
 def na1d_qk(
@@ -88,8 +153,8 @@ def na1d_qk(
     """1-D [`na2d_qk`][]: ``[batch, length, heads, head_dim]`` to
     ``[batch, length', heads, kernel_size]``.
     """
-    hood = hood_of("na1d_qk", 1, kernel_size, dilation, stride, window_stride, is_causal)
-    return _qk("na1d_qk", hood, query, key, scale, rpb)
+    hood = Neighborhood.of(1, kernel_size, dilation, stride, window_stride, is_causal, op="na1d_qk")
+    return attend_qk(hood, query, key, scale=scale, rpb=rpb)
 
 
 def na3d_qk(
@@ -107,8 +172,8 @@ def na3d_qk(
     """3-D [`na2d_qk`][]: ``[batch, depth, height, width, heads, head_dim]`` to
     ``[batch, depth', height', width', heads, prod(kernel_size)]``.
     """
-    hood = hood_of("na3d_qk", 3, kernel_size, dilation, stride, window_stride, is_causal)
-    return _qk("na3d_qk", hood, query, key, scale, rpb)
+    hood = Neighborhood.of(3, kernel_size, dilation, stride, window_stride, is_causal, op="na3d_qk")
+    return attend_qk(hood, query, key, scale=scale, rpb=rpb)
 
 
 def na2d_av(
@@ -144,8 +209,8 @@ def na2d_av(
         TypeError: If an argument has the wrong type or dtype.
         ValueError: If shapes do not fit, or ``kernel_size * dilation`` exceeds an axis.
     """
-    hood = hood_of("na2d_av", 2, kernel_size, dilation, stride, window_stride, is_causal)
-    return _av("na2d_av", hood, attn, value)
+    hood = Neighborhood.of(2, kernel_size, dilation, stride, window_stride, is_causal, op="na2d_av")
+    return attend_av(hood, attn, value)
 
 
 def na1d_av(
@@ -161,8 +226,8 @@ def na1d_av(
     """1-D [`na2d_av`][]: ``[batch, length', heads, kernel_size]`` to
     ``[batch, length', heads, value_dim]``.
     """
-    hood = hood_of("na1d_av", 1, kernel_size, dilation, stride, window_stride, is_causal)
-    return _av("na1d_av", hood, attn, value)
+    hood = Neighborhood.of(1, kernel_size, dilation, stride, window_stride, is_causal, op="na1d_av")
+    return attend_av(hood, attn, value)
 
 
 def na3d_av(
@@ -178,8 +243,8 @@ def na3d_av(
     """3-D [`na2d_av`][]: ``[batch, depth', height', width', heads, prod(kernel_size)]`` to
     ``[batch, depth', height', width', heads, value_dim]``.
     """
-    hood = hood_of("na3d_av", 3, kernel_size, dilation, stride, window_stride, is_causal)
-    return _av("na3d_av", hood, attn, value)
+    hood = Neighborhood.of(3, kernel_size, dilation, stride, window_stride, is_causal, op="na3d_av")
+    return attend_av(hood, attn, value)
 
 
 def na1d_qk_rpb(
@@ -195,8 +260,10 @@ def na1d_qk_rpb(
 
     ``rpb`` is ``[heads, 2 * kernel_size - 1]``.
     """
-    hood = Neighborhood.of(1, kernel_size, dilation=dilation, op="na1d_qk_rpb")
-    return _qk("na1d_qk_rpb", hood, query, key, 1.0 if scale is None else scale, rpb)
+    op = "na1d_qk_rpb"
+    hood = Neighborhood.of(1, kernel_size, dilation, op=op)
+    scale = 1.0 if scale is None else scale
+    return attend_qk(hood, query, key, scale=scale, rpb=rpb, op=op)
 
 
 def na2d_qk_rpb(
@@ -213,8 +280,10 @@ def na2d_qk_rpb(
     The signature that DiNAT-based models know from natten-mlx's ``extras.allin1``, for kernels of
     any size. ``rpb`` is ``[heads, 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1]``.
     """
-    hood = Neighborhood.of(2, kernel_size, dilation=dilation, op="na2d_qk_rpb")
-    return _qk("na2d_qk_rpb", hood, query, key, 1.0 if scale is None else scale, rpb)
+    op = "na2d_qk_rpb"
+    hood = Neighborhood.of(2, kernel_size, dilation, op=op)
+    scale = 1.0 if scale is None else scale
+    return attend_qk(hood, query, key, scale=scale, rpb=rpb, op=op)
 
 
 def na3d_qk_rpb(
@@ -230,74 +299,37 @@ def na3d_qk_rpb(
 
     ``rpb`` is ``[heads, 2 * kernel_size - 1 per axis]``.
     """
-    hood = Neighborhood.of(3, kernel_size, dilation=dilation, op="na3d_qk_rpb")
-    return _qk("na3d_qk_rpb", hood, query, key, 1.0 if scale is None else scale, rpb)
+    op = "na3d_qk_rpb"
+    hood = Neighborhood.of(3, kernel_size, dilation, op=op)
+    scale = 1.0 if scale is None else scale
+    return attend_qk(hood, query, key, scale=scale, rpb=rpb, op=op)
 
 
 def na1d_av_fused(
     attn: mx.array, value: mx.array, kernel_size: IntOrInts, dilation: IntOrInts = 1
 ) -> mx.array:
     """[`na1d_av`][]: the other half of [`na1d_qk_rpb`][]."""
-    hood = Neighborhood.of(1, kernel_size, dilation=dilation, op="na1d_av_fused")
-    return _av("na1d_av_fused", hood, attn, value)
+    op = "na1d_av_fused"
+    hood = Neighborhood.of(1, kernel_size, dilation, op=op)
+    return attend_av(hood, attn, value, op=op)
 
 
 def na2d_av_fused(
     attn: mx.array, value: mx.array, kernel_size: IntOrInts, dilation: IntOrInts = 1
 ) -> mx.array:
     """[`na2d_av`][]: the other half of [`na2d_qk_rpb`][]."""
-    hood = Neighborhood.of(2, kernel_size, dilation=dilation, op="na2d_av_fused")
-    return _av("na2d_av_fused", hood, attn, value)
+    op = "na2d_av_fused"
+    hood = Neighborhood.of(2, kernel_size, dilation, op=op)
+    return attend_av(hood, attn, value, op=op)
 
 
 def na3d_av_fused(
     attn: mx.array, value: mx.array, kernel_size: IntOrInts, dilation: IntOrInts = 1
 ) -> mx.array:
     """[`na3d_av`][]: the other half of [`na3d_qk_rpb`][]."""
-    hood = Neighborhood.of(3, kernel_size, dilation=dilation, op="na3d_av_fused")
-    return _av("na3d_av_fused", hood, attn, value)
-
-
-def hood_of(
-    op: str,
-    rank: int,
-    kernel_size: IntOrInts,
-    dilation: IntOrInts,
-    stride: IntOrInts,
-    window_stride: IntOrInts,
-    is_causal: BoolOrBools,
-) -> Neighborhood:
-    """The neighborhood of an operator's arguments, in the order of all operators here."""
-    return Neighborhood.of(
-        rank,
-        kernel_size,
-        dilation=dilation,
-        stride=stride,
-        window_stride=window_stride,
-        is_causal=is_causal,
-        op=op,
-    )
-
-
-def _qk(
-    op: str,
-    hood: Neighborhood,
-    query: mx.array,
-    key: mx.array,
-    scale: float | None,
-    rpb: mx.array | None,
-) -> mx.array:
-    check_floats(op, query=query, key=key)
-    problem = attention_problem(op, hood, query, key, key, scale, rpb)
-    tier = backend.choose(problem, op)
-    query = downsample(problem, query)
-    arrays = [query, key] if rpb is None else [query, key, rpb]
-    return autograd.qk(problem, tier)(*arrays)[0]
-
-
-def _av(op: str, hood: Neighborhood, attn: mx.array, value: mx.array) -> mx.array:
-    problem = _av_problem(op, hood, attn, value)
-    return autograd.av(problem, backend.choose(problem, op))(attn, value)[0]
+    op = "na3d_av_fused"
+    hood = Neighborhood.of(3, kernel_size, dilation, op=op)
+    return attend_av(hood, attn, value, op=op)
 
 
 def _av_problem(op: str, hood: Neighborhood, attn: mx.array, value: mx.array) -> Problem:

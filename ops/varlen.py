@@ -1,4 +1,8 @@
-"""Neighborhood attention over padded batches whose samples have sizes of their own."""
+"""Neighborhood attention over padded batches whose samples have sizes of their own.
+
+[`attend_varlen`][] takes a `Neighborhood` of any rank; the others make one of their
+arguments.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,51 @@ import numpy as np
 
 from . import autograd, backend
 from .neighborhood import BoolOrBools, IntOrInts, Neighborhood
-from .problem import attention_problem, downsample
-from .unfused import hood_of
+from .problem import attention_problem, check_neighborhood, downsample
 
+Result = mx.array | tuple[mx.array, mx.array]
 Sizes = mx.array | np.ndarray | Sequence[int] | Sequence[Sequence[int]]
+
+
+def attend_varlen(
+    hood: Neighborhood,
+    query: mx.array,
+    key: mx.array,
+    value: mx.array,
+    sizes: Sizes,
+    *,
+    scale: float | None = None,
+    rpb: mx.array | None = None,
+    op: str | None = None,
+) -> tuple[mx.array, mx.array]:
+    """A padded batch of any rank: what [`na1d_varlen`][] and its siblings call.
+
+    Args:
+        hood: Who sees whom; its rank is that of the arrays.
+        query: ``[batch, *spatial, heads, head_dim]``, padded.
+        key: ``[batch, *spatial, kv_heads, head_dim]``.
+        value: ``[batch, *spatial, kv_heads, value_dim]``.
+        sizes: Integers ``[batch, rank]``, for one axis also ``[batch]``; see [`na2d_varlen`][].
+        scale: As in [`na2d`][natten_zoo.ops.na2d].
+        rpb: ``[heads, *hood.bias_shape]``.
+        op: Who asks, for messages. Default: ``na{rank}d_varlen``.
+
+    Returns:
+        The output and the LSE, as [`na2d_varlen`][natten_zoo.ops.na2d_varlen] with ``return_lse``.
+
+    Raises:
+        TypeError: If an argument has the wrong type or dtype.
+        ValueError: If shapes do not fit, or known sizes exceed the padded ones.
+    """
+    check_neighborhood("attend_varlen", hood)
+    op = op or f"na{hood.rank}d_varlen"
+    checked = attention_problem(op, hood, query, key, value, scale, rpb)
+    lengths = _lengths(op, sizes, checked.batch, checked.spatial)
+    problem = attention_problem(op, hood, query, key, value, scale, rpb, lengths)
+    query = downsample(problem, query)
+    arrays = [query, key, value] if rpb is None else [query, key, value, rpb]
+    out, lse = autograd.attention(problem, backend.choose(problem, op))(*arrays, lengths)
+    return out, lse
 
 
 def na2d_varlen(
@@ -29,7 +74,7 @@ def na2d_varlen(
     rpb: mx.array | None = None,
     window_stride: IntOrInts = 1,
     return_lse: bool = False,
-) -> mx.array | tuple[mx.array, mx.array]:
+) -> Result:
     """`na2d` where sample ``b`` is only the corner ``spatial_sizes[b]`` of its array.
 
     The windows of a sample are those of an array of its size: its borders move them, and what lies
@@ -44,7 +89,8 @@ def na2d_varlen(
             * dilation`` its queries see the whole dilation group. Those of an ``mx.array``, whose
             numbers are not known yet, are clipped to the padded size; others are checked.
         kernel_size: Keys per query and axis, an integer or one per axis.
-        dilation: Step between the keys of a window.
+        dilation: Step between the keys of a window. It comes next, as in natten-mlx, where
+            [`na2d`][natten_zoo.ops.na2d] has ``stride``.
         scale: Factor of the logits. Default: ``head_dim ** -0.5``.
         stride: Keeps every ``stride``-th query, as in [`na2d`][natten_zoo.ops.na2d].
         is_causal: Whether a query sees only keys up to itself, for all axes or one per axis.
@@ -69,9 +115,12 @@ def na2d_varlen(
         >>> mx.allclose(out[1:, :7, :9], ops.na2d(part, part, part, 5), atol=1e-5).item()
         True
     """
-    hood = hood_of("na2d_varlen", 2, kernel_size, dilation, stride, window_stride, is_causal)
+    hood = Neighborhood.of(
+        2, kernel_size, dilation, stride, window_stride, is_causal, op="na2d_varlen"
+    )
     sizes = spatial_sizes
-    return _attend("na2d_varlen", hood, query, key, value, sizes, scale, rpb, return_lse)
+    out, lse = attend_varlen(hood, query, key, value, sizes, scale=scale, rpb=rpb)
+    return (out, lse) if return_lse else out
 
 
 def na1d_varlen(
@@ -88,7 +137,7 @@ def na1d_varlen(
     rpb: mx.array | None = None,
     window_stride: IntOrInts = 1,
     return_lse: bool = False,
-) -> mx.array | tuple[mx.array, mx.array]:
+) -> Result:
     """1-D [`na2d_varlen`][]: arrays ``[batch, length, heads, head_dim]``, lengths ``[batch]``.
 
     Examples:
@@ -98,8 +147,12 @@ def na1d_varlen(
         >>> ops.na1d_varlen(x, x, x, mx.array([12, 7]), kernel_size=5, is_causal=True).shape
         (2, 12, 2, 16)
     """
-    hood = hood_of("na1d_varlen", 1, kernel_size, dilation, stride, window_stride, is_causal)
-    return _attend("na1d_varlen", hood, query, key, value, seq_lens, scale, rpb, return_lse)
+    hood = Neighborhood.of(
+        1, kernel_size, dilation, stride, window_stride, is_causal, op="na1d_varlen"
+    )
+    sizes = seq_lens
+    out, lse = attend_varlen(hood, query, key, value, sizes, scale=scale, rpb=rpb)
+    return (out, lse) if return_lse else out
 
 
 def na3d_varlen(
@@ -116,32 +169,15 @@ def na3d_varlen(
     rpb: mx.array | None = None,
     window_stride: IntOrInts = 1,
     return_lse: bool = False,
-) -> mx.array | tuple[mx.array, mx.array]:
+) -> Result:
     """3-D [`na2d_varlen`][]: arrays ``[batch, depth, height, width, heads, head_dim]``, sizes
     ``[batch, 3]``.
     """
-    hood = hood_of("na3d_varlen", 3, kernel_size, dilation, stride, window_stride, is_causal)
+    hood = Neighborhood.of(
+        3, kernel_size, dilation, stride, window_stride, is_causal, op="na3d_varlen"
+    )
     sizes = spatial_sizes
-    return _attend("na3d_varlen", hood, query, key, value, sizes, scale, rpb, return_lse)
-
-
-def _attend(
-    op: str,
-    hood: Neighborhood,
-    query: mx.array,
-    key: mx.array,
-    value: mx.array,
-    sizes: Sizes,
-    scale: float | None,
-    rpb: mx.array | None,
-    return_lse: bool,
-) -> mx.array | tuple[mx.array, mx.array]:
-    checked = attention_problem(op, hood, query, key, value, scale, rpb)
-    lengths = _lengths(op, sizes, checked.batch, checked.spatial)
-    problem = attention_problem(op, hood, query, key, value, scale, rpb, lengths)
-    query = downsample(problem, query)
-    arrays = [query, key, value] if rpb is None else [query, key, value, rpb]
-    out, lse = autograd.attention(problem, backend.choose(problem, op))(*arrays, lengths)
+    out, lse = attend_varlen(hood, query, key, value, sizes, scale=scale, rpb=rpb)
     return (out, lse) if return_lse else out
 
 

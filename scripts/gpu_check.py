@@ -100,10 +100,10 @@ def device() -> str:
     import mlx.core as mx
 
     from natten_zoo.ops import gpu
-    from natten_zoo.ops.gpu import kernels as gpu_kernels
+    from natten_zoo.ops.gpu.device import platform
 
     info = getattr(mx, "device_info", lambda: {})()
-    if gpu_kernels.platform() is None:
+    if platform() is None:
         raise SystemExit("This MLX has neither a Metal nor a CUDA back-end.")
     return f"{gpu.NAME}, MLX {mx.__version__}, {info}"
 
@@ -217,12 +217,11 @@ def steps(attention: Callable[..., Any], sets: list[list[Any]]) -> Steps:
 def ours(shape: Any, dtype: str) -> Steps:
     from natten_zoo import ops
     from natten_zoo.ops import gpu
-    from natten_zoo.ops.functional import OPERATORS
 
     _, spatial, _, kernel, _ = shape
-    attention = OPERATORS[len(spatial)]
+    hood = ops.Neighborhood.of(len(spatial), kernel)
     ops.set_backend(gpu.NAME)
-    return steps(lambda q, k, v: attention(q, k, v, kernel), inputs(shape, dtype))
+    return steps(lambda q, k, v: ops.attend(hood, q, k, v)[0], inputs(shape, dtype))
 
 
 def dense(shape: Any, dtype: str) -> Steps:

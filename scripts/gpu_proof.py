@@ -17,7 +17,8 @@ def check(count: int, families: list[int] | None = None) -> dict[str, Any]:
     import mlx.core as mx
 
     from natten_zoo.ops import gpu
-    from natten_zoo.ops.gpu import kernels as gpu_kernels
+    from natten_zoo.ops.gpu.device import current
+    from natten_zoo.ops.gpu.kernels import failures
     from tests.ops.gpu.problems import FAMILIES, check_attention, check_unfused, random_cases, worst
 
     wrong, largest, started = [], {}, time.perf_counter()
@@ -39,7 +40,7 @@ def check(count: int, families: list[int] | None = None) -> dict[str, Any]:
             pairs = zip((*first, *grads[0]), (*second, *grads[1]), strict=True)
             if any(not mx.array_equal(x, y, equal_nan=True) for x, y in pairs if x is not None):
                 wrong.append(f"results change from run to run for {case.problem}")
-    wrong += [f"not built: {why}" for why in gpu_kernels._broken.values()]
+    wrong += [f"not built: {why}" for why in failures(current()).values()]
     seconds = time.perf_counter() - started
     print(f"check: {count} problems, {len(wrong)} wrong, largest errors {largest}, {seconds:.0f} s")
     return {"problems": count, "wrong": wrong, "largest": largest, "seconds": seconds}

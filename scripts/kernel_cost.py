@@ -31,7 +31,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -41,8 +40,7 @@ from benchmark_contestants import import_natten_mlx
 
 from natten_zoo.metal import MATRIX, SCALAR_4, SCALAR_8, Core
 from natten_zoo.ops import Neighborhood, gpu
-from natten_zoo.ops.gpu import plan as gpu_plan
-from natten_zoo.ops.gpu.programs import use_core
+from natten_zoo.ops.gpu.device import current, use_device
 from natten_zoo.ops.problem import Problem
 from tests import metal_emulator
 
@@ -173,7 +171,7 @@ def cost(case: Case, who: str, direction: str, launches: list[Any], copies: floa
 def ours(case: Case, core: Core | None) -> list[Cost]:
     """With the tile, and without another core the one, that many heads would get."""
     q, k, v, g = case.arrays()
-    with mock.patch.object(gpu_plan, "ENOUGH_GROUPS", 1), use_core(core):
+    with use_device(replace(current(), enough_threadgroups=1, core=core)):
         with metal_emulator.record() as forward:
             out, lse = gpu.forward(case.problem, q, k, v, None, None)
         with metal_emulator.record() as backward:

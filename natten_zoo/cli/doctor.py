@@ -137,7 +137,7 @@ def times(columns: dict[str, tuple[str, Core | None]], name: str, rounds: int) -
     import mlx.core as mx
 
     from .. import ops
-    from ..ops.gpu.programs import use_core
+    from ..ops.gpu.device import use_core
 
     row = [name]
     for tier, core in columns.values():
@@ -156,15 +156,13 @@ def problem(
     import mlx.core as mx
 
     from .. import ops
-    from ..ops.functional import OPERATORS
 
     spatial, heads, head_dim, has_rpb, parameters = SAMPLES[name]
-    operator = OPERATORS[len(spatial)]
+    hood = ops.Neighborhood.of(len(spatial), **parameters)
     keys = mx.random.split(mx.random.key(0), 4)
     shape = (batch, *spatial, heads, head_dim)
     arrays = [mx.random.normal(shape, key=k).astype(getattr(mx, dtype)) for k in keys[:3]]
     if has_rpb:
-        hood = ops.Neighborhood.of(len(spatial), **parameters)
         rpb = mx.random.normal((heads, *hood.bias_shape), key=keys[3])
         arrays.append(rpb.astype(getattr(mx, dtype)))
     if as_float32:
@@ -172,7 +170,7 @@ def problem(
     mx.eval(arrays)
 
     def function(query: Any, key: Any, value: Any, *rpb: Any) -> Any:
-        return operator(query, key, value, **parameters, **({"rpb": rpb[0]} if rpb else {}))
+        return ops.attend(hood, query, key, value, rpb=rpb[0] if rpb else None)[0]
 
     return function, arrays
 

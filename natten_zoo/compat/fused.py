@@ -6,8 +6,8 @@ import mlx.core as mx
 
 from .. import layers
 from ..ops import dense
-from ..ops.functional import OPERATORS, Result
-from ..ops.neighborhood import BoolOrBools, IntOrInts, per_axis
+from ..ops.functional import Result, attend
+from ..ops.neighborhood import BoolOrBools, IntOrInts, Neighborhood, per_axis
 
 
 def fused(
@@ -25,20 +25,26 @@ def fused(
     return_lse: bool,
 ) -> Result:
     """Attention with upstream's defaults: None is 1 or False, a scale of 0 the default scale."""
-    check_kernel(f"na{rank}d", rank, kernel_size)
-    return OPERATORS[rank](
+    op = f"na{rank}d"
+    check_kernel(op, rank, kernel_size)
+    hood = Neighborhood.of(
+        rank,
+        kernel_size,
+        dilation=1 if dilation is None else dilation,
+        window_stride=1 if stride is None else stride,
+        is_causal=False if is_causal is None else is_causal,
+        op=op,
+    )
+    out, lse = attend(
+        hood,
         query,
         key,
         value,
-        kernel_size,
-        dilation=1 if dilation is None else dilation,
-        is_causal=False if is_causal is None else is_causal,
         scale=scale or None,
         additional_keys=additional_keys,
         additional_values=additional_values,
-        window_stride=1 if stride is None else stride,
-        return_lse=return_lse,
     )
+    return (out, lse) if return_lse else out
 
 
 def merge(outputs: list[mx.array], lse_tensors: list[mx.array]) -> tuple[mx.array, mx.array]:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import mlx.core as mx
 
-from ..ops import unfused
-from ..ops.neighborhood import BoolOrBools, IntOrInts, per_axis
-
-_QK: dict[int, Any] = {1: unfused.na1d_qk, 2: unfused.na2d_qk, 3: unfused.na3d_qk}
-_AV: dict[int, Any] = {1: unfused.na1d_av, 2: unfused.na2d_av, 3: unfused.na3d_av}
+from ..ops.neighborhood import BoolOrBools, IntOrInts, Neighborhood, per_axis
+from ..ops.unfused import attend_av, attend_qk
 
 
 def qk(
@@ -42,15 +38,11 @@ def qk(
         ``[batch, heads, *spatial, prod(kernel_size) + tokens]``.
     """
     check_odd(op, rank, kernel_size)
-    logits = _QK[rank](
-        heads_last(op, rank, "query", query),
-        heads_last(op, rank, "key", key),
-        kernel_size,
-        dilation,
-        is_causal=is_causal,
-        scale=1.0,
-        rpb=rpb,
+    query_last, key_last = (
+        heads_last(op, rank, name, x) for name, x in (("query", query), ("key", key))
     )
+    hood = Neighborhood.of(rank, kernel_size, dilation=dilation, is_causal=is_causal, op=op)
+    logits = attend_qk(hood, query_last, key_last, scale=1.0, rpb=rpb, op=op)
     logits = mx.moveaxis(logits, -2, 1)
     if additional_keys is None:
         return logits
@@ -85,7 +77,8 @@ def av(
         )
     weights = heads_last(op, rank, "attn", attn[..., :volume])
     values = heads_last(op, rank, "value", value)
-    out = _AV[rank](weights, values, kernel_size, dilation, is_causal=is_causal)
+    hood = Neighborhood.of(rank, kernel_size, dilation=dilation, is_causal=is_causal, op=op)
+    out = attend_av(hood, weights, values, op=op)
     out = mx.moveaxis(out, -2, 1)
     if additional_values is None:
         return out

@@ -10,8 +10,8 @@ from typing import Any
 import mlx.core as mx
 
 from .. import layers
-from ..ops.functional import OPERATORS
-from ..ops.neighborhood import BoolOrBools, IntOrInts, flags_per_axis
+from ..ops.functional import attend
+from ..ops.neighborhood import BoolOrBools, IntOrInts, Neighborhood, flags_per_axis
 from .heads_first import av, qk
 from .knobs import (
     are_deterministic_algorithms_enabled,
@@ -322,20 +322,21 @@ def _fused(
     additional_keys: mx.array | None,
     additional_values: mx.array | None,
 ) -> mx.array:
+    op = f"na{rank}d"
     if rpb is not None:
-        _check_bias_or_causal(f"na{rank}d", rank, is_causal)
-    return OPERATORS[rank](
+        _check_bias_or_causal(op, rank, is_causal)
+    hood = Neighborhood.of(rank, kernel_size, dilation=dilation, is_causal=is_causal, op=op)
+    out, _ = attend(
+        hood,
         query,
         key,
         value,
-        kernel_size,
-        dilation=dilation,
-        is_causal=is_causal,
         scale=scale or None,
         rpb=rpb,
         additional_keys=additional_keys,
         additional_values=additional_values,
     )
+    return out
 
 
 def _check_bias_or_causal(op: str, rank: int, is_causal: BoolOrBools) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..ops import functional, unfused, varlen
+from ..ops.functional import attend
 from ..ops.neighborhood import BoolOrBools, IntOrInts, Neighborhood
 from ..ops.problem import checked_scale, inside_samples
-from ..ops.varlen import Sizes
+from ..ops.unfused import attend_av, attend_qk
+from ..ops.varlen import Sizes, attend_varlen
 from .padding import crop, pad_to
 
 
@@ -129,17 +130,16 @@ class NeighborhoodAttention(nn.Module):
         self, query: mx.array, key: mx.array, value: mx.array, lengths: Sizes | None = None
     ) -> mx.array:
         """Attention alone, ``[B, *S, heads, head_dim]`` each, without the projections."""
-        window = vars(self.neighborhood)  # named as the operators' arguments
-        bias: dict[str, Any] = {"scale": self.scale, "rpb": self.get("rpb")}
-        attention, attention_varlen, qk, av = _OPS[self.rank]
+        hood, scale, rpb = self.neighborhood, self.scale, self.get("rpb")
         drops = self.training and self.attn_drop_rate > 0
         if lengths is not None:
             self._check_varlen(drops)
-            return attention_varlen(query, key, value, lengths, **window, **bias)
+            return attend_varlen(hood, query, key, value, lengths, scale=scale, rpb=rpb)[0]
         if not drops:
-            return attention(query, key, value, **window, **bias)
-        weights = mx.softmax(qk(query, key, **window, **bias), axis=-1, precise=True)
-        return av(self.attn_drop(weights), value, **window)
+            return attend(hood, query, key, value, scale=scale, rpb=rpb)[0]
+        logits = attend_qk(hood, query, key, scale=scale, rpb=rpb)
+        weights = mx.softmax(logits, axis=-1, precise=True)
+        return attend_av(hood, self.attn_drop(weights), value)
 
     def _check_input(self, x: mx.array) -> None:
         channels = self.num_heads * self.head_dim
@@ -182,13 +182,6 @@ class NeighborhoodAttention(nn.Module):
 
     def _extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, {self.neighborhood}"
-
-
-_OPS: dict[int, Any] = {
-    1: (functional.na1d, varlen.na1d_varlen, unfused.na1d_qk, unfused.na1d_av),
-    2: (functional.na2d, varlen.na2d_varlen, unfused.na2d_qk, unfused.na2d_av),
-    3: (functional.na3d, varlen.na3d_varlen, unfused.na3d_qk, unfused.na3d_av),
-}
 
 
 class NeighborhoodAttention1D(NeighborhoodAttention):

@@ -6,39 +6,41 @@ backward pass recomputes the weights from the LSE, once per query and once per k
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from functools import cache, wraps
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from functools import cache
 
 import mlx.core as mx
 
-from .. import backend, pure
+from ...metal import FLOAT32
 from ..problem import Problem
-from . import kernels as gpu_kernels
-from .kernels import FLOAT32, KernelError, launch
+from ..tier import Launched, Support
+from . import kernels
+from .device import current, platform
 from .plan import MAX_DIM, MAX_ROWS
-from .programs import program, proven
+from .programs import program, proven, usable
 
 SMALL_MAP = 64  # tokens; at 7x7 the kernels are up to 3 times as fast as MLX's attention (H100)
-NAME = "cuda" if gpu_kernels.platform() == "cuda" else "fast_metal"
-Function = TypeVar("Function", bound=Callable[..., Any])
+NAME = "cuda" if platform() == "cuda" else "fast_metal"
+SUPPORT = Support(
+    features=frozenset(
+        ("dilation", "stride", "window_stride", "is_causal", "has_rpb", "has_lengths")
+    ),
+    limits=(("head_dim", MAX_DIM), ("value_dim", MAX_DIM), ("sample_rows", MAX_ROWS)),
+)
 
 
 def why_not(problem: Problem) -> str | None:
     """Why the kernels cannot run a problem on the default device; None if they can."""
-    if gpu_kernels.platform() is None:
+    if platform() is None:
         return "this MLX has neither a Metal nor a CUDA back-end"
     if mx.default_device().type != mx.DeviceType.gpu:
         return "the default device is not the GPU"
-    if max(problem.head_dim, problem.value_dim) > MAX_DIM:
-        return f"head_dim is larger than {MAX_DIM}"
-    if problem.heads * math.prod(problem.spatial) > MAX_ROWS:
-        return f"a sample has more than {MAX_ROWS} rows, tokens times heads"
-    if not gpu_kernels.anything_broken():
+    device = current()
+    if not kernels.failures(device):
         return None
-    steps = (step for op in ("forward", "backward") for step in program(op, problem).steps)
-    reasons = (gpu_kernels.broken(step.kernel, step.plan) for step in steps)
+    programs = (program(op, problem, usable(device)) for op in ("forward", "backward"))
+    steps = (step for each in programs for step in each.steps)
+    reasons = (kernels.why_failed(step.kernel, step.plan) for step in steps)
     return next((reason for reason in reasons if reason), None)
 
 
@@ -52,110 +54,19 @@ def is_differentiable() -> bool:
     return False
 
 
-def _or_pure(function: Function) -> Function:
-    """Falls back to the pure tier where a kernel cannot be built, unless this tier is forced."""
-
-    @wraps(function)
-    def run(problem: Problem, *arrays: Any) -> Any:
-        try:
-            return function(problem, *arrays)
-        except KernelError as error:
-            if backend.get_backend() == NAME:
-                raise
-            backend.record(problem, pure.NAME, {NAME: str(error)})
-            return getattr(pure, function.__name__)(problem, *arrays)
-
-    return run  # type: ignore[return-value]
-
-
-@_or_pure
-def forward(
-    problem: Problem,
-    query: mx.array,
-    key: mx.array,
-    value: mx.array,
-    rpb: mx.array | None,
-    lengths: mx.array | None,
-) -> tuple[mx.array, mx.array]:
-    """``(out, lse)``."""
-    out, lse = _run("forward", problem, [query, key, value], rpb, lengths)
-    return out, lse
-
-
-@_or_pure
-def backward(
-    problem: Problem,
-    query: mx.array,
-    key: mx.array,
-    value: mx.array,
-    rpb: mx.array | None,
-    lengths: mx.array | None,
-    out: mx.array,
-    lse: mx.array,
-    d_out: mx.array,
-    d_lse: mx.array,
-) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
-    """``(d_query, d_key, d_value, d_rpb)``, the weights recomputed from the LSE."""
-    arrays = [query, key, value, out, lse, d_out, d_lse]
-    d_query, d_key, d_value, *d_rpb = _run("backward", problem, arrays, rpb, lengths)
-    return d_query, d_key, d_value, _sum_rpb(d_rpb, rpb)
-
-
-@_or_pure
-def qk(
-    problem: Problem,
-    query: mx.array,
-    key: mx.array,
-    rpb: mx.array | None,
-    lengths: mx.array | None,
-) -> mx.array:
-    """Logits ``[B, *out, H, prod K]``."""
-    return _run("qk", problem, [query, key], rpb, lengths)[0]
-
-
-@_or_pure
-def qk_backward(
-    problem: Problem,
-    query: mx.array,
-    key: mx.array,
-    rpb: mx.array | None,
-    lengths: mx.array | None,
-    d_logits: mx.array,
-) -> tuple[mx.array, mx.array, mx.array | None]:
-    """``(d_query, d_key, d_rpb)``."""
-    arrays = [query, key, d_logits]
-    d_query, d_key, *d_rpb = _run("qk_backward", problem, arrays, rpb, lengths)
-    return d_query, d_key, _sum_rpb(d_rpb, rpb)
-
-
-@_or_pure
-def av(problem: Problem, attn: mx.array, value: mx.array, lengths: mx.array | None) -> mx.array:
-    """``[B, *out, H, Dv]``."""
-    return _run("av", problem, [attn, value], None, lengths)[0]
-
-
-@_or_pure
-def av_backward(
-    problem: Problem,
-    attn: mx.array,
-    value: mx.array,
-    lengths: mx.array | None,
-    d_out: mx.array,
-) -> tuple[mx.array, mx.array]:
-    """``(d_attn, d_value)``."""
-    d_attn, d_value = _run("av_backward", problem, [attn, value, d_out], None, lengths)
-    return d_attn, d_value
-
-
-def _run(
+def launch(
     op: str,
     problem: Problem,
-    arrays: list[mx.array],
+    arrays: Sequence[mx.array],
     rpb: mx.array | None,
     lengths: mx.array | None,
 ) -> list[mx.array]:
-    """Launches the steps of an operation."""
-    wanted = proven(op, problem)
+    """Launches the steps of an operation.
+
+    Raises:
+        KernelError: If this device cannot build a kernel.
+    """
+    wanted = proven(op, problem, current())
     values = dict(zip(wanted.arrays, arrays, strict=True))
     values["rpb"] = absent(mx.float32) if rpb is None else rpb
     values["lengths"] = absent(mx.int32)
@@ -164,9 +75,17 @@ def _run(
     values |= {name: values[name].astype(mx.float32) for name in FLOAT32 if name in values}
     for step in wanted.steps:
         inputs = [values[name] for name in step.inputs]
-        outputs = launch(step.kernel, step.plan, inputs, list(step.outputs.values()))
+        outputs = kernels.launch(step.kernel, step.plan, inputs, list(step.outputs.values()))
         values.update(zip(step.outputs, outputs, strict=True))
+    if rpb is not None and "d_rpb" in wanted.results:  # the teams' shares, added in a fixed order
+        values["d_rpb"] = values["d_rpb"].sum(axis=1).reshape(rpb.shape)
     return [values[name] for name in wanted.results]
+
+
+_launched = Launched(launch)
+forward, backward = _launched.forward, _launched.backward
+qk, qk_backward = _launched.qk, _launched.qk_backward
+av, av_backward = _launched.av, _launched.av_backward
 
 
 def missing_axes(problem: Problem) -> mx.array:
@@ -180,8 +99,3 @@ def absent(dtype: mx.Dtype) -> mx.array:
     array = mx.zeros(8, dtype)
     mx.eval(array)
     return array
-
-
-def _sum_rpb(shares: list[mx.array], rpb: mx.array | None) -> mx.array | None:
-    """Every simdgroup's share of the gradient of ``rpb``, added in a fixed order."""
-    return None if rpb is None else shares[0].sum(axis=1).reshape(rpb.shape).astype(rpb.dtype)

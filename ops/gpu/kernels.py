@@ -5,75 +5,74 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from threading import RLock
+from typing import NamedTuple, TypedDict, cast
 
 import mlx.core as mx
 
 from ... import metal
-from .plan import Plan, platform, smallest
+from ...metal import FLOAT32, INT32, KERNELS, Core
+from ..tier import KernelError
+from .device import Device
+from .plan import Plan, Template, smallest
 
 log = logging.getLogger(__name__)
 
-FLOAT32 = ("rpb", "lse", "d_lse", "delta", "d_rpb")
-INT32 = ("params", "lengths")
+Launcher = Callable[..., list[mx.array]]  # what MLX builds
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """The arrays of a kernel, as the first lines of its file name them.
+class KernelText(TypedDict):
+    """What MLX builds a kernel from."""
 
-    ``outputs`` maps a name to its size for a problem of one token: a template argument or None.
-    """
-
-    inputs: tuple[str, ...]
-    outputs: dict[str, str | None]
-
-
-_COMMON = ("params", "lengths", "rpb")
-KERNELS = {
-    "attention_forward": Kernel(("query", "key", "value", *_COMMON), {"out": "DV", "lse": None}),
-    "attention_backward_query": Kernel(
-        ("query", "key", "value", "out", "d_out", "lse", "d_lse", *_COMMON),
-        {"d_query": "D", "delta": None, "d_rpb": None},
-    ),
-    "attention_backward_key": Kernel(
-        ("query", "key", "value", "d_out", "lse", "delta", *_COMMON),
-        {"d_key": "D", "d_value": "DV"},
-    ),
-    "qk": Kernel(("query", "key", *_COMMON), {"logits": None}),
-    "av": Kernel(("attn", "value", *_COMMON), {"out": "DV", "d_rpb": None}),
-    "av_backward_value": Kernel(("attn", "d_out", *_COMMON), {"d_value": "DV"}),
-}
-
-_broken: dict[tuple[Any, ...], str] = {}
-_proven: set[tuple[Any, ...]] = set()
+    name: str
+    input_names: list[str]
+    output_names: list[str]
+    source: str
+    header: str
 
 
-class KernelError(RuntimeError):
-    """A kernel that this device cannot build or run."""
+class Build(NamedTuple):
+    """What is built at once: a kernel for one GPU, core and template."""
+
+    kernel: str
+    core: Core
+    template: Template
+    platform: str | None
+    generation: str
+
+    @classmethod
+    def of(cls, kernel: str, plan: Plan) -> Build:
+        """What a kernel's plan needs."""
+        device = plan.device
+        return cls(kernel, plan.core, plan.template, device.platform, device.generation)
+
+    def is_on(self, device: Device) -> bool:
+        """Whether it is for this GPU."""
+        return (self.platform, self.generation) == (device.platform, device.generation)
 
 
-def anything_broken() -> bool:
-    """Whether any kernel could not be built."""
-    return bool(_broken)
+# What was found out about devices: facts, that no plan is cached by.
+_proven: set[Build] = set()
+_failed: dict[Build, str] = {}
+_proving = RLock()
 
 
-def broken(name: str, plan: Plan) -> str | None:
+def failures(device: Device) -> dict[Build, str]:
+    """What could not be built on a GPU so far, and why."""
+    return {build: why for build, why in list(_failed.items()) if build.is_on(device)}
+
+
+def why_failed(kernel: str, plan: Plan) -> str | None:
     """Why a kernel could not be built earlier, if so."""
-    return _broken.get(_key(name, plan))
-
-
-def _key(name: str, plan: Plan) -> tuple[Any, ...]:
-    return name, plan.core, plan.template
+    return _failed.get(Build.of(kernel, plan))
 
 
 def launch(
     name: str, plan: Plan, inputs: Sequence[mx.array], output_shapes: Sequence[Sequence[int]]
 ) -> list[mx.array]:
     """Runs a kernel over all threadgroups of a plan, whose ``params`` join the inputs."""
-    if not plan.groups:
+    if not plan.threadgroups:
         return [mx.zeros(s, d) for s, d in zip(output_shapes, dtypes(name, plan), strict=True)]
     return _run(name, plan, plan.params, inputs, output_shapes)
 
@@ -84,28 +83,30 @@ def prove(name: str, plan: Plan) -> None:
     Raises:
         KernelError: If this device cannot build it.
     """
-    if name in plan.built or not plan.groups:
+    if name in plan.built or not plan.threadgroups:
         return
-    key = _key(name, plan)
-    if key not in _proven and key not in _broken:
-        try:
-            _try(name, plan)
-            _proven.add(key)
-        except RuntimeError as error:
-            why = " ".join(str(error).split())[:300]
-            _broken[key] = f"kernel {name} cannot be built on this device: {why}"
-            log.warning("natten_zoo: %s. Falling back.", _broken[key])
-    if key in _broken:
-        raise KernelError(_broken[key])
+    build = Build.of(name, plan)
+    with _proving:  # one thread builds, and says so if it fails
+        if build not in _proven and build not in _failed:
+            try:
+                _try(name, plan)
+                _proven.add(build)
+            except RuntimeError as error:
+                why = " ".join(str(error).split())[:300]
+                _failed[build] = f"kernel {name} cannot be built on this device: {why}"
+                log.warning("natten_zoo: %s. Falling back.", _failed[build])
+    if build in _failed:
+        raise KernelError(_failed[build])
     plan.built.add(name)
 
 
 def _try(name: str, plan: Plan) -> None:
     kernel, one = KERNELS[name], smallest(plan)
-    longest = max(plan["D"], plan["DV"])
+    sizes = dict(zip(("D", "DV"), plan.template.dims, strict=True))
+    longest = max(plan.template.dims)
     inputs = [mx.zeros(longest, dtype(array, plan)) for array in kernel.inputs if array != "params"]
-    shapes = [(plan[size] if size else 1,) for size in kernel.outputs.values()]
-    if "d_rpb" in kernel.outputs and plan["SUMS"]:
+    shapes = [(sizes[size] if size else 1,) for size in kernel.outputs.values()]
+    if "d_rpb" in kernel.outputs and plan.template.sums_rpb:
         shapes[-1] = (plan.teams,)
     mx.eval(_run(name, one, one.params, inputs, shapes))
 
@@ -119,10 +120,10 @@ def _run(
 ) -> list[mx.array]:
     at = KERNELS[name].inputs.index("params")
     arrays = [_long_enough(x) for x in inputs]
-    return _function(name, platform(), plan.core, plan.resident)(
+    return _function(name, plan.device.platform, plan.core, plan.resident)(
         inputs=[*arrays[:at], params, *arrays[at:]],
-        template=list(plan.template),
-        grid=(plan.groups * plan.threads, 1, 1),
+        template=list(plan.template.arguments),
+        grid=(plan.threadgroups * plan.threads, 1, 1),
         threadgroup=(plan.threads, 1, 1),
         output_shapes=[tuple(s) for s in output_shapes],
         output_dtypes=dtypes(name, plan),
@@ -130,18 +131,16 @@ def _run(
 
 
 @cache
-def _function(
-    name: str, tier: str | None, core: metal.Core, resident: int
-) -> Callable[..., list[mx.array]]:
-    build: Callable[..., Any] = mx.fast.cuda_kernel if tier == "cuda" else mx.fast.metal_kernel
-    return build(**text(name, tier, core, resident))
+def _function(name: str, platform: str | None, core: Core, resident: int) -> Launcher:
+    build = mx.fast.cuda_kernel if platform == "cuda" else mx.fast.metal_kernel
+    return cast(Launcher, build(**text(name, platform, core, resident)))
 
 
 @cache
-def text(name: str, tier: str | None, core: metal.Core, resident: int) -> dict[str, Any]:
+def text(name: str, platform: str | None, core: Core, resident: int) -> KernelText:
     """What MLX builds a kernel from."""
     kernel, body = KERNELS[name], metal.body(name)
-    header = metal.header("cuda" if tier == "cuda" else "metal", core, resident)
+    header = metal.header("cuda" if platform == "cuda" else "metal", core, resident)
     # MLX keeps what it has built by name, on CUDA even on disk: another text needs another name.
     digest = hashlib.sha256((header + body).encode()).hexdigest()[:12]
     return {
@@ -157,7 +156,7 @@ def dtype(array: str, plan: Plan) -> mx.Dtype:
     """Of an array, by its name."""
     if array in INT32:
         return mx.int32
-    return mx.float32 if array in FLOAT32 else plan.template[0][1]
+    return mx.float32 if array in FLOAT32 else plan.template.dtype
 
 
 def dtypes(name: str, plan: Plan) -> list[mx.Dtype]:

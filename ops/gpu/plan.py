@@ -4,64 +4,118 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import Any
+from functools import cached_property, lru_cache
 
 import mlx.core as mx
 
-from ...metal import MATRIX, SCALAR_4, SCALAR_8, TENSOR, Core
+from ...metal import Core, enumerators
+from ..neighborhood import Neighborhood
 from ..problem import Problem
-from .shapes import Axes, fragment, lay_teams, team_counts
+from .device import Device
+from .shapes import Axes, Shape, fragment, lay_teams, team_counts
 
-BIAS_GROUPS = 512  # threadgroups that sum the gradient of rpb, each simdgroup into its own table
+BIAS_THREADGROUPS = 512  # that sum the gradient of rpb, each simdgroup into its own table
 MAX_ROWS = 2**31 - 1  # tokens times heads of a sample; all else is counted in 64 bits
 MAX_DIM = 512  # a query's row is held in registers
 
-# Layout of the parameter block: na_param and na_axis_param in metal/tile.h.
-AXES_AT, PER_AXIS = 8, 10
+Argument = mx.Dtype | int | bool
 
 
-def platform() -> str | None:
-    """The tier that MLX has a back-end for here: ``"fast_metal"``, ``"cuda"`` or None."""
-    if mx.metal.is_available():
-        return "fast_metal"
-    cuda = getattr(mx, "cuda", None)
-    return "cuda" if cuda is not None and cuda.is_available() else None
+@dataclass(frozen=True)
+class Template:
+    """The template arguments of a kernel (the first lines of metal/attention_forward.metal).
 
+    ``rows`` is what a team works on: queries, or keys in the pass over keys.
 
-ON_CUDA = platform() == "cuda"
-CORE: Core | None = None  # for all launches that it can serve; None: the best for each
-ONLY_MATRICES = False  # on Metal: the device could not build a kernel of single lanes
-ENOUGH_GROUPS = 256 if ON_CUDA else 128  # threadgroups that keep all cores of a GPU busy
-# Of threadgroup memory. Three threadgroups share the 60 KB of an Apple core, five the 228 KB of an
-# NVIDIA one, where a tile of 8 x 8 queries then needs one slab for a window of 7 x 7.
-SLAB_BYTES = 36 * 1024 if ON_CUDA else 19 * 1024
-MEMORY_BYTES = 48 * 1024 if ON_CUDA else 32 * 1024  # what any threadgroup can have
+    Attributes:
+        dtype: Of the arrays.
+        rank: Axes of the problem.
+        is_plain: Whether the problem has no options: neither dilation nor strides, causal axes or
+            lengths.
+        dims: Row lengths of the two arrays that are staged.
+        has_rpb: Whether the kernel adds ``rpb``.
+        sums_rpb: Whether it sums the gradient of ``rpb``.
+        slab_bytes: Of threadgroup memory.
+        bins: Entries of ``rpb`` that each team sums in threadgroup memory, rounded up; or 0.
+        rows: Of a team, on each axis.
+        teams: Of a threadgroup, on each axis.
+        axis: Of columns (`Shape`).
+        high: Rows along it in which the tokens of a fragment lie.
+    """
+
+    dtype: mx.Dtype
+    rank: int
+    is_plain: bool
+    dims: tuple[int, int]
+    has_rpb: bool
+    sums_rpb: bool
+    slab_bytes: int
+    bins: int
+    rows: Axes
+    teams: Axes
+    axis: int
+    high: int
+
+    @cached_property
+    def arguments(self) -> tuple[tuple[str, Argument], ...]:
+        """Names and values, as the kernels call them."""
+        return (
+            ("T", self.dtype),
+            ("RANK", self.rank),
+            *zip(("D", "DV"), self.dims, strict=True),
+            ("PLAIN", self.is_plain),
+            ("BIAS", self.has_rpb),
+            ("SUMS", self.sums_rpb),
+            ("SLAB", self.slab_bytes),
+            ("BINS", self.bins),
+            *zip(("Q0", "Q1", "Q2"), self.rows, strict=True),
+            *zip(("G0", "G1", "G2"), self.teams, strict=True),
+            ("AXIS", self.axis),
+            ("HIGH", self.high),
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """One launch of one kernel, but for its arrays."""
+    """One launch of one kernel, but for its arrays.
 
-    template: tuple[tuple[str, Any], ...]
+    Attributes:
+        template: Its template arguments.
+        params: The parameter block, int32.
+        threadgroups: Of the launch.
+        slices: Threadgroups per head.
+        core: Who multiplies.
+        resident: Threadgroups that a processor is to hold at once; only CUDA can be told.
+        device: What it was planned for.
+        built: Kernels that are known to work with it.
+    """
+
+    template: Template
     params: mx.array
-    groups: int
-    threads: int
-    teams: int
-    slices: int  # threadgroups per head
+    threadgroups: int
+    slices: int
     core: Core
-    resident: int  # threadgroups that a core is to hold at once, on CUDA
-    built: set[str] = field(default_factory=set)  # kernels that are known to work
+    resident: int
+    device: Device
+    built: set[str] = field(default_factory=set)
 
-    def __getitem__(self, name: str) -> Any:
-        return dict(self.template)[name]
+    @property
+    def teams(self) -> int:
+        """Of a threadgroup."""
+        return math.prod(self.template.teams)
+
+    @property
+    def threads(self) -> int:
+        """Of a threadgroup."""
+        return self.core.lanes * self.teams
 
 
 @lru_cache(maxsize=4096)
-def plan(
+def lay_out(
     problem: Problem,
+    device: Device,
     dims: tuple[int, int],
     *,
     scale: float,
@@ -75,7 +129,8 @@ def plan(
 
     Args:
         problem: What is computed.
-        dims: Row lengths of the arrays that are staged, the template arguments ``D`` and ``DV``.
+        device: Where.
+        dims: Row lengths of the two arrays that are staged.
         scale: Factor of the logits, or of the result.
         has_rpb: Whether the kernel adds ``rpb``.
         by_key: Whether tiles are of keys.
@@ -83,40 +138,44 @@ def plan(
         sums_rpb: Whether the kernel sums the gradient of ``rpb``.
         fill: What is written into the slots of keys that do not exist.
     """
-    rank, bins = problem.rank, math.prod(problem.neighborhood.bias_shape)
-    axes = [Axis.of(problem, a) for a in range(rank)]
-    sizes = [_padded([a.class_sizes(by_key)[i] for a in axes]) for i in range(2)]
+    axes = [Axis.of(problem, a) for a in range(problem.rank)]
+    sizes, groups = (_padded([a.group_sizes(by_key)[i] for a in axes]) for i in range(2))
     heads = problem.kv_heads if by_key else problem.heads
-    rows = problem.batch * heads * math.prod(sizes[1])
+    bins = math.prod(problem.neighborhood.bias_shape)
     kernel = _padded(problem.neighborhood.kernel_size)
-    core = choose_core(channels, max(dims), rows * math.prod(sizes[0]))
-    shape = fragment(rank, kernel, core, by_key)
-    queries = shape.queries
-    choices = [lay_teams(rank, kernel, shape, count, sizes[0], core) for count in team_counts(core)]
+    maps = problem.batch * heads * math.prod(groups)
+    core = choose_core(device, channels, max(dims), maps * math.prod(sizes))
+    shape = fragment(problem.rank, kernel, core, by_key)
+    choices = [lay_teams(problem.rank, kernel, shape, n, sizes, core) for n in team_counts(core)]
     if sums_rpb:
-        choices = [c for c in choices if _near_bins(c, bins)] or choices
-    teams = _largest(choices, queries, sizes[0], rows)
-    tiles = _tiles(sizes[0], queries, teams)
-    items = problem.batch * math.prod(sizes[1]) * math.prod(tiles)
-    slices = min(items, -(-BIAS_GROUPS // heads)) if sums_rpb else items
-    template: dict[str, Any] = {"T": problem.dtype, "RANK": rank, "D": dims[0], "DV": dims[1]}
-    template |= {"PLAIN": not problem.has_lengths and all(a.is_plain for a in axes)}
-    template |= {"BIAS": has_rpb, "SUMS": sums_rpb, "SLAB": SLAB_BYTES}
-    template |= {"BINS": _near_bins(teams, bins) if sums_rpb else 0}
-    template |= dict(zip(("Q0", "Q1", "Q2"), queries, strict=True))
-    template |= dict(zip(("G0", "G1", "G2"), teams, strict=True))
-    template |= {"AXIS": shape.axis, "HIGH": shape.high}
-    head = [problem.heads, problem.kv_heads, _bits(scale), _bits(fill), problem.has_lengths]
-    count = math.prod(teams)
+        choices = [c for c in choices if _near_bins(device, c, bins)] or choices
+    teams = _largest(choices, shape, sizes, maps, device.enough_threadgroups)
+    tiles = _tiles(sizes, shape, teams)
+    items = maps // heads * math.prod(tiles)
+    slices = min(items, -(-BIAS_THREADGROUPS // heads)) if sums_rpb else items
+    template = Template(
+        dtype=problem.dtype,
+        rank=problem.rank,
+        is_plain=not problem.has_lengths and all(a.is_plain for a in axes),
+        dims=dims,
+        has_rpb=has_rpb,
+        sums_rpb=sums_rpb,
+        slab_bytes=device.slab_bytes,
+        bins=_near_bins(device, teams, bins) if sums_rpb else 0,
+        rows=shape.rows,
+        teams=teams,
+        axis=shape.axis,
+        high=shape.high,
+    )
+    head = _head_params(problem, scale=scale, fill=fill, items=items, bins=bins)
     return Plan(
-        template=tuple(template.items()),
-        params=_params([*head, items, bins, problem.group], axes, tiles),
-        groups=slices * heads,
-        threads=core.lanes * count,
-        teams=count,
+        template=template,
+        params=_params(head, axes, tiles),
+        threadgroups=slices * heads,
         slices=slices,
         core=core,
         resident=_resident(problem.dtype, max(dims)),
+        device=device,
     )
 
 
@@ -147,42 +206,73 @@ class Axis:
         )
 
     @property
-    def query_classes(self) -> int:
-        """Query ``o`` is token ``o * stride``: its dilation class repeats with this period."""
+    def query_groups(self) -> int:
+        """Query ``o`` is token ``o * stride``: its dilation group repeats with this period."""
         return self.dilation // math.gcd(self.dilation, self.stride)
 
-    def class_sizes(self, by_key: bool) -> tuple[int, int]:
-        """``(tokens of the largest class, classes)`` of the queries or keys."""
+    def group_sizes(self, by_key: bool) -> tuple[int, int]:
+        """``(tokens of the largest dilation group, groups)`` of the queries or keys."""
         count = self.length if by_key else self.outputs
-        classes = self.dilation if by_key else self.query_classes
-        return -(-count // classes), classes
+        groups = self.dilation if by_key else self.query_groups
+        return -(-count // groups), groups
 
     @property
     def is_plain(self) -> bool:
         """Whether it has none of the options."""
         return self.dilation == self.stride == self.window_stride == 1 and not self.causal
 
-    def params(self, tiles: int) -> list[int]:
-        """Part of the parameter block."""
-        own = [self.length, self.outputs, self.kernel, self.dilation, self.stride]
-        return [*own, self.window_stride, int(self.causal), self.query_classes, tiles]
+    def params(self, tiles: int) -> dict[str, int]:
+        """Its part of the parameter block, by the names of ``na_axis_param``."""
+        return {
+            "NA_LENGTH": self.length,
+            "NA_OUTPUTS": self.outputs,
+            "NA_KERNEL": self.kernel,
+            "NA_DILATION": self.dilation,
+            "NA_STRIDE": self.stride,
+            "NA_WINDOW_STRIDE": self.window_stride,
+            "NA_CAUSAL": int(self.causal),
+            "NA_CLASSES": self.query_groups,
+            "NA_TILES": tiles,
+        }
 
 
-ONE_TOKEN = Axis(1, 1, 1, 1, 1, 1, False)
+ONE_TOKEN = Problem(Neighborhood.of(1, 1), 1, (1,), 1, 1, 1, 1, 0.0, mx.float32)
 
 
 def smallest(plan: Plan) -> Plan:
     """The same kernel for a problem of one token and one head."""
-    params = _params([1, 1, 0, 0, False, 1, 1, 1], [], [1, 1, 1])
-    return replace(plan, params=params, groups=1, slices=1)
+    head = _head_params(ONE_TOKEN, scale=0.0, fill=0.0, items=1, bins=1)
+    params = _params(head, [], (1, 1, 1))
+    return replace(plan, params=params, threadgroups=1, slices=1)
 
 
-def _params(head: list[Any], axes: list[Axis], tiles: list[int]) -> mx.array:
-    """The parameter block; metal/tile.h has its layout."""
-    block = head + [0] * (AXES_AT - len(head))
-    for axis, count in zip([ONE_TOKEN] * (3 - len(axes)) + axes, tiles, strict=True):
-        block += axis.params(count)
-        block += [0] * (-(len(block) - AXES_AT) % PER_AXIS)
+def _head_params(
+    problem: Problem, *, scale: float, fill: float, items: int, bins: int
+) -> dict[str, int]:
+    """What the parameter block begins with, by the names of ``na_param``."""
+    return {
+        "NA_HEADS": problem.heads,
+        "NA_KV_HEADS": problem.kv_heads,
+        "NA_SCALE": _bits(scale),
+        "NA_FILL": _bits(fill),
+        "NA_RAGGED": int(problem.has_lengths),
+        "NA_ITEMS": items,
+        "NA_BINS": bins,
+        "NA_SHARING": problem.gqa_factor,
+    }
+
+
+def _params(head: Mapping[str, int], axes: Sequence[Axis], tiles: Axes) -> mx.array:
+    """The parameter block. Its layout is that of the two enums in metal/tile.h."""
+    at, axis_at = enumerators("na_param"), enumerators("na_axis_param")
+    first, pitch = at["NA_AXES"], at["NA_AXIS"]
+    block = [0] * (first + 3 * pitch)
+    for name, value in head.items():
+        block[at[name]] = value
+    padded = [Axis.of(ONE_TOKEN, 0)] * (3 - len(axes)) + list(axes)
+    for a, (axis, count) in enumerate(zip(padded, tiles, strict=True)):
+        for name, value in axis.params(count).items():
+            block[first + a * pitch + axis_at[name]] = value
     return mx.array(block, mx.int32)
 
 
@@ -192,43 +282,45 @@ def _padded(values: Sequence[int]) -> Axes:
     return z, y, x
 
 
-def choose_core(channels: int, dim: int, rows: int) -> Core:
+def choose_core(device: Device, channels: int, dim: int, rows: int) -> Core:
     """Who multiplies.
 
-    On CUDA tensor cores do. On Metal single lanes do, where the rows of a team fit into its
-    registers and a lane for each row keeps the GPU busy, and else matrices.
+    Teams of a few lanes do, where the rows of a team fit into their registers and a lane for each
+    row keeps the GPU busy, and else teams of whole simdgroups.
 
     Args:
+        device: Its ``cores`` are tried in their order.
         channels: Of each row, how many a lane has registers for; 0 for kernels that write weights
             or sum them per relative position, which takes whole simdgroups.
         dim: Channels of a row.
         rows: Of all heads and samples.
     """
-    if CORE and (channels or CORE.whole):
-        return CORE
-    if ON_CUDA:
-        return TENSOR
-    fitting = [c for c in (SCALAR_4, SCALAR_8) if -(-dim // 8) * 8 <= channels * c.lanes]
-    if ONLY_MATRICES or not fitting or rows < ENOUGH_GROUPS * fitting[0].threads:
-        return MATRIX
-    return fitting[0]
+    if device.core and (channels or device.core.whole):
+        return device.core
+    for core in device.cores:
+        fits = -(-dim // 8) * 8 <= channels * core.lanes
+        busy = rows >= device.enough_threadgroups * core.threads
+        if core.whole or (fits and busy):
+            return core
+    raise ValueError(f"[choose_core] 'device' must have a core of whole simdgroups: {device}.")
 
 
-def _tiles(sizes: Axes, queries: Axes, teams: Axes) -> list[int]:
-    extents = (q * g for q, g in zip(queries, teams, strict=True))
-    return [-(-n // t) for n, t in zip(sizes, extents, strict=True)]
+def _tiles(sizes: Axes, shape: Shape, teams: Axes) -> Axes:
+    """Tiles on each axis."""
+    z, y, x = (-(-n // (q * g)) for n, q, g in zip(sizes, shape.rows, teams, strict=True))
+    return z, y, x
 
 
-def _largest(choices: list[Axes], queries: Axes, sizes: Axes, rows: int) -> Axes:
-    """The largest tile that gives enough threadgroups."""
-    busy = [c for c in choices if rows * math.prod(_tiles(sizes, queries, c)) >= ENOUGH_GROUPS]
+def _largest(choices: list[Axes], shape: Shape, sizes: Axes, maps: int, enough: int) -> Axes:
+    """The teams of the largest tile of which there are enough."""
+    busy = [c for c in choices if maps * math.prod(_tiles(sizes, shape, c)) >= enough]
     return busy[0] if busy else choices[-1]
 
 
-def _near_bins(teams: Axes, bins: int) -> int:
+def _near_bins(device: Device, teams: Axes, bins: int) -> int:
     """Entries of ``rpb`` to sum in threadgroup memory, rounded up; 0 if they do not fit."""
     rounded = -(-bins // 32) * 32
-    fits = SLAB_BYTES + 4 * rounded * math.prod(teams) <= MEMORY_BYTES
+    fits = device.slab_bytes + 4 * rounded * math.prod(teams) <= device.memory_bytes
     return rounded if fits else 0
 
 

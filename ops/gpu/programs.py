@@ -1,19 +1,18 @@
-"""What each operation launches on a GPU, as data: gpu.py runs it from Python, native/ from C++."""
+"""What each operation launches on a GPU, as data: run from Python by this tier, or by native/."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from ...metal import Core
+from ...metal import KERNELS
 from ..problem import Problem
-from . import kernels as gpu_kernels
-from . import plan as gpu_plan
-from .kernels import KERNELS, KernelError
-from .plan import Plan, plan
+from ..tier import KernelError
+from .device import Device
+from .kernels import failures, prove
+from .plan import Plan, lay_out
 
 # Channels that a lane has registers for, of each of four rows: of two arrays forward, of three or
 # four backward.
@@ -44,62 +43,52 @@ class Program:
 
 
 @lru_cache(maxsize=4096)
-def program(op: str, problem: Problem) -> Program:
+def program(op: str, problem: Problem, device: Device) -> Program:
     """The launches of one of a tier's functions, by its name."""
-    return _PROGRAMS[op](problem)
+    return _PROGRAMS[op](problem, device)
 
 
-def proven(op: str, problem: Problem) -> Program:
+def proven(op: str, problem: Problem, device: Device) -> Program:
     """The same, all its kernels built.
 
-    A device that cannot build one of single lanes is given those of matrices from then on.
+    A device that cannot build one of single lanes is given those of whole simdgroups from then on.
 
     Raises:
         KernelError: If this device cannot build a kernel.
     """
-    wanted = program(op, problem)
-    for step in wanted.steps:
-        try:
-            gpu_kernels.prove(step.kernel, step.plan)
-        except KernelError:
-            if step.plan.core.whole or gpu_plan.CORE:
-                raise
-            gpu_plan.ONLY_MATRICES = True
-            forget()
-            return proven(op, problem)
+    able = usable(device)
+    wanted = program(op, problem, able)
+    try:
+        for step in wanted.steps:
+            prove(step.kernel, step.plan)
+    except KernelError:
+        if usable(device) == able:
+            raise
+        return proven(op, problem, device)
     return wanted
 
 
-@contextmanager
-def use_core(core: Core | None) -> Iterator[None]:
-    """Has one core multiply wherever it can (None: the best for each launch), to compare them."""
-    before, gpu_plan.CORE = gpu_plan.CORE, core
-    forget()
-    try:
-        yield
-    finally:
-        gpu_plan.CORE = before
-        forget()
+def usable(device: Device) -> Device:
+    """A device without the cores that it has failed to build, unless one was asked for."""
+    if device.core or all(build.core.whole for build in failures(device)):
+        return device
+    return replace(device, cores=tuple(core for core in device.cores if core.whole))
 
 
-def forget() -> None:
-    """Has problems laid out anew."""
-    gpu_plan.plan.cache_clear()
-    program.cache_clear()
-
-
-def _forward(p: Problem) -> Program:
+def _forward(p: Problem, device: Device) -> Program:
     dims = p.head_dim, p.value_dim
-    layout = plan(p, dims, scale=p.scale, has_rpb=p.has_rpb, channels=FORWARD_CHANNELS)
-    step = _step("attention_forward", p, layout)
+    plan = lay_out(p, device, dims, scale=p.scale, has_rpb=p.has_rpb, channels=FORWARD_CHANNELS)
+    step = _step("attention_forward", p, plan)
     return Program(("query", "key", "value"), (step,), ("out", "lse"))
 
 
-def _backward(p: Problem) -> Program:
+def _backward(p: Problem, device: Device) -> Program:
     dims, rpb = (p.head_dim, p.value_dim), p.has_rpb
     channels = 0 if rpb else BACKWARD_CHANNELS
-    by_query = plan(p, dims, scale=p.scale, has_rpb=rpb, sums_rpb=rpb, channels=channels)
-    by_key = plan(p, dims, scale=p.scale, has_rpb=rpb, by_key=True, channels=BACKWARD_CHANNELS)
+    by_query = lay_out(p, device, dims, scale=p.scale, has_rpb=rpb, sums_rpb=rpb, channels=channels)
+    by_key = lay_out(
+        p, device, dims, scale=p.scale, has_rpb=rpb, by_key=True, channels=BACKWARD_CHANNELS
+    )
     steps = (
         _step("attention_backward_query", p, by_query),
         _step("attention_backward_key", p, by_key),
@@ -108,16 +97,16 @@ def _backward(p: Problem) -> Program:
     return Program(arrays, steps, _gradients(p, "d_query", "d_key", "d_value"))
 
 
-def _qk(p: Problem) -> Program:
+def _qk(p: Problem, device: Device) -> Program:
     dims = (p.head_dim, p.head_dim)
-    layout = plan(p, dims, scale=p.scale, has_rpb=p.has_rpb, fill=-math.inf)
-    return Program(("query", "key"), (_step("qk", p, layout),), ("logits",))
+    plan = lay_out(p, device, dims, scale=p.scale, has_rpb=p.has_rpb, fill=-math.inf)
+    return Program(("query", "key"), (_step("qk", p, plan),), ("logits",))
 
 
-def _qk_backward(p: Problem) -> Program:
+def _qk_backward(p: Problem, device: Device) -> Program:
     dims = (p.head_dim, p.head_dim)
-    by_query = plan(p, dims, scale=p.scale, sums_rpb=p.has_rpb)
-    by_key = plan(p, dims, scale=p.scale, by_key=True)
+    by_query = lay_out(p, device, dims, scale=p.scale, sums_rpb=p.has_rpb)
+    by_key = lay_out(p, device, dims, scale=p.scale, by_key=True)
     steps = (
         _step("av", p, by_query, attn="d_logits", value="key", out="d_query"),
         _step("av_backward_value", p, by_key, attn="d_logits", d_out="query", d_value="d_key"),
@@ -125,14 +114,15 @@ def _qk_backward(p: Problem) -> Program:
     return Program(("query", "key", "d_logits"), steps, _gradients(p, "d_query", "d_key"))
 
 
-def _av(p: Problem) -> Program:
-    layout = plan(p, (p.value_dim, p.value_dim), scale=1.0)
-    return Program(("attn", "value"), (_step("av", p, layout),), ("out",))
+def _av(p: Problem, device: Device) -> Program:
+    plan = lay_out(p, device, (p.value_dim, p.value_dim), scale=1.0)
+    return Program(("attn", "value"), (_step("av", p, plan),), ("out",))
 
 
-def _av_backward(p: Problem) -> Program:
+def _av_backward(p: Problem, device: Device) -> Program:
     dims = (p.value_dim, p.value_dim)
-    by_query, by_key = plan(p, dims, scale=1.0), plan(p, dims, scale=1.0, by_key=True)
+    by_query = lay_out(p, device, dims, scale=1.0)
+    by_key = lay_out(p, device, dims, scale=1.0, by_key=True)
     steps = (
         _step("qk", p, by_query, query="d_out", key="value", logits="d_attn"),
         _step("av_backward_value", p, by_key),
@@ -140,7 +130,7 @@ def _av_backward(p: Problem) -> Program:
     return Program(("attn", "value", "d_out"), steps, ("d_attn", "d_value"))
 
 
-_PROGRAMS: dict[str, Callable[[Problem], Program]] = {
+_PROGRAMS: dict[str, Callable[[Problem, Device], Program]] = {
     "forward": _forward,
     "backward": _backward,
     "qk": _qk,
@@ -150,15 +140,15 @@ _PROGRAMS: dict[str, Callable[[Problem], Program]] = {
 }
 
 
-def _step(kernel: str, problem: Problem, layout: Plan, **renamed: str) -> Step:
+def _step(kernel: str, problem: Problem, plan: Plan, **renamed: str) -> Step:
     """A launch that calls some of the kernel's arrays by other names."""
     arrays = KERNELS[kernel]
     inputs = tuple(renamed.get(name, name) for name in arrays.inputs if name != "params")
     outputs = [renamed.get(name, name) for name in arrays.outputs]
-    return Step(kernel, layout, inputs, {name: _shape(name, problem, layout) for name in outputs})
+    return Step(kernel, plan, inputs, {name: _shape(name, problem, plan) for name in outputs})
 
 
-def _shape(name: str, problem: Problem, layout: Plan) -> tuple[int, ...]:
+def _shape(name: str, problem: Problem, plan: Plan) -> tuple[int, ...]:
     queries = (problem.batch, *problem.out, problem.heads)
     keys = (problem.batch, *problem.spatial, problem.kv_heads)
     slots = (*queries, problem.neighborhood.volume)
@@ -173,9 +163,9 @@ def _shape(name: str, problem: Problem, layout: Plan) -> tuple[int, ...]:
         "d_value": (*keys, problem.value_dim),
         "d_rpb": (1,),
     }
-    if name == "d_rpb" and layout["SUMS"]:
+    if name == "d_rpb" and plan.template.sums_rpb:
         bins = math.prod(problem.neighborhood.bias_shape)
-        return (problem.heads, layout.slices * layout.teams, bins)
+        return (problem.heads, plan.slices * plan.teams, bins)
     return shapes[name]
 
 

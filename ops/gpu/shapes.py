@@ -22,12 +22,12 @@ class Shape:
     """How the rows of a team and the tokens of a fragment lie.
 
     Attributes:
-        queries: Of a team, on each axis; keys in the pass over keys.
+        rows: Of a team, on each axis: queries, or keys in the pass over keys.
         axis: Of columns (metal/walk.h).
         high: Rows along it in which the tokens of a fragment lie.
     """
 
-    queries: Axes
+    rows: Axes
     axis: int
     high: int
 
@@ -42,7 +42,7 @@ def fragment(rank: int, kernel: Axes, core: Core, by_key: bool) -> Shape:
     at_once = core.height  # fragments of a column
 
     def cost(shape: Shape) -> tuple[float, float]:
-        extents = [_extents(k, q, by_key) for q, k in zip(shape.queries, kernel, strict=True)]
+        extents = [_extents(k, q, by_key) for q, k in zip(shape.rows, kernel, strict=True)]
         across = [extents[a] for a in range(3 - rank, 3) if a != shape.axis]
         deep = shape.high * at_once
         depth = fmean(-(-n // deep) for n in extents[shape.axis])
@@ -101,11 +101,11 @@ def lay_teams(rank: int, kernel: Axes, shape: Shape, count: int, sizes: Axes, co
     axis is too short for them.
     """
     together = min(32 // core.lanes, count)
-    while together > 1 and (together - 1) * shape.queries[shape.axis] >= sizes[shape.axis]:
+    while together > 1 and (together - 1) * shape.rows[shape.axis] >= sizes[shape.axis]:
         together //= 2
 
     def seen(teams: Axes) -> tuple[int, int]:
-        axes = zip(shape.queries, teams, kernel, strict=True)
+        axes = zip(shape.rows, teams, kernel, strict=True)
         return math.prod(q * g + k - 1 for q, g, k in axes), teams[2]
 
     return min((b for b in _boxes(count, rank) if b[shape.axis] % together == 0), key=seen)

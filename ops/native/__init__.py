@@ -9,23 +9,32 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import cast
 
 # First: it loads the library that the extension links to.
 import mlx.core as mx
 
 from .. import gpu
-from ..problem import DTYPES, Problem
+from ..gpu.device import current
+from ..problem import Problem
+from ..tier import Launched, Support
+from .extension import Call, Extension
 from .programs import compiled
 
 NAME = "nanobind"
+SUPPORT = Support(
+    features=frozenset(
+        ("dilation", "stride", "window_stride", "is_causal", "has_rpb", "has_lengths")
+    )
+)
 
 
-def _load() -> tuple[Any, str | None]:
+def _load() -> tuple[Extension | None, str | None]:
     """The extension, or None and why there is none."""
     try:
-        ext = importlib.import_module("._ext", __name__)
+        ext = cast(Extension, importlib.import_module("._ext", __name__))
     except ModuleNotFoundError:
         return None, "it is not compiled (NATTEN_ZOO_NATIVE=1 pip install natten-zoo)"
     except ImportError as error:
@@ -49,9 +58,7 @@ def why_not(problem: Problem) -> str | None:
     if _missing:
         return _missing
     if _on_gpu():
-        return gpu.why_not(problem)
-    if problem.dtype not in DTYPES:
-        return f"it has no kernels for {problem.dtype}"
+        return gpu.SUPPORT.why_not(problem) or gpu.why_not(problem)
     return None
 
 
@@ -69,104 +76,46 @@ def _on_gpu() -> bool:
     return mx.default_device().type == mx.DeviceType.gpu
 
 
+def _extension() -> Extension:
+    if _ext is None:
+        raise RuntimeError(f"natten_zoo's native tier is off: {_missing}.")
+    return _ext
+
+
 def fma_peak() -> float:
     """float32 operations per second that the pool's threads reach on registers alone."""
-    return _ext.fma_peak()
+    return _extension().fma_peak()
 
 
-def forward(
-    problem: Problem,
-    query: mx.array,
-    key: mx.array,
-    value: mx.array,
-    rpb: mx.array | None,
-    lengths: mx.array | None,
-) -> tuple[mx.array, mx.array]:
-    """``softmax(scale * q k^T + rpb) v`` over each window, and its LSE."""
-    out, lse = _apply("forward", problem, [query, key, value], rpb, lengths)
-    return out, lse
-
-
-def backward(
-    problem: Problem,
-    query: mx.array,
-    key: mx.array,
-    value: mx.array,
-    rpb: mx.array | None,
-    lengths: mx.array | None,
-    out: mx.array,
-    lse: mx.array,
-    d_out: mx.array,
-    d_lse: mx.array,
-) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
-    """The gradients of `forward` for those of both its outputs."""
-    inputs = [query, key, value, out, lse, d_out, d_lse]
-    d_query, d_key, d_value, *d_rpb = _apply("backward", problem, inputs, rpb, lengths)
-    return d_query, d_key, d_value, _like(rpb, d_rpb)
-
-
-def qk(
-    problem: Problem,
-    query: mx.array,
-    key: mx.array,
-    rpb: mx.array | None,
-    lengths: mx.array | None,
-) -> mx.array:
-    """``scale * q k^T + rpb`` by window slot, ``-inf`` in the slots that a query lacks."""
-    return _apply("qk", problem, [query, key], rpb, lengths)[0]
-
-
-def qk_backward(
-    problem: Problem,
-    query: mx.array,
-    key: mx.array,
-    rpb: mx.array | None,
-    lengths: mx.array | None,
-    d_logits: mx.array,
-) -> tuple[mx.array, mx.array, mx.array | None]:
-    """The gradients of `qk`."""
-    inputs = [query, key, d_logits]
-    d_query, d_key, *d_rpb = _apply("qk_backward", problem, inputs, rpb, lengths)
-    return d_query, d_key, _like(rpb, d_rpb)
-
-
-def av(problem: Problem, attn: mx.array, value: mx.array, lengths: mx.array | None) -> mx.array:
-    """The values of each window, weighted by slot."""
-    return _apply("av", problem, [attn, value], None, lengths)[0]
-
-
-def av_backward(
-    problem: Problem,
-    attn: mx.array,
-    value: mx.array,
-    lengths: mx.array | None,
-    d_out: mx.array,
-) -> tuple[mx.array, mx.array]:
-    """The gradients of `av`."""
-    d_attn, d_value = _apply("av_backward", problem, [attn, value, d_out], None, lengths)
-    return d_attn, d_value
-
-
-def _apply(
+def launch(
     op: str,
     problem: Problem,
-    inputs: list[mx.array],
+    arrays: Sequence[mx.array],
     rpb: mx.array | None,
     lengths: mx.array | None,
 ) -> list[mx.array]:
+    """Runs an operation: as a primitive on a CPU, as the GPU tier's program on a GPU.
+
+    Raises:
+        KernelError: If this GPU cannot build a kernel.
+    """
     if _on_gpu():
-        return compiled(_ext, op, problem)([*inputs, *(x for x in (rpb, lengths) if x is not None)])
-    return _ext.apply(getattr(_ext.Op, op.upper()), _call(problem), inputs, rpb, lengths)
+        run = compiled(_extension(), op, problem, current())
+        return run([*arrays, *(x for x in (rpb, lengths) if x is not None)])
+    ext = _extension()
+    return ext.apply(ext.Op[op.upper()], _call(problem), list(arrays), rpb, lengths)
 
 
-def _like(rpb: mx.array | None, d_rpb: list[mx.array]) -> mx.array | None:
-    return None if rpb is None else d_rpb[0].astype(rpb.dtype)
+_launched = Launched(launch)
+forward, backward = _launched.forward, _launched.backward
+qk, qk_backward = _launched.qk, _launched.qk_backward
+av, av_backward = _launched.av, _launched.av_backward
 
 
 @lru_cache(maxsize=1024)
-def _call(problem: Problem) -> Any:
+def _call(problem: Problem) -> Call:
     hood = problem.neighborhood
-    return _ext.make_call(
+    return _extension().make_call(
         spatial=problem.spatial,
         kernel_size=hood.kernel_size,
         dilation=hood.dilation,

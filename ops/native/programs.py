@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from functools import cache, lru_cache
-from typing import Any
 
 import mlx.core as mx
 
-from ...metal import Core
+from ...metal import KERNELS, Core
 from .. import gpu
-from ..gpu import kernels as gpu_kernels
-from ..gpu import plan as gpu_plan
-from ..gpu.kernels import KERNELS
-from ..gpu.plan import Plan
+from ..gpu import kernels
+from ..gpu.device import Device
 from ..gpu.programs import Step, proven
 from ..problem import Problem
+from .extension import BuiltKernel, Extension, Launch, Launches
 
 
 @lru_cache(maxsize=4096)
-def compiled(ext: Any, op: str, problem: Problem) -> Any:
+def compiled(ext: Extension, op: str, problem: Problem, device: Device) -> Launches:
     """``(arrays[, rpb][, lengths]) -> results`` of one of the tier's functions, in C++.
 
     Raises:
         KernelError: If this device cannot build a kernel of it.
     """
-    wanted = proven(op, problem)
-    layout = wanted.steps[0].plan
+    wanted = proven(op, problem, device)
+    first = wanted.steps[0].plan
     given = list(wanted.arrays)
     given += ["rpb"] if problem.has_rpb and not op.startswith("av") else []
     given += ["lengths"] if problem.has_lengths else []
@@ -36,7 +34,7 @@ def compiled(ext: Any, op: str, problem: Problem) -> Any:
     place = {name: i for i, name in enumerate(dict.fromkeys(values))}
     summed = "d_rpb" in wanted.results
     return ext.Program(
-        dtypes=[gpu_kernels.dtype(name, layout) for name in given],
+        dtypes=[kernels.dtype(name, first) for name in given],
         constants=list(constants.values()),
         steps=[_step(ext, step, f"params {i}", place) for i, step in enumerate(wanted.steps)],
         results=[place[name] for name in wanted.results],
@@ -47,25 +45,23 @@ def compiled(ext: Any, op: str, problem: Problem) -> Any:
     )
 
 
-def _step(ext: Any, step: Step, params: str, place: dict[str, int]) -> Any:
+def _step(ext: Extension, step: Step, params: str, place: dict[str, int]) -> Launch:
     plan, inputs = step.plan, list(step.inputs)
     inputs.insert(KERNELS[step.kernel].inputs.index("params"), params)
     return ext.Step(
-        kernel=_kernel(ext, step.kernel, plan),
-        template=plan.template,
-        groups=plan.groups,
+        kernel=_built(ext, step.kernel, plan.device.platform, plan.core, plan.resident),
+        template=plan.template.arguments,
+        groups=plan.threadgroups,
         threads=plan.threads,
         inputs=[place[name] for name in inputs],
         outputs=[place[name] for name in step.outputs],
         shapes=list(step.outputs.values()),
-        dtypes=gpu_kernels.dtypes(step.kernel, plan),
+        dtypes=kernels.dtypes(step.kernel, plan),
     )
 
 
-def _kernel(ext: Any, name: str, plan: Plan) -> Any:
-    return _built(ext, name, gpu_plan.platform(), plan.core, plan.resident)
-
-
 @cache
-def _built(ext: Any, name: str, platform: str | None, core: Core, resident: int) -> Any:
-    return ext.Kernel(platform=platform, **gpu_kernels.text(name, platform, core, resident))
+def _built(
+    ext: Extension, name: str, platform: str | None, core: Core, resident: int
+) -> BuiltKernel:
+    return ext.Kernel(platform=platform, **kernels.text(name, platform, core, resident))

@@ -10,17 +10,23 @@ from __future__ import annotations
 import mlx.core as mx
 
 from ..problem import Problem, inside_samples
+from ..tier import Support
 from .schedule import Part, PartResults
 from .tiles import Tiles, flat
 
 NAME = "pure"
+SUPPORT = Support(
+    features=frozenset(
+        ("dilation", "stride", "window_stride", "is_causal", "has_rpb", "has_lengths")
+    )
+)
 
 # 2^x on [-0.5, 0.5]: the smallest relative error that degree 5 and 2^0 = 1 allow.
 EXP2 = (0.00132647273, 0.0096715127, 0.0555073374, 0.240222421, 0.693146978, 1.0)
 
 
 def why_not(problem: Problem) -> str | None:
-    """The pure tier runs everything."""
+    """It runs everywhere."""
     return None
 
 

@@ -80,7 +80,8 @@ class Tiling:
         """`variant` in the order of `_grid`."""
         counts = [len(p) for p, _ in self.patterns]
         ids = [v[i] for (_, v), i in zip(self.patterns, self._grid, strict=True)]
-        return np.ravel_multi_index(ids, counts)
+        variants: np.ndarray = np.ravel_multi_index(ids, counts)
+        return variants
 
     @property
     def _grid(self) -> np.ndarray:
@@ -111,12 +112,13 @@ class Tiling:
     @property
     def _query(self) -> np.ndarray:
         parts = [a.entry[i] for a, i in zip(self.axes, self.places, strict=True)]
-        return combine(parts, self.hood.output_size(self.spatial), 1)
+        tokens: np.ndarray = combine(parts, self.hood.output_size(self.spatial), 1)
+        return tokens
 
     @property
     def run(self) -> int:
         """Keys of a run: those of a tile on the last axis."""
-        return self.axes[-1].key.shape[1]
+        return int(self.axes[-1].key.shape[1])
 
     @cached_property
     def run_tokens(self) -> mx.array:
@@ -180,7 +182,7 @@ def tiling(problem: Problem) -> Tiling:
     """The tiling of the least estimated cost."""
     dims = problem.head_dim + problem.value_dim
     hood, varlen = problem.neighborhood, problem.has_lengths
-    return _tiling(hood, problem.spatial, problem.group, dims, varlen)
+    return _tiling(hood, problem.spatial, problem.gqa_factor, dims, varlen)
 
 
 @lru_cache(maxsize=128)
@@ -251,7 +253,8 @@ def fold(key: np.ndarray, length: int, tiles: np.ndarray) -> np.ndarray:
     tile, at = np.divmod(np.minimum(place, key.size - 1), width)
     rows = tiles[:, tile] * width + at[:, :, None]  # [before, length, n, after]
     rows = np.where((place == key.size)[:, :, None], none, rows)
-    return np.moveaxis(rows, 2, 0).reshape(place.shape[1], -1)
+    table: np.ndarray = np.moveaxis(rows, 2, 0).reshape(place.shape[1], -1)
+    return table
 
 
 def homes(index: np.ndarray, size: int) -> np.ndarray:

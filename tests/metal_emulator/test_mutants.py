@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 from unittest import mock
 
@@ -14,9 +16,8 @@ import pytest
 from natten_zoo import metal as sources
 from natten_zoo.metal import MATRIX, SCALAR_4, SCALAR_8, Core
 from natten_zoo.ops import Neighborhood
-from natten_zoo.ops.gpu import kernels as gpu_kernels
-from natten_zoo.ops.gpu import plan as gpu_plan
-from natten_zoo.ops.gpu.programs import use_core
+from natten_zoo.ops.gpu import kernels
+from natten_zoo.ops.gpu.device import current, use_device
 from natten_zoo.ops.problem import Problem
 from tests.metal_emulator import StrictError, install, record
 from tests.ops.gpu.problems import case_of, check_attention, worst
@@ -116,6 +117,8 @@ MUTANTS = {
     ),
 }
 
+DEVICES = itertools.count()
+
 # One of each way to be caught; the others are marked slow.
 SAMPLE = (
     "no barrier after staging",
@@ -146,22 +149,17 @@ def mutated(mutant: Mutant | None, core: Core) -> Iterator[None]:
         assert count, f"{name} no longer has {mutant.pattern!r}: adapt this mutant"
         return text
 
-    def forget() -> None:
-        sources.header.cache_clear()
-        gpu_kernels._function.cache_clear()
-        gpu_kernels.text.cache_clear()
-
+    # A device of its own: what is found out about this text does not hold for another.
+    generation = f"mutant {next(DEVICES)}"
+    device = replace(current(), core=core, enough_threadgroups=1, generation=generation)
     with (
         mock.patch.object(sources, "source", source),
-        mock.patch.object(gpu_plan, "ENOUGH_GROUPS", 1),
-        use_core(core),
-        mock.patch.multiple(gpu_kernels, _proven=set(), _broken={}),
+        mock.patch.object(sources, "header", sources.header.__wrapped__),
+        mock.patch.object(kernels, "text", kernels.text.__wrapped__),
+        mock.patch.object(kernels, "_function", kernels._function.__wrapped__),
+        use_device(device),
     ):
-        forget()
-        try:
-            yield
-        finally:
-            forget()
+        yield
 
 
 def outcome(mutant: Mutant | None, core: Core, order: int = 0) -> set[str]:

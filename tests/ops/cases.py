@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from natten_zoo import ops
 from natten_zoo.ops import backend
-from natten_zoo.ops.gpu import plan as gpu_plan
+from natten_zoo.ops.gpu.device import platform
 from natten_zoo.ops.problem import Problem
 from tests.reference import Reference
 
@@ -239,7 +239,7 @@ def tiers(case: Case | None = None) -> list[str]:
 
 def emulated() -> list[str]:
     """The GPU's tier where there is no GPU: conftest.py has its tests run in the emulator."""
-    return ["fast_metal"] if gpu_plan.platform() is None else []
+    return ["fast_metal"] if platform() is None else []
 
 
 @st.composite

@@ -1,6 +1,6 @@
 import pytest
 
-from natten_zoo.ops.gpu import plan as gpu_plan
+from natten_zoo.ops.gpu.device import platform
 from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401
 
 
@@ -9,7 +9,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks the tests of the GPU's tier where a GPU runs them, before markers select."""
     for item in items:
         parameters = getattr(getattr(item, "callspec", None), "params", {})
-        if parameters.get("tier") in ("fast_metal", "cuda") and gpu_plan.platform() is not None:
+        if parameters.get("tier") in ("fast_metal", "cuda") and platform() is not None:
             item.add_marker(pytest.mark.gpu)
 
 
@@ -17,5 +17,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def gpu_tier_in_the_emulator(request: pytest.FixtureRequest) -> None:
     """Without a GPU, tests of the GPU's tier run in the emulator, or say what they lack."""
     parameters = getattr(getattr(request.node, "callspec", None), "params", {})
-    if parameters.get("tier") == "fast_metal" and gpu_plan.platform() is None:
+    if parameters.get("tier") == "fast_metal" and platform() is None:
         request.getfixturevalue("metal")

@@ -21,7 +21,7 @@ def test_a_forced_tier_that_cannot_run_raises(kernel_size):
 def test_a_name_that_is_no_tier_is_refused_where_it_comes_from(monkeypatch):
     with pytest.raises(ValueError, match=r"^\[set_backend\] 'name' must be auto, .* got 'metal'"):
         ops.set_backend("metal")
-    monkeypatch.setattr(backend, "_forced", None)  # what was set goes before the environment
+    monkeypatch.setattr(backend, "_set", None)  # what was set goes before the environment
     monkeypatch.setenv("NATTEN_BACKEND", "metal")
     with pytest.raises(ValueError, match=r"^\[get_backend\] NATTEN_BACKEND must be auto,"):
         ops.get_backend()

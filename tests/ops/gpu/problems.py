@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from unittest import mock
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import numpy as np
 
 from natten_zoo.metal import MATRIX, MATRIX_16, SCALAR_4, SCALAR_8, Core
 from natten_zoo.ops import Neighborhood, gpu
-from natten_zoo.ops.gpu import plan as gpu_plan
-from natten_zoo.ops.gpu.programs import use_core
+from natten_zoo.ops.gpu.device import current, use_device
 from natten_zoo.ops.problem import Problem
 from tests.reference import Reference
 
@@ -33,7 +31,7 @@ class Family:
     value_dim: int
     has_rpb: bool
     kernel_size: tuple[int, ...] | None = None  # the size of the bias table is a template argument
-    enough_groups: int = 128  # gpu_plan.ENOUGH_GROUPS: 1 for the largest tile
+    enough_threadgroups: int = 128  # of the device: 1 for the largest tile
     core: Core = MATRIX  # CUDA has its own in its place
 
     def __str__(self) -> str:
@@ -44,20 +42,20 @@ class Family:
 
 FAMILIES = (
     Family(1, mx.float32, 12, 12, True, (5,)),
-    Family(1, mx.float16, 16, 24, False, enough_groups=1),
+    Family(1, mx.float16, 16, 24, False, enough_threadgroups=1),
     Family(1, mx.bfloat16, 5, 8, True, (8,), core=MATRIX_16),
-    Family(2, mx.float32, 8, 8, False, enough_groups=1),
+    Family(2, mx.float32, 8, 8, False, enough_threadgroups=1),
     Family(2, mx.float32, 12, 16, True, (2, 5), core=MATRIX_16),
-    Family(2, mx.float16, 32, 32, True, (3, 3), enough_groups=1),
-    Family(2, mx.bfloat16, 20, 7, False, core=MATRIX_16, enough_groups=1),
-    Family(3, mx.float32, 8, 4, False, enough_groups=1),
+    Family(2, mx.float16, 32, 32, True, (3, 3), enough_threadgroups=1),
+    Family(2, mx.bfloat16, 20, 7, False, core=MATRIX_16, enough_threadgroups=1),
+    Family(3, mx.float32, 8, 4, False, enough_threadgroups=1),
     Family(3, mx.float32, 4, 12, True, (2, 3, 2), core=MATRIX_16),
-    Family(3, mx.float16, 16, 16, True, (3, 2, 2), enough_groups=1),
+    Family(3, mx.float16, 16, 16, True, (3, 2, 2), enough_threadgroups=1),
     Family(1, mx.float32, 12, 16, True, (6,), core=SCALAR_4),
-    Family(2, mx.float16, 32, 32, False, enough_groups=1, core=SCALAR_4),
-    Family(2, mx.bfloat16, 20, 7, True, (3, 4), enough_groups=1, core=SCALAR_8),
+    Family(2, mx.float16, 32, 32, False, enough_threadgroups=1, core=SCALAR_4),
+    Family(2, mx.bfloat16, 20, 7, True, (3, 4), enough_threadgroups=1, core=SCALAR_8),
     Family(3, mx.float32, 8, 5, True, (3, 3, 3), core=SCALAR_4),
-    Family(3, mx.float16, 40, 24, False, (2, 4, 3), enough_groups=1, core=SCALAR_8),
+    Family(3, mx.float16, 40, 24, False, (2, 4, 3), enough_threadgroups=1, core=SCALAR_8),
 )
 
 
@@ -86,11 +84,10 @@ class Case:
 @contextmanager
 def tiles_of(family: Family) -> Iterator[None]:
     """Has problems laid out with the tiles of a family."""
-    given = gpu_plan.platform() == "cuda" and family.core.whole
-    with (
-        mock.patch.object(gpu_plan, "ENOUGH_GROUPS", family.enough_groups),
-        use_core(None if given else family.core),
-    ):
+    device = current()
+    core = None if device.platform == "cuda" and family.core.whole else family.core
+    enough = family.enough_threadgroups
+    with use_device(replace(device, core=core, enough_threadgroups=enough)):
         yield
 
 

@@ -5,32 +5,32 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sysconfig
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
 
 from natten_zoo import metal
-from natten_zoo.metal import SCALAR_4, SCALAR_8, TENSOR
+from natten_zoo.metal import FLOAT32, INT32, KERNELS, SCALAR_4, SCALAR_8, TENSOR
 from natten_zoo.ops import Neighborhood
-from natten_zoo.ops.gpu import plan as gpu_plan
-from natten_zoo.ops.gpu.kernels import FLOAT32, INT32, KERNELS
-from natten_zoo.ops.gpu.programs import use_core
+from natten_zoo.ops.gpu.device import current
+from natten_zoo.ops.gpu.plan import Plan, lay_out
 from natten_zoo.ops.problem import Problem
 
 TYPES = {mx.float32: "float", mx.float16: "__half", mx.bfloat16: "__nv_bfloat16"}
 
 
-def function(name: str, plan: gpu_plan.Plan) -> str:
+def function(name: str, plan: Plan) -> str:
     """A kernel as MLX declares it for CUDA: template arguments are constants of the body."""
 
     def typed(array: str) -> str:
         return f"{'int' if array in INT32 else 'float' if array in FLOAT32 else 'T'}* {array}"
 
-    constants = {k: str(v).lower() for k, v in plan.template if k != "T"}
-    kernel, element = KERNELS[name], TYPES[plan["T"]]
+    constants = {k: str(v).lower() for k, v in plan.template.arguments if k != "T"}
+    kernel, element = KERNELS[name], TYPES[plan.template.dtype]
     arrays = [f"const {typed(x)}" for x in kernel.inputs] + [typed(x) for x in kernel.outputs]
-    space = f"{name}_{element.strip('_')}_{plan['RANK']}"
+    space = f"{name}_{element.strip('_')}_{plan.template.rank}"
     values = "\n".join(f"  constexpr auto {k} = {v};" for k, v in constants.items())
     return (
         f"namespace {space} {{\nusing T = {element};\n"
@@ -51,10 +51,8 @@ def test_compiles(tmp_path, rank, core):
     """Every kernel, with warnings on; those that only attend by themselves with the scalar core."""
     hood, dtype = Neighborhood.of(rank, 3), list(TYPES)[rank - 1]
     problem = Problem(hood, 1, (9,) * rank, 2, 1, 24, 12, 1.0, dtype, has_rpb=core.whole)
-    with use_core(core):
-        layout = gpu_plan.plan(
-            problem, (24, 12), scale=1.0, has_rpb=core.whole, channels=8, sums_rpb=core.whole
-        )
+    device, bias = replace(current(), core=core), core.whole
+    layout = lay_out(problem, device, (24, 12), scale=1.0, has_rpb=bias, channels=8, sums_rpb=bias)
     assert layout.core is core
     kernels = [k for k in KERNELS if core.whole or k.startswith("attention")]
     source = tmp_path / "kernels.cu"

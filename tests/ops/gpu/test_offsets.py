@@ -14,7 +14,8 @@ import pytest
 
 from natten_zoo import metal
 from natten_zoo.ops import Neighborhood
-from natten_zoo.ops.gpu import plan as gpu_plan
+from natten_zoo.ops.gpu.device import current
+from natten_zoo.ops.gpu.plan import lay_out
 from natten_zoo.ops.problem import Problem
 
 COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
@@ -66,11 +67,13 @@ def library(tmp_path_factory):
 def test_rows_beyond_2_31(library, by_key, options):
     hood = Neighborhood.of(2, 5, **options)
     problem = Problem(hood, 400_000, (61, 67), 8, 8, 32, 32, 1.0, mx.float16)
-    layout = gpu_plan.plan(problem, (32, 32), scale=1.0, by_key=by_key)
+    layout = lay_out(problem, current(), (32, 32), scale=1.0, by_key=by_key)
     params = np.array(layout.params)
     spatial = problem.spatial if by_key else problem.out
-    size = layout["Q1"] * layout["G1"]
-    assert size == layout["Q2"] * layout["G2"]
+    _, size, width = (
+        q * g for q, g in zip(layout.template.rows, layout.template.teams, strict=True)
+    )
+    assert size == width
     shape = (problem.batch, *spatial, problem.heads)
     assert math.prod(shape) > 2**31
     items = layout.slices

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from dataclasses import replace
 
@@ -15,9 +16,10 @@ from natten_zoo import ops
 from natten_zoo.metal import MATRIX, SCALAR_4, SCALAR_8
 from natten_zoo.models.nat import NAT, NATConfig
 from natten_zoo.ops import Neighborhood, backend, gpu
-from natten_zoo.ops.gpu import kernels as gpu_kernels
-from natten_zoo.ops.gpu import plan as gpu_plan
-from natten_zoo.ops.gpu.programs import program, use_core
+from natten_zoo.ops.gpu import kernels
+from natten_zoo.ops.gpu.device import current, machine, platform, use_core, use_device
+from natten_zoo.ops.gpu.plan import MAX_DIM
+from natten_zoo.ops.gpu.programs import program, proven
 from natten_zoo.ops.problem import Problem
 from tests import metal_emulator
 from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401
@@ -31,6 +33,8 @@ from .problems import (
     random_cases,
     worst,
 )
+
+UNIQUE = itertools.count()  # of devices: what is found out about one does not hold for another
 
 
 def problem(kernel_size, spatial, *, dtype=mx.float32, head_dim=8, has_rpb=False, **kwargs):
@@ -148,8 +152,8 @@ def test_threadgroups_keep_apples_limits(metal):  # noqa: F811
 def test_a_new_image_size_builds_nothing(metal):  # noqa: F811
     def templates(size: int) -> set:
         one = problem(3, (size, size), dilation=1 + size % 3)
-        programs = [program(op, one) for op in ("forward", "backward")]
-        return {step.plan.template for p in programs for step in p.steps}
+        programs = [program(op, one, current()) for op in ("forward", "backward")]
+        return {step.plan.template.arguments for p in programs for step in p.steps}
 
     for size, dilated in ((12, False), (13, True)):
         others = (templates(size + 3 * i + dilated * j) for i in range(1, 4) for j in range(2))
@@ -163,12 +167,11 @@ def no_kernel(monkeypatch):
     def refuse(*args, **kwargs):
         raise RuntimeError("[metal::Device] Unable to build metal library from source")
 
-    gpu_kernels._function.cache_clear()
-    monkeypatch.setattr(gpu_kernels, "_function", refuse)
-    monkeypatch.setattr(gpu_kernels, "_broken", {})
-    monkeypatch.setattr(gpu_kernels, "_proven", set())
+    monkeypatch.setattr(kernels, "_function", refuse)
     monkeypatch.setattr(mx.metal, "is_available", lambda: True)
     monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
+    with use_device(replace(current(), generation=f"without kernels {next(UNIQUE)}")):
+        yield
 
 
 def test_falls_back_once_and_says_so_once(no_kernel, caplog):
@@ -192,24 +195,21 @@ def test_a_forced_tier_does_not_fall_back(no_kernel):
 
 def test_without_single_lanes_matrices_multiply(metal, monkeypatch, caplog):  # noqa: F811
     """A device that cannot build one kind of kernel is given the other, for good."""
-    build = gpu_kernels._function
+    build = kernels._function
 
-    def refuse(name, tier, core, resident):
+    def refuse(name, platform, core, resident):
         if not core.whole:
             raise RuntimeError("[metal::Device] Unable to load kernel")
-        return build(name, tier, core, resident)
+        return build(name, platform, core, resident)
 
-    monkeypatch.setattr(gpu_plan, "ENOUGH_GROUPS", 1)
-    monkeypatch.setattr(gpu_plan, "ONLY_MATRICES", False)
-    monkeypatch.setattr(gpu_kernels, "_function", refuse)
-    monkeypatch.setattr(gpu_kernels, "_broken", {})
-    monkeypatch.setattr(gpu_kernels, "_proven", set())
+    monkeypatch.setattr(kernels, "_function", refuse)
     one = problem(3, (16, 16), dtype=mx.float16)
-    with use_core(None), caplog.at_level(logging.WARNING, "natten_zoo"):
-        assert program("forward", one).steps[0].plan.core is SCALAR_4
+    device = replace(current(), enough_threadgroups=1, generation=f"no lanes {next(UNIQUE)}")
+    with use_device(device), caplog.at_level(logging.WARNING, "natten_zoo"):
+        assert program("forward", one, device).steps[0].plan.core is SCALAR_4
         for _ in range(2):
             assert worst(check_attention(case_of(one)), mx.float16) is None
-        assert program("forward", one).steps[0].plan.core is MATRIX
+        assert proven("forward", one, device).steps[0].plan.core is MATRIX
         assert gpu.why_not(one) is None
     assert len(caplog.records) == 1
 
@@ -227,15 +227,16 @@ def test_without_single_lanes_matrices_multiply(metal, monkeypatch, caplog):  # 
 )
 def test_who_multiplies(head_dim, batch, has_rpb, cores):
     one = replace(problem(3, (20, 20), head_dim=head_dim, has_rpb=has_rpb), batch=batch)
-    steps = [*program("forward", one).steps, *program("backward", one).steps]
+    device = machine(None)  # plans of Metal
+    steps = [step for op in ("forward", "backward") for step in program(op, one, device).steps]
     assert {step.plan.core for step in steps} == cores
-    products = [*program("qk", one).steps, *program("av_backward", one).steps]
+    products = [step for op in ("qk", "av_backward") for step in program(op, one, device).steps]
     assert {step.plan.core for step in products} == {MATRIX}
 
 
 def test_says_why_not(metal):  # noqa: F811
     assert gpu.why_not(problem(3, (9,))) is None
-    assert "head_dim" in gpu.why_not(problem(3, (9,), head_dim=gpu_plan.MAX_DIM + 1))
+    assert "head_dim" in backend.why_not(gpu.NAME, problem(3, (9,), head_dim=MAX_DIM + 1))
     assert backend.get_support_matrix()["fast_metal"]["na3d"] == "yes"
 
 
@@ -247,7 +248,7 @@ def test_only_large_maps_go_to_mlx(metal):  # noqa: F811
 
 
 def test_without_a_gpu_says_so():
-    if gpu_plan.platform() is None:
+    if platform() is None:
         assert "back-end" in gpu.why_not(problem(3, (9,)))
 
 

@@ -12,9 +12,10 @@ import pytest
 from natten_zoo import ops
 from natten_zoo.metal import MATRIX
 from natten_zoo.ops import Neighborhood, gpu, native
-from natten_zoo.ops.gpu import kernels as gpu_kernels
-from natten_zoo.ops.gpu import plan as gpu_plan
-from natten_zoo.ops.gpu.programs import program
+from natten_zoo.ops.gpu import kernels
+from natten_zoo.ops.gpu import programs as gpu_programs
+from natten_zoo.ops.gpu.device import current, platform
+from natten_zoo.ops.gpu.programs import Program
 from natten_zoo.ops.native import programs
 from natten_zoo.ops.problem import Problem
 from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401
@@ -30,6 +31,10 @@ def problem(**changes) -> Problem:
     fields = dict(neighborhood=hood, batch=2, spatial=(5, 6), heads=4, kv_heads=2, head_dim=8)
     fields |= dict(value_dim=6, scale=0.3, dtype=mx.float32, has_rpb=True, has_lengths=True)
     return Problem(**(fields | changes))
+
+
+def program(op: str, p: Problem) -> Program:
+    return gpu_programs.program(op, p, current())
 
 
 class Recorder:
@@ -62,8 +67,8 @@ class Recorder:
 def recorders(monkeypatch) -> tuple[Recorder, Recorder]:
     """Stand-ins for MLX's kernels below the Python tier and below the C++ one."""
     python, native_ = Recorder(), Recorder()
-    monkeypatch.setattr(gpu_kernels, "prove", lambda name, plan: None)
-    monkeypatch.setattr(gpu_kernels, "_function", lambda *args: python)
+    monkeypatch.setattr(gpu_programs, "prove", lambda name, plan: None)
+    monkeypatch.setattr(kernels, "_function", lambda *args: python)
     monkeypatch.setattr(programs, "_built", lambda *args: native._ext.Kernel.of(native_))
     monkeypatch.setattr(programs, "compiled", programs.compiled.__wrapped__)
     return python, native_
@@ -108,7 +113,7 @@ def test_launches_are_those_of_python(recorders, op, changes):
     p = problem(**changes) if changes.get("batch") != 0 else problem(batch=0, has_lengths=False)
     given = arrays(op, p)
     wanted = call_python(op, p, given)
-    got = programs.compiled(native._ext, op, p)(given)
+    got = programs.compiled(native._ext, op, p, current())(given)
     python, native_ = (r.launches() for r in recorders)
     assert python == native_ and bool(python) == (p.batch > 0)
     assert [(x.shape, x.dtype) for x in got] == [(x.shape, x.dtype) for x in wanted]
@@ -119,7 +124,7 @@ def test_launches_are_those_of_python(recorders, op, changes):
 def test_results_are_those_of_python(metal, monkeypatch, dtype):  # noqa: F811
     """Bit for bit, in the emulator."""
     of = native._ext.Kernel.of
-    monkeypatch.setattr(programs, "_built", lambda ext, *args: of(gpu_kernels._function(*args)))
+    monkeypatch.setattr(programs, "_built", lambda ext, *args: of(kernels._function(*args)))
     for seed in range(2):
         c = Case(seed, dtype)
         p, extras = c.problem, [x for x in (c.rpb, c.lengths) if x is not None]
@@ -135,7 +140,7 @@ def test_results_are_those_of_python(metal, monkeypatch, dtype):  # noqa: F811
             "av_backward": [attn, c.value, out, *lengths],
         }
         for op, inputs in given.items():
-            got = programs.compiled(native._ext, op, p)(inputs)
+            got = programs.compiled(native._ext, op, p, current())(inputs)
             for x, y in zip(got, call_python(op, p, inputs), strict=True):
                 assert np.array_equal(*(np.array(a.astype(mx.float32)) for a in (x, y)), True), op
 
@@ -144,7 +149,7 @@ def test_results_are_those_of_python(metal, monkeypatch, dtype):  # noqa: F811
 def test_tier_on_a_gpu(metal, monkeypatch):  # noqa: F811
     """The operators with their gradients, through the rule that all tiers share."""
     of = native._ext.Kernel.of
-    monkeypatch.setattr(programs, "_built", lambda ext, *args: of(gpu_kernels._function(*args)))
+    monkeypatch.setattr(programs, "_built", lambda ext, *args: of(kernels._function(*args)))
     x, rpb = mx.random.normal((2, 7, 8, 2, 8)), mx.random.normal((2, 5, 5))
     results = {}
     for tier in ("nanobind", "fast_metal"):
@@ -155,17 +160,17 @@ def test_tier_on_a_gpu(metal, monkeypatch):  # noqa: F811
 
 
 @compiled
-@pytest.mark.parametrize("platform", ["fast_metal", "cuda"])
-def test_refuses_where_mlx_has_no_gpu(platform):
-    if gpu_plan.platform() is not None:
+@pytest.mark.parametrize("tier", ["fast_metal", "cuda"])
+def test_refuses_where_mlx_has_no_gpu(tier):
+    if platform() is not None:
         pytest.skip("this MLX has a GPU")
     with pytest.raises(RuntimeError, match=r"no (Metal|CUDA) back-end"):
-        native._ext.Kernel(platform=platform, **gpu_kernels.text("qk", platform, MATRIX, 1))
+        native._ext.Kernel(platform=tier, **kernels.text("qk", tier, MATRIX, 1))
 
 
 @compiled
 def test_a_forced_tier_says_what_it_lacks(monkeypatch):
-    if gpu_plan.platform() is not None:
+    if platform() is not None:
         pytest.skip("this MLX has a GPU")
     monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
     x = mx.zeros((1, 8, 2, 8))
@@ -178,6 +183,6 @@ def test_a_forced_tier_says_what_it_lacks(monkeypatch):
 
 @compiled
 def test_arrays_that_are_missing_are_refused(recorders):
-    run = programs.compiled(native._ext, "forward", problem())
+    run = programs.compiled(native._ext, "forward", problem(), current())
     with pytest.raises(ValueError, match="do not fit"):
         run(arrays("forward", problem())[:-1])

@@ -1,0 +1,112 @@
+"""The GPU that launches are planned for, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, fields, replace
+from functools import cache, cached_property
+
+import mlx.core as mx
+
+from ...metal import MATRIX, SCALAR_4, SCALAR_8, TENSOR, Core
+
+
+@dataclass(frozen=True)
+class Device:
+    """All that a plan depends on beside its problem; hashable. Plans are cached by it.
+
+    Attributes:
+        platform: The tier that MLX has a back-end for: ``"fast_metal"``, ``"cuda"``, or None, where
+            plans are those of Metal.
+        generation: Of the GPU, as MLX calls its architecture, such as ``"applegpu_g16s"``; empty
+            where unknown.
+        cores: Who can multiply here, in the order of preference; the last can serve every launch.
+        core: One of them that multiplies wherever it can. None: the best for each launch.
+        enough_threadgroups: That keep the whole GPU busy.
+        slab_bytes: Of threadgroup memory, for the keys and values that a threadgroup holds at once.
+        memory_bytes: Of threadgroup memory that any threadgroup can have.
+    """
+
+    platform: str | None
+    generation: str
+    cores: tuple[Core, ...]
+    enough_threadgroups: int
+    slab_bytes: int
+    memory_bytes: int
+    core: Core | None = None
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(getattr(self, field.name) for field in fields(self)))
+
+
+_used: ContextVar[Device | None] = ContextVar("natten_zoo_device", default=None)
+
+
+def current() -> Device:
+    """The device that launches are planned for here: `use_device`'s, or this machine's."""
+    return _used.get() or machine(platform())
+
+
+@contextmanager
+def use_device(device: Device) -> Iterator[Device]:
+    """Plans for a device in a ``with`` block, in this thread or task alone."""
+    token = _used.set(device)
+    try:
+        yield device
+    finally:
+        _used.reset(token)
+
+
+@contextmanager
+def use_core(core: Core | None) -> Iterator[Device]:
+    """Has one core multiply wherever it can (None: the best for each launch), to compare them."""
+    with use_device(replace(current(), core=core)) as device:
+        yield device
+
+
+def platform() -> str | None:
+    """The tier that MLX has a back-end for here: ``"fast_metal"``, ``"cuda"`` or None."""
+    if mx.metal.is_available():
+        return "fast_metal"
+    cuda = getattr(mx, "cuda", None)
+    return "cuda" if cuda is not None and cuda.is_available() else None
+
+
+@cache
+def machine(platform: str | None) -> Device:
+    """The GPU of this machine.
+
+    Slabs are such that three threadgroups share the 60 KB of threadgroup memory of each of an Apple
+    GPU's processors, five the 228 KB of an NVIDIA GPU's, where a tile of 8 x 8 queries then needs
+    one slab for a window of 7 x 7.
+    """
+    if platform == "cuda":
+        return Device(
+            platform,
+            _generation(),
+            cores=(TENSOR,),
+            enough_threadgroups=256,
+            slab_bytes=36 * 1024,
+            memory_bytes=48 * 1024,
+        )
+    return Device(
+        platform,
+        _generation(),
+        cores=(SCALAR_4, SCALAR_8, MATRIX),
+        enough_threadgroups=128,
+        slab_bytes=19 * 1024,
+        memory_bytes=32 * 1024,
+    )
+
+
+def _generation() -> str:
+    try:
+        return str(mx.device_info(mx.Device(mx.gpu)).get("architecture", ""))
+    except (RuntimeError, ValueError):  # there is no GPU
+        return ""
