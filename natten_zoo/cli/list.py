@@ -42,6 +42,8 @@ _TASKS = {
     "sequence-classification": "sequence",
 }
 _HUB = "huggingface.co"
+# Names as long as this leave room for the other columns.
+_WIDEST = 21
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -65,8 +67,22 @@ def run(args: argparse.Namespace) -> int:
         ]
         print(json.dumps(facts, indent=2))
     else:
-        print(table(_HEADER, [_row(record) for record in records], "<<>>><<<"))
+        print("\n".join(_lines([_row(record) for record in records])))
     return 0
+
+
+def _lines(rows: list[list[str]]) -> list[str]:
+    """The table; a name that would make it too wide for a terminal has a line of its own."""
+    names = [row[0] for row in rows]
+    cells = [
+        [name if len(name) <= _WIDEST else "", *row[1:]]
+        for name, row in zip(names, rows, strict=True)
+    ]
+    header, *lines = table(_HEADER, cells, "<<>>><<<").splitlines()
+    result = [header]
+    for name, line in zip(names, lines, strict=True):
+        result += [line] if len(name) <= _WIDEST else [name, line]
+    return result
 
 
 def _row(record: Record) -> list[str]:
@@ -76,7 +92,7 @@ def _row(record: Record) -> list[str]:
         record.name,
         _TASKS[ARCHITECTURES[record.architecture].TASK],
         f"{record.params / 1e6:.2f} M" if record.params else "",
-        f"{record.gmacs:.2f}" if record.gmacs else "",
+        f"{record.gmacs:.{2 if record.gmacs < 1000 else 0}f}" if record.gmacs else "",
         _published(record),
         record.parity or "",
         record.license,

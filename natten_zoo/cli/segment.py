@@ -128,7 +128,7 @@ def png_or_folder(text: str) -> Path:
     """An argument that must name a PNG file, which is what is written, or a folder."""
     path = Path(text)
     if path.suffix.lower() not in (".png", ""):
-        raise argparse.ArgumentTypeError(f"must end in .png or be a folder but got {text}")
+        raise argparse.ArgumentTypeError(f"must end in .png but got {text}, or name a folder")
     return path
 
 

@@ -162,6 +162,10 @@ def test_list(capsys):
 def test_list_fits_a_terminal(capsys):
     _, out, _ = run(capsys, "list")
     assert max(map(len, out.splitlines())) <= 100
+    _, out, _ = run(capsys, "list", "oneformer_coco*")
+    _, name, row = out.splitlines()  # a long name has a line of its own
+    assert name == "oneformer_coco_dinat_large"
+    assert row.split()[:6] == ["segments", "223.19", "M", "539.33", "58.0", "%"]
 
 
 def test_list_json(capsys):

@@ -176,4 +176,4 @@ def test_options_of_the_other_models_are_refused(
     assert not (tmp_path / "o.png").exists()
     with pytest.raises(SystemExit):
         run(capsys, photo, "-o", "o.jpg")
-    assert "must end in .png or be a folder but got o.jpg" in capsys.readouterr().err
+    assert "must end in .png but got o.jpg, or name a folder" in capsys.readouterr().err
