@@ -136,7 +136,7 @@ def header(dialect: str, core: Core, resident: int = 1) -> str:
     Args:
         dialect: ``"metal"`` or ``"cuda"``.
         core: Who multiplies.
-        resident: Threadgroups that a core is to hold at once; only CUDA's compiler can be told.
+        resident: Threadgroups that a processor is to hold at once; only CUDA can be told.
     """
     defined = core.constants | ({"NA_RESIDENT": resident} if dialect == "cuda" else {})
     names = (f"dialect_{dialect}.h", "fragment.h", *core.headers, *HEADERS)

@@ -5,7 +5,7 @@
 // class, in which an axis looks undilated; positions are ranks inside the class for keys and a
 // running number t for queries.
 
-// The parameter block, int32. ops/gpu/plan.py writes it.
+// The parameter block, int32. ops/gpu/params.py writes it, by these names.
 enum na_param {
   NA_HEADS, NA_KV_HEADS, NA_SCALE, NA_FILL, NA_RAGGED, NA_ITEMS, NA_BINS, NA_SHARING,
   NA_AXES, NA_AXIS = 10

@@ -1,19 +1,17 @@
-"""How a problem is laid out on the GPU: tiles, template arguments and the parameter block."""
+"""How a problem is laid out on the GPU: tiles and template arguments."""
 
 from __future__ import annotations
 
 import math
-import struct
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
 import mlx.core as mx
 
-from ...metal import Core, enumerators
-from ..neighborhood import Neighborhood
+from ...metal import Core
 from ..problem import Problem
 from .device import Device
+from .params import ONE_TOKEN, Axis, head_params, padded, parameter_block
 from .shapes import Axes, Shape, fragment, lay_teams, team_counts
 
 BIAS_THREADGROUPS = 512  # that sum the gradient of rpb, each simdgroup into its own table
@@ -139,18 +137,21 @@ def lay_out(
         fill: What is written into the slots of keys that do not exist.
     """
     axes = [Axis.of(problem, a) for a in range(problem.rank)]
-    sizes, groups = (_padded([a.group_sizes(by_key)[i] for a in axes]) for i in range(2))
+    sizes, groups = (padded([a.group_sizes(by_key)[i] for a in axes]) for i in range(2))
     heads = problem.kv_heads if by_key else problem.heads
     bins = math.prod(problem.neighborhood.bias_shape)
-    kernel = _padded(problem.neighborhood.kernel_size)
     maps = problem.batch * heads * math.prod(groups)
-    core = choose_core(device, channels, max(dims), maps * math.prod(sizes))
-    shape = fragment(problem.rank, kernel, core, by_key)
-    choices = [lay_teams(problem.rank, kernel, shape, n, sizes, core) for n in team_counts(core)]
-    if sums_rpb:
-        choices = [c for c in choices if _near_bins(device, c, bins)] or choices
-    teams = _largest(choices, shape, sizes, maps, device.enough_threadgroups)
-    tiles = _tiles(sizes, shape, teams)
+    tile = choose_tile(
+        problem,
+        device,
+        sizes,
+        maps,
+        dim=max(dims),
+        by_key=by_key,
+        channels=channels,
+        bins=bins if sums_rpb else 0,
+    )
+    tiles = tile.counts(sizes)
     items = maps // heads * math.prod(tiles)
     slices = min(items, -(-BIAS_THREADGROUPS // heads)) if sums_rpb else items
     template = Template(
@@ -161,125 +162,85 @@ def lay_out(
         has_rpb=has_rpb,
         sums_rpb=sums_rpb,
         slab_bytes=device.slab_bytes,
-        bins=_near_bins(device, teams, bins) if sums_rpb else 0,
-        rows=shape.rows,
-        teams=teams,
-        axis=shape.axis,
-        high=shape.high,
+        bins=_near_bins(device, tile, bins) if sums_rpb else 0,
+        rows=tile.shape.rows,
+        teams=tile.teams,
+        axis=tile.shape.axis,
+        high=tile.shape.high,
     )
-    head = _head_params(problem, scale=scale, fill=fill, items=items, bins=bins)
+    head = head_params(problem, scale=scale, fill=fill, items=items, bins=bins)
     return Plan(
         template=template,
-        params=_params(head, axes, tiles),
+        params=parameter_block(head, axes, tiles),
         threadgroups=slices * heads,
         slices=slices,
-        core=core,
+        core=tile.core,
         resident=_resident(problem.dtype, max(dims)),
         device=device,
     )
 
 
 @dataclass(frozen=True)
-class Axis:
-    """One axis of a problem, as the kernels are told of it."""
+class Tile:
+    """What a threadgroup works on: queries, or keys in the pass over keys.
 
-    length: int
-    outputs: int
-    kernel: int
-    dilation: int
-    stride: int
-    window_stride: int
-    causal: bool
+    Attributes:
+        core: Who multiplies.
+        shape: Of what a team works on.
+        teams: Of the threadgroup, on each axis.
+    """
 
-    @classmethod
-    def of(cls, problem: Problem, axis: int) -> Axis:
-        """Axis ``axis`` of a problem."""
-        hood = problem.neighborhood
-        return cls(
-            problem.spatial[axis],
-            problem.out[axis],
-            hood.kernel_size[axis],
-            hood.dilation[axis],
-            hood.stride[axis],
-            hood.window_stride[axis],
-            hood.is_causal[axis],
-        )
+    core: Core
+    shape: Shape
+    teams: Axes
 
-    @property
-    def query_groups(self) -> int:
-        """Query ``o`` is token ``o * stride``: its dilation group repeats with this period."""
-        return self.dilation // math.gcd(self.dilation, self.stride)
-
-    def group_sizes(self, by_key: bool) -> tuple[int, int]:
-        """``(tokens of the largest dilation group, groups)`` of the queries or keys."""
-        count = self.length if by_key else self.outputs
-        groups = self.dilation if by_key else self.query_groups
-        return -(-count // groups), groups
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it has none of the options."""
-        return self.dilation == self.stride == self.window_stride == 1 and not self.causal
-
-    def params(self, tiles: int) -> dict[str, int]:
-        """Its part of the parameter block, by the names of ``na_axis_param``."""
-        return {
-            "NA_LENGTH": self.length,
-            "NA_OUTPUTS": self.outputs,
-            "NA_KERNEL": self.kernel,
-            "NA_DILATION": self.dilation,
-            "NA_STRIDE": self.stride,
-            "NA_WINDOW_STRIDE": self.window_stride,
-            "NA_CAUSAL": int(self.causal),
-            "NA_CLASSES": self.query_groups,
-            "NA_TILES": tiles,
-        }
+    def counts(self, sizes: Axes) -> Axes:
+        """Tiles on each axis that cover ``sizes`` tokens."""
+        axes = zip(sizes, self.shape.rows, self.teams, strict=True)
+        z, y, x = (-(-size // (rows * teams)) for size, rows, teams in axes)
+        return z, y, x
 
 
-ONE_TOKEN = Problem(Neighborhood.of(1, 1), 1, (1,), 1, 1, 1, 1, 0.0, mx.float32)
+def choose_tile(
+    problem: Problem,
+    device: Device,
+    sizes: Axes,
+    maps: int,
+    *,
+    dim: int,
+    by_key: bool,
+    channels: int,
+    bins: int,
+) -> Tile:
+    """The largest tile of which there are enough.
+
+    Args:
+        problem: What is computed.
+        device: Where.
+        sizes: Tokens of a dilation group on each axis.
+        maps: Dilation groups of all samples and heads.
+        dim: Channels of a row.
+        by_key: Whether tiles are of keys.
+        channels: See `choose_core`.
+        bins: Entries of ``rpb`` that each team had better sum in threadgroup memory.
+    """
+    rank, kernel = problem.rank, padded(problem.neighborhood.kernel_size)
+    core = choose_core(device, channels, dim, maps * math.prod(sizes))
+    shape = fragment(rank, kernel, core, by_key)
+    teams = (lay_teams(rank, kernel, shape, n, sizes, core) for n in team_counts(core))
+    tiles = [Tile(core, shape, t) for t in teams]
+    if bins:
+        tiles = [t for t in tiles if _near_bins(device, t, bins)] or tiles
+    enough = device.enough_threadgroups
+    busy = [t for t in tiles if maps * math.prod(t.counts(sizes)) >= enough]
+    return busy[0] if busy else tiles[-1]
 
 
 def smallest(plan: Plan) -> Plan:
     """The same kernel for a problem of one token and one head."""
-    head = _head_params(ONE_TOKEN, scale=0.0, fill=0.0, items=1, bins=1)
-    params = _params(head, [], (1, 1, 1))
+    head = head_params(ONE_TOKEN, scale=0.0, fill=0.0, items=1, bins=1)
+    params = parameter_block(head, [], (1, 1, 1))
     return replace(plan, params=params, threadgroups=1, slices=1)
-
-
-def _head_params(
-    problem: Problem, *, scale: float, fill: float, items: int, bins: int
-) -> dict[str, int]:
-    """What the parameter block begins with, by the names of ``na_param``."""
-    return {
-        "NA_HEADS": problem.heads,
-        "NA_KV_HEADS": problem.kv_heads,
-        "NA_SCALE": _bits(scale),
-        "NA_FILL": _bits(fill),
-        "NA_RAGGED": int(problem.has_lengths),
-        "NA_ITEMS": items,
-        "NA_BINS": bins,
-        "NA_SHARING": problem.gqa_factor,
-    }
-
-
-def _params(head: Mapping[str, int], axes: Sequence[Axis], tiles: Axes) -> mx.array:
-    """The parameter block. Its layout is that of the two enums in metal/tile.h."""
-    at, axis_at = enumerators("na_param"), enumerators("na_axis_param")
-    first, pitch = at["NA_AXES"], at["NA_AXIS"]
-    block = [0] * (first + 3 * pitch)
-    for name, value in head.items():
-        block[at[name]] = value
-    padded = [Axis.of(ONE_TOKEN, 0)] * (3 - len(axes)) + list(axes)
-    for a, (axis, count) in enumerate(zip(padded, tiles, strict=True)):
-        for name, value in axis.params(count).items():
-            block[first + a * pitch + axis_at[name]] = value
-    return mx.array(block, mx.int32)
-
-
-def _padded(values: Sequence[int]) -> Axes:
-    """Values per axis with 1 for the axes that a problem of a lower rank has not."""
-    z, y, x = [1] * (3 - len(values)) + list(values)
-    return z, y, x
 
 
 def choose_core(device: Device, channels: int, dim: int, rows: int) -> Core:
@@ -305,22 +266,10 @@ def choose_core(device: Device, channels: int, dim: int, rows: int) -> Core:
     raise ValueError(f"[choose_core] 'device' must have a core of whole simdgroups: {device}.")
 
 
-def _tiles(sizes: Axes, shape: Shape, teams: Axes) -> Axes:
-    """Tiles on each axis."""
-    z, y, x = (-(-n // (q * g)) for n, q, g in zip(sizes, shape.rows, teams, strict=True))
-    return z, y, x
-
-
-def _largest(choices: list[Axes], shape: Shape, sizes: Axes, maps: int, enough: int) -> Axes:
-    """The teams of the largest tile of which there are enough."""
-    busy = [c for c in choices if maps * math.prod(_tiles(sizes, shape, c)) >= enough]
-    return busy[0] if busy else choices[-1]
-
-
-def _near_bins(device: Device, teams: Axes, bins: int) -> int:
+def _near_bins(device: Device, tile: Tile, bins: int) -> int:
     """Entries of ``rpb`` to sum in threadgroup memory, rounded up; 0 if they do not fit."""
     rounded = -(-bins // 32) * 32
-    fits = device.slab_bytes + 4 * rounded * math.prod(teams) <= device.memory_bytes
+    fits = device.slab_bytes + 4 * rounded * math.prod(tile.teams) <= device.memory_bytes
     return rounded if fits else 0
 
 
@@ -328,8 +277,3 @@ def _resident(dtype: mx.Dtype, dim: int) -> int:
     """How many threadgroups the registers can serve: a thread holds parts of several rows."""
     row = dtype.size * dim
     return 5 if row <= 64 else 3 if row <= 128 else 1
-
-
-def _bits(value: float) -> int:
-    """A float32 as the int32 of the same bits."""
-    return int(struct.unpack("<i", struct.pack("<f", value))[0])

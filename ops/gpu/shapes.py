@@ -23,7 +23,8 @@ class Shape:
 
     Attributes:
         rows: Of a team, on each axis: queries, or keys in the pass over keys.
-        axis: Of columns (metal/walk.h).
+        axis: Of columns. A column is the fragments of a team's walk over keys that differ on this
+            axis only (metal/walk.h).
         high: Rows along it in which the tokens of a fragment lie.
     """
 
@@ -86,9 +87,9 @@ def _boxes(volume: int, rank: int) -> list[Axes]:
 def team_counts(core: Core) -> list[int]:
     """Teams of a threadgroup, from the largest tile to the smallest.
 
-    A tile reads each key once for all its queries, so the largest that still gives every core of
-    the GPU work is taken. Every Apple GPU can run 256 threads, but single lanes need so many
-    registers that three threadgroups of 128 fill a core better than one of 256.
+    A tile reads each key once for all its queries, so the largest of which there are enough to
+    keep the whole GPU busy is taken. Every Apple GPU can run 256 threads, but single lanes need so
+    many registers that three threadgroups of 128 fill a processor better than one of 256.
     """
     threads = [t for t in (256, 128, 64, 32) if t <= core.threads]
     return [t // core.lanes for t in threads]

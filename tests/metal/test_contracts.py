@@ -12,7 +12,8 @@ from natten_zoo import metal
 from natten_zoo.metal import FLOAT32, INT32, KERNELS
 from natten_zoo.ops import Neighborhood
 from natten_zoo.ops.gpu.device import machine
-from natten_zoo.ops.gpu.plan import Axis, lay_out
+from natten_zoo.ops.gpu.params import Axis
+from natten_zoo.ops.gpu.plan import lay_out
 from natten_zoo.ops.problem import Problem
 
 NAME = re.compile(r"\b(?:d_)?[a-z]+\b")

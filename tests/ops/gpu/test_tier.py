@@ -13,7 +13,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from natten_zoo import ops
-from natten_zoo.metal import MATRIX, SCALAR_4, SCALAR_8
+from natten_zoo.metal import MATRIX, SCALAR_4, SCALAR_8, TENSOR
 from natten_zoo.models.nat import NAT, NATConfig
 from natten_zoo.ops import Neighborhood, backend, gpu
 from natten_zoo.ops.gpu import kernels
@@ -232,6 +232,33 @@ def test_who_multiplies(head_dim, batch, has_rpb, cores):
     assert {step.plan.core for step in steps} == cores
     products = [step for op in ("qk", "av_backward") for step in program(op, one, device).steps]
     assert {step.plan.core for step in products} == {MATRIX}
+
+
+def test_a_plan_is_of_its_device_alone():
+    """Nothing is forgotten between devices, and nothing is kept from one for another."""
+    one = replace(problem(3, (20, 20)), batch=64)
+    plain = machine(None)
+    devices = [
+        plain,
+        replace(plain, core=MATRIX),
+        replace(plain, cores=(MATRIX,)),
+        replace(plain, enough_threadgroups=10**9),
+        replace(plain, slab_bytes=8192),
+        replace(plain, platform="cuda", generation="another", cores=(TENSOR,)),
+    ]
+    plans = [program("forward", one, device).steps[0].plan for device in devices]
+    assert [p.core for p in plans] == [SCALAR_4, MATRIX, MATRIX, MATRIX, SCALAR_4, TENSOR]
+    assert plans[4].template.slab_bytes == 8192
+    assert plans[3].teams < plans[1].teams
+    again = [program("forward", one, replace(device)).steps[0].plan for device in devices]
+    assert all(x is y for x, y in zip(plans, again, strict=True))
+
+
+def test_a_device_is_of_its_block():
+    plain = current()
+    with use_core(MATRIX) as device:
+        assert current() is device and device == replace(plain, core=MATRIX)
+    assert current() is plain
 
 
 def test_says_why_not(metal):  # noqa: F811

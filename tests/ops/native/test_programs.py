@@ -5,12 +5,14 @@ No GPU is needed: the C++ side launches through the emulator of tests/metal_emul
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from natten_zoo import ops
-from natten_zoo.metal import MATRIX
+from natten_zoo.metal import MATRIX, SCALAR_4
 from natten_zoo.ops import Neighborhood, gpu, native
 from natten_zoo.ops.gpu import kernels
 from natten_zoo.ops.gpu import programs as gpu_programs
@@ -179,6 +181,19 @@ def test_a_forced_tier_says_what_it_lacks(monkeypatch):
         pytest.raises(RuntimeError, match="neither a Metal nor a CUDA back-end"),
     ):
         ops.na1d(x, x, x, 3)
+
+
+@compiled
+def test_a_core_reaches_the_compiled_program(recorders):
+    """Also after a program of the same problem was kept for another core, and back."""
+    p = problem(has_rpb=False)
+    cores = [MATRIX, SCALAR_4, MATRIX]
+    for core in cores:
+        device = replace(current(), core=core)
+        programs.compiled(native._ext, "forward", p, device)(arrays("forward", p))
+    first, second, third = recorders[1].launches()
+    assert first == third != second
+    assert second["threadgroup"][0] <= SCALAR_4.threads
 
 
 @compiled
