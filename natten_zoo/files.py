@@ -35,11 +35,18 @@ def write_whole(path: str | os.PathLike[str], fill: Callable[[IO[bytes]], object
     Args:
         path: The file; one that was there stays as it is until the new one is complete.
         fill: Writes the content to the open file.
+
+    Raises:
+        OSError: It can't be written; the error names it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    with _open_alone(partial) as file:
+    try:
+        opened = _open_alone(partial)
+    except OSError as error:  # of the file that was asked for, not of ours
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+    with opened as file:
         try:
             file.truncate(0)
             fill(file)

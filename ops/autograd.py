@@ -129,6 +129,8 @@ def _differentiable(
         grads = gradient(*primals, *outputs, *cotangents)
         return [*grads, mx.zeros_like(primals[-1])] if problem.has_lengths else grads
 
+    function.jvp(_refuse_forward_mode)
+
     @function.vmap
     def vmap(inputs: Arrays, axes: Axes) -> Mapped:
         # With the rules again: what is mapped may be differentiated, or mapped once more.
@@ -142,6 +144,13 @@ def _differentiable(
     return cast(ArrayFunction, function)
 
 
+def _refuse_forward_mode(primals: Any, tangents: Any) -> Any:
+    raise NotImplementedError(
+        "[neighborhood attention] forward-mode derivatives (mx.jvp) are not supported; use mx.grad "
+        "or mx.vjp."
+    )
+
+
 def _gradient(problem: Problem, backward: ArrayFunction) -> ArrayFunction:
     gradient = mx.custom_function(lambda *inputs: backward(problem, *inputs))
 
@@ -150,6 +159,8 @@ def _gradient(problem: Problem, backward: ArrayFunction) -> ArrayFunction:
         raise NotImplementedError(
             "[neighborhood attention] gradients of gradients are not supported."
         )
+
+    gradient.jvp(_refuse_forward_mode)
 
     @gradient.vmap
     def vmap(inputs: Arrays, axes: Axes) -> Mapped:

@@ -14,8 +14,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any, cast
 
 from ..version import __version__
+from ._text import options_of, typed
 
 _EPILOG = """\
 Try it offline, with the small model and the images in the package:
@@ -30,12 +32,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``natten-zoo`` with the given arguments, the process's own by default."""
     _open_standard_streams()
     arguments = [*(sys.argv[1:] if argv is None else argv)]
-    args = _parser(arguments[:1]).parse_args(arguments)
-    # Pillow warns of large images and of metadata that nobody here reads.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
+    verb, options = (arguments[0] if arguments else ""), {}
     try:
-        return args.run(args)
+        parser = _parser(arguments[:1])
+        options = options_of(parser, verb)
+        args = parser.parse_args(arguments)
+        with warnings.catch_warnings():
+            _say_warnings(verb)
+            return args.run(args)
     except KeyboardInterrupt:
+        print(f"natten-zoo {verb}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of a pipe, such as `head`, has had enough: no error, nothing left to flush.
@@ -43,8 +49,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     # A RuntimeError is MLX's: a full disk, too little memory, a forced backend that cannot run.
     except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
-        print(f"natten-zoo {args.verb}: {error}{_hint(error)}", file=sys.stderr)
+        print(f"natten-zoo {verb}: {typed(error, options)}{_hint(error)}", file=sys.stderr)
         return 2
+
+
+def _say_warnings(verb: str) -> None:
+    """Print what the library says of data as a line; leave out what nobody here reads."""
+    # Pillow warns of large images and of metadata.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    show: Any = warnings.showwarning
+
+    def show_line(message: Any, category: Any, *place: Any, **more: Any) -> None:
+        if issubclass(category, UserWarning):
+            print(f"natten-zoo {verb}: {message}", file=sys.stderr)
+        else:
+            show(message, category, *place, **more)
+
+    warnings.showwarning = cast(Any, show_line)
 
 
 def _open_standard_streams() -> None:

@@ -2,13 +2,46 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+
+def typed(message: Exception | str, options: Mapping[str, str] | None = None) -> str:
+    """A message of the library in the words of the command line.
+
+    Args:
+        message: It may begin with the function that it comes from, and has names in quotes.
+        options: What is typed for a name; others stay.
+
+    Example:
+        >>> typed("[read_image] photo.jpg: no such file.")
+        'photo.jpg: no such file.'
+        >>> typed("[Recipe] 'batch_size' must be at least 1.", {"batch_size": "--batch-size"})
+        '--batch-size must be at least 1.'
+    """
+    if isinstance(message, OSError) and message.strerror and message.filename is not None:
+        return f"{message.filename}: {message.strerror.lower()}"
+    text = re.sub(r"^(\[[\w .]+\] )+", "", str(message)).replace(
+        "list_models()", "`natten-zoo list`"
+    )
+    known = options or {}
+    # Not in a list, where it is a class that is called like an option.
+    return re.sub(r"(?<!, )'(\w+)'(?![,;])", lambda name: known.get(name[1], name[0]), text)
+
+
+def options_of(parser: argparse.ArgumentParser, verb: str) -> dict[str, str]:
+    """The long options of a verb by what the library calls them."""
+    verbs = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    actions = verbs.choices[verb]._actions if verb in verbs.choices else []
+    longest = {a.dest: max(a.option_strings, key=len) for a in actions if a.option_strings}
+    return {name: option.replace("--no-", "--") for name, option in longest.items()}
 
 
 def progress(total: int, batch_size: int, unit: str = "image") -> tqdm:
@@ -48,6 +81,8 @@ def print_result(
         write: What prints a text, on standard output or ``file``; that of a progress bar makes room
             for it.
     """
+    if "error" in result:
+        result = {**result, "error": typed(result["error"])}
     if as_json:
         write(json.dumps(result, ensure_ascii=False))
     elif "error" in result:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arguments import add_model_argument, add_top_argument, positive
+from ._arguments import add_model_argument, add_top_argument, chosen_model, positive
 from ._classifier import best_classes, open_classifier, output_names
 from ._text import print_result, progress
 
@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     from ..data.labels import read_labels
 
     files = find_images(args.images)
-    model, preprocess = open_classifier(args.model, args.variant)
+    model_name = chosen_model(args)
+    model, preprocess = open_classifier(model_name, args.variant)
     names = read_labels(args.labels) if args.labels else output_names(model)
     if len(names) != model.config.num_classes:
         raise ValueError(

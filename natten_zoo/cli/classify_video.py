@@ -20,7 +20,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ._arguments import add_model_argument, add_top_argument, positive
+from ._arguments import add_model_argument, add_top_argument, chosen_model, positive
 from ._classifier import best_classes, output_names
 from ._text import print_result
 
@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
     from ..data.video import VideoError
     from ..tasks.video import classify_video
 
-    model = open_video_classifier(args.model, args.variant)
+    model_name = chosen_model(args)
+    model = open_video_classifier(model_name, args.variant)
     names = output_names(model)
     views = {"frames": args.frames, "stride": args.stride, "clips": args.clips, "crops": args.crops}
     failed = 0

@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from ..metal import MATRIX, Core
@@ -86,7 +87,37 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "device": info.get("device_name") or info.get("architecture") or str(mx.default_device()),
+        "blas": blas_in_words(loaded_libraries()),
     }
+
+
+def loaded_libraries() -> list[str]:
+    """Files that this process has mapped; on Linux only."""
+    maps = Path("/proc/self/maps")
+    lines = maps.read_text().splitlines() if maps.exists() else []
+    return sorted({line.split(maxsplit=5)[5] for line in lines if line.count("/")})
+
+
+def blas_in_words(libraries: Sequence[str]) -> str:
+    """Which library multiplies matrices on the CPU; the first that is loaded before MLX's own wins.
+
+    Example:
+        >>> blas_in_words(["/usr/lib/libopenblasp-r0.3.21.so", "/x/mlx_cpu.libs/libblas-1.so.3"])
+        'OpenBLAS (libopenblasp-r0.3.21.so)'
+    """
+    if platform.system() == "Darwin":
+        return "Accelerate"
+    # NumPy brings an OpenBLAS of its own, which MLX does not see.
+    names = [Path(path).name for path in libraries if "numpy" not in path and "scipy" not in path]
+    for kind, pattern in (("OpenBLAS", "openblas"), ("MKL", "mkl_rt"), ("BLIS", "libblis")):
+        if found := [name for name in names if pattern in name]:
+            return f"{kind} ({found[0]})"
+    if found := [name for name in names if name.startswith("libblas")]:
+        return (
+            f"the reference BLAS ({found[0]}); with OpenBLAS models are two to three times as fast "
+            "on the CPU: apt install libopenblas0-pthread, LD_PRELOAD its libopenblas.so.0"
+        )
+    return "unknown"
 
 
 def examine(tier: str, args: argparse.Namespace) -> int:

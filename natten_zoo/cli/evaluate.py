@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._arguments import add_model_argument, add_order_argument, png, positive
+from ._arguments import add_model_argument, add_order_argument, chosen_model, png, positive
 from ._classifier import open_classifier, output_names
-from ._text import progress, table
+from ._text import progress, table, typed
 
 if TYPE_CHECKING:
     from ..data.preprocess import SequencePreprocess
@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
 
         new_figure(1, 1)  # so that a missing matplotlib shows before the work, not after it
     opened = open_sequence_classifier if args.data == "mnist1d" else open_classifier
-    model, preprocess = opened(args.model, args.variant)
+    model_name = chosen_model(args, aloud=False)
+    model, preprocess = opened(model_name, args.variant)
     names = output_names(model)
     sources, labels = open_data(args.data, model, args.limit, args.by_order)
     with progress(len(sources), args.batch_size) as bar:
@@ -76,11 +77,11 @@ def run(args: argparse.Namespace) -> int:
             on_batch=bar.update,
         )
     for message in result.failures:
-        print(message, file=sys.stderr)
+        print(typed(message), file=sys.stderr)
     if not len(result.labels):
         return 2
     if args.json:
-        print(json.dumps({"model": args.model, "data": args.data, **result.to_dict()}, indent=2))
+        print(json.dumps({"model": model_name, "data": args.data, **result.to_dict()}, indent=2))
     else:
         print(report(result))
     if args.confusion:

@@ -23,20 +23,28 @@ import argparse
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
-    from ..training.config import add_arguments
+    from ..training.config import Recipe, add_arguments
 
     parser.add_argument("data", nargs="?", default=argparse.SUPPRESS, metavar="DATA")
     parser.add_argument(
-        "-c", "--config", default="finetune", metavar="RECIPE", help="default: %(default)s"
+        "-c",
+        "--config",
+        default="finetune",
+        metavar="RECIPE",
+        help="a YAML file, or a recipe by name (default: %(default)s; the defaults below are its)",
     )
-    add_arguments(parser, skip=("data",))
+    add_arguments(parser, skip=("data",), defaults=Recipe.load("finetune"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains, and prints the outcome."""
     from ..training import Recipe, overrides_from, report
     from ..training import run as train
+    from ..training.launch import say
 
     result = train(Recipe.load(args.config, overrides_from(args)))
     report(result)
-    return 0 if result["outcome"].startswith("finished") else 1
+    if result["outcome"].startswith("finished"):
+        return 0
+    say("the same command resumes the run")
+    return 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, cast
 
@@ -52,8 +53,37 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints what is known of a model."""
     facts = describe(open_model(args.model, args.variant), args.size)
+    facts["training"] = training(args.model)
+    if facts["training"] and "recipe" in facts["training"]:
+        facts["trained_as"] = args.model
     print(json.dumps(facts, indent=2) if args.json else page(facts))
     return 0
+
+
+def training(folder: str) -> dict[str, Any] | None:
+    """What a model's `config.json` says of how it was trained, if it is a folder with one."""
+    try:
+        config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
+        return config.get("training")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def trained(facts: dict[str, Any]) -> dict[str, str | None]:
+    """Lines about a model that was fine-tuned here: what it is, and how good."""
+    about, parent = facts["training"], (facts["record"] or {}).get("name")
+    recipe = about["recipe"]
+    measures = {"val_accuracy": "accuracy", "val_dice": "Dice"}
+    measured = [f"{name} {about[key]:.2%}" for key, name in measures.items() if key in about]
+    start = f"fine-tuned from {recipe.get('model', parent)}"
+    if recipe.get("pretrained") is False:
+        start = f"trained from scratch as {recipe.get('model', parent)}"
+    steps = f"update {about.get('step')} of {about.get('steps')}, {about.get('seconds')} s"
+    return {
+        "name": f"{facts['trained_as']}, {start}",
+        "trained on": f"{recipe.get('data')}: {steps}",
+        "validation": ", ".join(measured) or None,
+    }
 
 
 def open_model(name: str, variant: str | None) -> Model:
@@ -136,6 +166,9 @@ def page(facts: dict[str, Any]) -> str:
             "weights": ", ".join(filter(None, places)),
             "note": record["note"],
         }
+    if "trained_as" in facts:
+        own = trained(facts)
+        lines = {"name": own.pop("name"), **own, **{n: v for n, v in lines.items() if n != "name"}}
     width = max(map(len, lines))
     text = "\n".join(f"{name:{width}}  {value}" for name, value in lines.items() if value)
     if not facts["levels"]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ._arguments import add_model_argument, keep_input, png
+from ._arguments import add_model_argument, chosen_model, keep_input, png
 from ._classifier import open_classifier, output_names
 
 
@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
     from ..viz.inside import inside_figure
 
     keep_input(args.image, args.out)
-    model, preprocess = open_classifier(args.model, args.variant)
+    model_name = chosen_model(args)
+    model, preprocess = open_classifier(model_name, args.variant)
     size = preprocess.size
     query = args.query or (size // 2, size // 2)
     if not all(0 <= p < size for p in query):
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     answer = int(mx.argmax(model(inputs)))
     name = output_names(model)[answer]
     title = (
-        f"{Path(args.image).name}: {name}, says {args.model}; from the pixel {query[0]},{query[1]}"
+        f"{Path(args.image).name}: {name}, says {model_name}; from the pixel {query[0]},{query[1]}"
     )
     fractions = query[0] / size, query[1] / size
     figure = inside_figure(title, np.asarray(picture), view_layers(model, inputs), fractions)

@@ -94,3 +94,8 @@ class Layer(layers.NeighborhoodAttention):
             proj_drop=proj_drop,
             window_stride=stride,
         )
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """What these releases call so: our ``window_stride``, per axis."""
+        return self.neighborhood.window_stride

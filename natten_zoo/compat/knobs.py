@@ -36,28 +36,44 @@ def has_gemm(device_index: Any = None) -> bool:
 has_fna = has_fused_na = has_tf32_gemm = has_fp32_gemm = has_fp64_gemm = has_gemm
 
 
-def _switch(name: str) -> tuple[Callable[..., None], Callable[[], bool]]:
+def _switch(name: str, default: bool = False) -> tuple[Callable[..., None], Callable[[], bool]]:
     def use(mode: bool = True, *_: Any, **__: Any) -> None:
         """Remembers the mode; without effect on MLX."""
         _state[name] = bool(mode)
 
     def is_enabled() -> bool:
         """The mode that was asked for last."""
-        return bool(_state.get(name, False))
+        return bool(_state.get(name, default))
 
     return use, is_enabled
 
 
-use_fused_na, is_fused_na_enabled = use_fna, is_fna_enabled = _switch("fused_na")
+_fused, is_fused_na_enabled = _switch("fused_na")
 use_kv_parallelism_in_fused_na, is_kv_parallelism_in_fused_na_enabled = _switch("kv_parallelism")
+# From 0.20 on it is used unless it is switched off.
+use_kv_parallelism_by_default, is_kv_parallelism_used_by_default = _switch("kv_by_default", True)
 use_tf32_in_gemm_na, is_tf32_in_gemm_na_enabled = _switch("tf32")
 use_tiled_na, is_tiled_na_enabled = _switch("tiled_na")
 use_gemm_na, is_gemm_na_enabled = _switch("gemm_na")
 use_deterministic_algorithms, are_deterministic_algorithms_enabled = _switch("deterministic")
-use_autotuner, is_autotuner_enabled = _switch("autotuner")
 _flex, should_use_flex_attention = _switch("flex")
 _compile, is_flex_compile_allowed = _switch("flex_compile")
 _compile_backprop, is_flex_compile_backprop_allowed = _switch("flex_compile_backprop")
+
+
+def use_fused_na(
+    mode: bool = True,
+    kv_parallel: bool = True,
+    use_flex_attention: bool = False,
+    force_flex_attention: bool = False,
+) -> None:
+    """Remembers the modes, of which those but the first are off without it; no effect on MLX."""
+    _fused(mode)
+    use_kv_parallelism_in_fused_na(mode and kv_parallel)
+    _flex(mode and (use_flex_attention or force_flex_attention))
+
+
+use_fna, is_fna_enabled = use_fused_na, is_fused_na_enabled
 
 
 def use_flex_attention() -> None:
@@ -65,9 +81,43 @@ def use_flex_attention() -> None:
     _flex(True)
 
 
+def force_flex_attention() -> None:
+    """The same as :func:`use_flex_attention` here, where it is never used."""
+    _flex(True)
+
+
+def use_autotuner(
+    forward_pass: bool | None = None,
+    backward_pass: bool | None = None,
+    thorough_mode_forward: bool | None = None,
+    thorough_mode_backward: bool | None = None,
+    *_: Any,
+    **__: Any,
+) -> None:
+    """Remembers the modes that are given; without effect on MLX."""
+    modes = forward_pass, backward_pass, thorough_mode_forward, thorough_mode_backward
+    for name, mode in zip(_TUNED, modes, strict=True):
+        if mode is not None:
+            _state[name] = bool(mode)
+
+
 def disable_autotuner() -> None:
-    """Undoes ``use_autotuner``."""
-    use_autotuner(False)
+    """Undoes :func:`use_autotuner`."""
+    use_autotuner(False, False, False, False)
+
+
+_TUNED = ("tune_forward", "tune_backward", "thorough_forward", "thorough_backward")
+(
+    is_autotuner_enabled_for_forward,
+    is_autotuner_enabled_for_backward,
+    is_autotuner_thorough_for_forward,
+    is_autotuner_thorough_for_backward,
+) = (_switch(name)[1] for name in _TUNED)
+
+
+def is_autotuner_enabled() -> bool:
+    """Whether it was switched on for either pass."""
+    return is_autotuner_enabled_for_forward() or is_autotuner_enabled_for_backward()
 
 
 def allow_flex_compile(mode: bool = True, backprop: bool = False) -> None:

@@ -13,6 +13,8 @@ from .. import layers
 from ..ops.neighborhood import IntOrInts
 from .heads_first import av, check_odd, qk
 
+__version__ = "0.14.6"
+
 __all__ = [
     "NeighborhoodAttention1D",
     "NeighborhoodAttention2D",

@@ -34,6 +34,8 @@ from .v014 import (
     natten2dqkrpb,
 )
 
+__version__ = "0.15.1"
+
 __all__ = [
     "NeighborhoodAttention1D",
     "NeighborhoodAttention2D",

@@ -22,6 +22,7 @@ from .knobs import (
     enable_gemm_na,
     enable_tf32,
     enable_tiled_na,
+    force_flex_attention,
     get_memory_usage_preference,
     has_bfloat,
     has_cuda,
@@ -33,6 +34,10 @@ from .knobs import (
     has_half,
     has_tf32_gemm,
     is_autotuner_enabled,
+    is_autotuner_enabled_for_backward,
+    is_autotuner_enabled_for_forward,
+    is_autotuner_thorough_for_backward,
+    is_autotuner_thorough_for_forward,
     is_fna_enabled,
     is_fused_na_enabled,
     is_gemm_na_enabled,
@@ -56,6 +61,8 @@ from .knobs import (
 )
 from .v014 import add_natten_handle, get_flops
 
+__version__ = "0.17.5"
+
 __all__ = [
     "NeighborhoodAttention1D",
     "NeighborhoodAttention2D",
@@ -69,6 +76,7 @@ __all__ = [
     "enable_gemm_na",
     "enable_tf32",
     "enable_tiled_na",
+    "force_flex_attention",
     "get_flops",
     "get_memory_usage_preference",
     "has_bfloat",
@@ -81,6 +89,10 @@ __all__ = [
     "has_half",
     "has_tf32_gemm",
     "is_autotuner_enabled",
+    "is_autotuner_enabled_for_backward",
+    "is_autotuner_enabled_for_forward",
+    "is_autotuner_thorough_for_backward",
+    "is_autotuner_thorough_for_forward",
     "is_fna_enabled",
     "is_fused_na_enabled",
     "is_gemm_na_enabled",

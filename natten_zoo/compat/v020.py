@@ -36,13 +36,13 @@ from .knobs import (
     get_memory_usage_preference,
     is_flex_compile_allowed,
     is_flex_compile_backprop_allowed,
-    is_kv_parallelism_in_fused_na_enabled,
+    is_kv_parallelism_used_by_default,
     is_memory_usage_default,
     is_memory_usage_strict,
     is_memory_usage_unrestricted,
     set_memory_usage_preference,
     use_deterministic_algorithms,
-    use_kv_parallelism_in_fused_na,
+    use_kv_parallelism_by_default,
 )
 from .v021 import (
     HAS_LIBNATTEN,
@@ -50,6 +50,10 @@ from .v021 import (
     NeighborhoodAttention2D,
     NeighborhoodAttention3D,
 )
+
+use_kv_parallelism_in_fused_na = use_kv_parallelism_by_default
+is_kv_parallelism_in_fused_na_enabled = is_kv_parallelism_used_by_default
+__version__ = "0.20.1"
 
 __all__ = [
     "HAS_LIBNATTEN",

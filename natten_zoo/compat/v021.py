@@ -37,13 +37,13 @@ from .knobs import (
     get_memory_usage_preference,
     is_flex_compile_allowed,
     is_flex_compile_backprop_allowed,
-    is_kv_parallelism_in_fused_na_enabled,
+    is_kv_parallelism_used_by_default,
     is_memory_usage_default,
     is_memory_usage_strict,
     is_memory_usage_unrestricted,
     set_memory_usage_preference,
     use_deterministic_algorithms,
-    use_kv_parallelism_in_fused_na,
+    use_kv_parallelism_by_default,
 )
 from .v021_tools import (
     cumulative,
@@ -58,6 +58,10 @@ from .v021_tools import (
 )
 
 HAS_LIBNATTEN = False
+
+use_kv_parallelism_in_fused_na = use_kv_parallelism_by_default
+is_kv_parallelism_in_fused_na_enabled = is_kv_parallelism_used_by_default
+__version__ = "0.21.7"
 
 __all__ = [
     "HAS_LIBNATTEN",

@@ -56,7 +56,8 @@ def scan_images(files: list[Path], converted: Path, workers: int) -> list[Scan]:
             return str(error)
 
     with ThreadPoolExecutor(workers) as pool:
-        found = list(tqdm(pool.map(look, files), "checking images", len(files), leave=False))
+        done = pool.map(look, files)
+        found = list(tqdm(done, "checking images", len(files), leave=False, disable=None))
     if bad := [text for text in found if isinstance(text, str)]:
         raise ImageError(
             f"[data] {len(bad)} of {len(files)} images can't be read; repair or remove them:\n  "

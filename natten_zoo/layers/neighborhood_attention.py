@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import warnings
 from typing import ClassVar
 
 import mlx.core as mx
@@ -54,7 +55,8 @@ class NeighborhoodAttention(nn.Module):
         - Input: ``[batch, *spatial, embed_dim]``.
         - Lengths, optional: integers ``[batch, rank]``, for one axis also ``[batch]``: how much of
           each axis belongs to each sample of a padded batch. What lies outside is not seen, and is
-          zero in the output.
+          zero in the output. natten-mlx's names of it, ``seq_lens`` and ``spatial_sizes``, are
+          understood.
         - Output: the same as the input, each spatial axis divided by ``stride`` (rounded up).
 
     Raises:
@@ -115,8 +117,41 @@ class NeighborhoodAttention(nn.Module):
         self.attn_drop = nn.Dropout(attn_drop)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def __call__(self, x: mx.array, lengths: Sizes | None = None) -> mx.array:
-        self._check_input(x)
+    @property
+    def embed_dim(self) -> int:
+        """Channels of the input and the output."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def kernel_size(self) -> tuple[int, ...]:
+        """Window size per axis."""
+        return self.neighborhood.kernel_size
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Step between the queries that are kept, per axis."""
+        return self.neighborhood.stride
+
+    @property
+    def dilation(self) -> tuple[int, ...]:
+        """Step between the tokens of a window, per axis."""
+        return self.neighborhood.dilation
+
+    @property
+    def is_causal(self) -> tuple[bool, ...]:
+        """Whether a token sees only itself and tokens before it, per axis."""
+        return self.neighborhood.is_causal
+
+    def __call__(
+        self,
+        x: mx.array,
+        lengths: Sizes | None = None,
+        *,
+        seq_lens: Sizes | None = None,
+        spatial_sizes: Sizes | None = None,
+    ) -> mx.array:
+        lengths = _one_of(type(self).__name__, lengths, seq_lens, spatial_sizes)
+        self._check_input(x, lengths)
         size = x.shape[1:-1]
         if self.pad_small_inputs:
             x = pad_to(x, self.neighborhood.minimum_size)
@@ -141,12 +176,24 @@ class NeighborhoodAttention(nn.Module):
         weights = mx.softmax(logits, axis=-1, precise=True)
         return attend_av(hood, self.attn_drop(weights), value)
 
-    def _check_input(self, x: mx.array) -> None:
+    def _check_input(self, x: mx.array, lengths: Sizes | None) -> None:
         channels = self.num_heads * self.head_dim
         if x.ndim != self.rank + 2 or x.shape[-1] != channels:
             raise ValueError(
                 f"[{type(self).__name__}] the input must have {self.rank + 2} axes and {channels} "
                 f"channels but got {x.shape}."
+            )
+
+        if lengths is None and not self.pad_small_inputs and x.size:
+            self._check_size(x.shape[1:-1])
+
+    def _check_size(self, size: tuple[int, ...]) -> None:
+        least = self.neighborhood.minimum_size
+        if any(n < m for n, m in zip(size, least, strict=True)):
+            raise ValueError(
+                f"[{type(self).__name__}] a map of {size} tokens is smaller than 'kernel_size' "
+                f"times 'dilation'; the smallest input that works is {least}, and with "
+                "pad_small_inputs=True smaller ones are padded."
             )
 
     def _check_varlen(self, drops: bool) -> None:
@@ -202,11 +249,27 @@ class NeighborhoodAttention3D(NeighborhoodAttention):
     rank = 3
 
 
+def _one_of(
+    op: str, lengths: Sizes | None, seq_lens: Sizes | None, spatial_sizes: Sizes | None
+) -> Sizes | None:
+    """The lengths, under natten-mlx's names, too, of which a hint says what they are here."""
+    former = {"seq_lens": seq_lens, "spatial_sizes": spatial_sizes}
+    given = {name: value for name, value in former.items() if value is not None}
+    if len(given) + (lengths is not None) > 1:
+        raise ValueError(f"[{op}] 'lengths' must be given once but got {', '.join(given)}, too.")
+    for name, value in given.items():
+        warnings.warn(f"[{op}] '{name}' is 'lengths' here.", DeprecationWarning, stacklevel=4)
+        return value
+    return lengths
+
+
 def _check_heads(op: str, embed_dim: int, num_heads: int, num_kv_heads: int) -> None:
     sizes = {"embed_dim": embed_dim, "num_heads": num_heads, "num_kv_heads": num_kv_heads}
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, numbers.Integral):
             raise TypeError(f"[{op}] '{name}' must be an integer but got {size!r}.")
+    if embed_dim < 1:
+        raise ValueError(f"[{op}] 'embed_dim' must be positive but got {embed_dim}.")
     if num_heads < 1 or embed_dim % num_heads:
         raise ValueError(
             f"[{op}] 'num_heads' must divide 'embed_dim' but got {num_heads} and {embed_dim}."

@@ -209,11 +209,22 @@ class Recipe:
         return list(filter(differ, names))
 
 
+def recipe_names() -> list[str]:
+    """The recipes that come with the library."""
+    folder = files(configs) / "recipes"
+    return sorted(entry.name[: -len(".yaml")] for entry in folder.iterdir())
+
+
 def _find(path: str | Path) -> Any:
     """The recipe file at a path, or the library's own of that name."""
     own = files(configs) / "recipes" / f"{path}.yaml"
-    if Path(path).is_file() or not own.is_file():
+    if Path(path).is_file():
         return Path(path)
+    if not own.is_file():
+        reason = "a folder, not a recipe" if Path(path).is_dir() else "no such file or recipe"
+        raise FileNotFoundError(
+            f"[Recipe] {path}: {reason}; recipes are {', '.join(recipe_names())}."
+        )
     return own
 
 
@@ -251,15 +262,29 @@ def _is_optional(kind: Any) -> bool:
     return type(None) in get_args(kind)
 
 
-def add_arguments(parser: argparse.ArgumentParser, skip: tuple[str, ...] = ()) -> None:
-    """Give `parser` one flag per recipe field; flags not typed stay out of the result."""
+# Options that have a short form, the same as other verbs'.
+SHORT = {"model": "-m", "out": "-o"}
+
+
+def add_arguments(
+    parser: argparse.ArgumentParser, skip: tuple[str, ...] = (), defaults: Recipe | None = None
+) -> None:
+    """Give `parser` one flag per recipe field; flags not typed stay out of the result.
+
+    Args:
+        parser: Where they are added.
+        skip: Fields without a flag.
+        defaults: What the help says of flags that are not typed.
+    """
     kinds = get_type_hints(Recipe)
     for item in dataclasses.fields(Recipe):
-        kind, names = kinds[item.name], ["--" + item.name.replace("_", "-")]
+        kind = kinds[item.name]
+        names = [SHORT[item.name]] if item.name in SHORT else []
+        names.append("--" + item.name.replace("_", "-"))
         settings: dict[str, Any] = {
             "dest": item.name,
             "default": argparse.SUPPRESS,
-            "help": item.metadata["help"],
+            "help": item.metadata["help"] + _in_words(getattr(defaults or Recipe(), item.name)),
         }
         if item.name in skip or getattr(kind, "__origin__", kind) is dict:
             continue
@@ -273,6 +298,16 @@ def add_arguments(parser: argparse.ArgumentParser, skip: tuple[str, ...] = ()) -
             if item.name not in CHOICES:
                 settings["metavar"] = plain.__name__.upper()
         parser.add_argument(*names, **settings)
+
+
+def _in_words(default: Any) -> str:
+    """A default as the help says it; what there is no word for, the help itself tells."""
+    if default is None or default in ("", [], {}):
+        return ""
+    if isinstance(default, bool):
+        return f" (default: {'yes' if default else 'no'})"
+    text = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+    return f" (default: {text})"
 
 
 def overrides_from(args: argparse.Namespace) -> dict[str, Any]:

@@ -114,7 +114,8 @@ def say(text: str) -> None:
 def report(result: dict[str, Any]) -> None:
     """Print what a run achieved, once for all processes."""
     if mx.distributed.init().rank() == 0:
-        print("  ".join(f"{name}={value}" for name, value in result.items()))
+        shown = {n: f"{v:.4f}" if n.startswith(("val_", "best_")) else v for n, v in result.items()}
+        print("  ".join(f"{name}={value}" for name, value in shown.items()))
 
 
 def model_record(recipe: Recipe) -> Record:

@@ -141,7 +141,11 @@ class Trainer:
             self._check_loss(pending)  # one update late, so that the device never waits
             self.step, pending = self.step + 1, metrics
             progress.step(waited)
-            if self.step % self.recipe.log_every == 0:
+            # An epoch of fewer updates has a line of its own, or a short run would have no curve.
+            is_last = self.step % self.steps_per_epoch == 0
+            if self.step % self.recipe.log_every == 0 or (
+                is_last and self.steps_per_epoch < self.recipe.log_every
+            ):
                 self._check_loss(metrics)
                 progress.log(self.step, epoch, metrics)
             self.seconds = before + time.perf_counter() - started

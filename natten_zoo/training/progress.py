@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from .trackers import make_tracker
 
 STARVED = 0.1  # share of the time, over so many updates
 ENOUGH = 10
+LINE_SECONDS = 30
+FEW = 30  # points of a curve that are marked
 
 
 class MetricsFile:
@@ -65,10 +68,12 @@ class Progress:
             total=steps,
             initial=done,
             unit="step",
-            disable=rank > 0,
-            mininterval=0.5 if sys.stderr.isatty() else 30,
+            # A bar returns to the start of its line, of which a log file makes one endless line.
+            disable=rank > 0 or not sys.stderr.isatty(),
+            mininterval=0.5,
             dynamic_ncols=True,
         )
+        self.said = -math.inf
         metrics = out / "metrics.jsonl"
         self.file = MetricsFile(metrics, done, self.say) if rank == 0 else None
         self.tracker = make_tracker(recipe, out, done) if rank == 0 else None
@@ -92,14 +97,22 @@ class Progress:
             "memory_gb": round(mx.get_peak_memory() / 1e9, 3),
         }
         self.write(values)
-        self.bar.set_postfix_str(
+        self._show(
+            step,
             f"epoch {epoch + 1}/{self.recipe.epochs} loss {values['loss']:.3f} "
             f"acc {values['accuracy']:.3f} {values['images_per_second']:.0f} img/s "
             f"wait {values['data_wait']:.0%} {values['memory_gb']:.1f} GB",
-            refresh=False,
         )
         self._watch_loader(values["data_wait"])
         self.waited, self.steps, self.since = 0.0, 0, time.perf_counter()
+
+    def _show(self, step: int, text: str) -> None:
+        """Beside the bar, or where there is none as a line, not more than two a minute."""
+        if not self.bar.disable:
+            self.bar.set_postfix_str(text, refresh=False)
+        elif time.perf_counter() - self.said > LINE_SECONDS:
+            self.said = time.perf_counter()
+            self.say(f"update {step}/{self.bar.total}: {text}")
 
     def _watch_loader(self, wait: float) -> None:
         """Say once that the device waits for data; the first line has the loader's start in it."""
@@ -152,6 +165,7 @@ def draw_curve(out: Path) -> Path | None:
                     *zip(*points, strict=True),
                     label=name,
                     linewidth=1.8 if name.startswith("val") else 0.8,
+                    marker="." if len(points) < FEW else None,  # a line of one point is none
                 )
         axes.set_xlabel("update")
         if axes.lines:  # a run of few updates logs none

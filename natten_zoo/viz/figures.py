@@ -74,7 +74,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 120) ->
 def draw_weights(axes: Axes, image: np.ndarray, view: LayerView, query: tuple[int, ...]) -> None:
     """Draws the window of one query over an image, each key colored by its attention weight.
 
-    The color scale ends at the largest weight; the numbers, where there is room, are percent
+    The color scale ends at :func:`darkest_weight`; the numbers, where there is room, are percent
     (mean over the heads). The query is outlined, and the tokens are the faint grid.
 
     Args:
@@ -86,10 +86,11 @@ def draw_weights(axes: Axes, image: np.ndarray, view: LayerView, query: tuple[in
     show_image(axes, image, faded=True)
     rows, columns = (keys[keys < n] for keys, n in zip(view.window(query), view.size, strict=True))
     weights = view.weight_map(query)
+    darkest = darkest_weight(weights)
     height, width = (side / n for side, n in zip(image.shape, view.size, strict=False))
     _grid(axes, image, view.size)
     for y, x in np.array(np.meshgrid(rows, columns)).reshape(2, -1).T:
-        share = weights[y, x] / weights.max()
+        share = weights[y, x] / darkest
         draw_tile(axes, (y, x), height, width, fc=WARM, lw=0, alpha=0.1 + 0.8 * float(share))
         draw_tile(axes, (y, x), height, width, fill=False, ec=WARM, lw=0.8)
         if max(view.size) <= 16:
@@ -97,6 +98,20 @@ def draw_weights(axes: Axes, image: np.ndarray, view: LayerView, query: tuple[in
             style = _CENTERED | {"color": "white" if share > 0.5 else INK, "fontsize": 8.5}
             axes.text(*center, f"{100 * weights[y, x]:.0f}", **style)
     draw_tile(axes, query, height, width, fill=False, ec=QUERY, lw=2.6, zorder=3)
+
+
+def darkest_weight(weights: np.ndarray) -> float:
+    """Where the color scale of attention weights ends: the largest, if it stands out.
+
+    Weights that are all alike, as an untrained layer's, say nothing and are drawn pale.
+
+    Example:
+        >>> darkest_weight(np.array([0.25, 0.25, 0.25, 0.25]))
+        1.0
+        >>> darkest_weight(np.array([0.9] + 16 * [0.1 / 16])) == 0.9
+        True
+    """
+    return max(float(weights.max()), 4 / max(1, int((weights > 0).sum())))
 
 
 def draw_window(

@@ -12,6 +12,7 @@ from .figures import (
     INK,
     QUERY,
     TITLE,
+    darkest_weight,
     describe,
     draw_tile,
     draw_weights,
@@ -98,7 +99,8 @@ def layers_figure(
     for number, (axes, view) in enumerate(zip(grid.flat, views, strict=False), start=1):
         query = view.token(point)
         weights = view.weight_map(query)
-        draw_map(axes, image, np.where(weights > 0, weights, np.nan), query, "Reds")
+        shown = np.where(weights > 0, weights, np.nan)
+        draw_map(axes, image, shown, query, "Reds", top=darkest_weight(weights))
         axes.set_title(f"{number}", **{**TITLE, "pad": 3})
     return figure
 
@@ -141,10 +143,17 @@ def draw_map(
     query: tuple[int, ...],
     colors: str,
     size: tuple[int, ...] | None = None,
+    *,
+    top: float | None = None,
 ) -> None:
-    """Draws a value per token over an image; the query is a token of a map of ``size``."""
+    """Draws a value per token over an image; the query is a token of a map of ``size``.
+
+    Colors go from the smallest to the largest value, or from zero to ``top``.
+    """
     show_image(axes, image, faded=True)
     bottom, right = (side - 0.5 for side in image.shape[:2])
-    axes.imshow(values, cmap=colors, alpha=0.75, extent=(-0.5, right, bottom, -0.5))
+    image_of = axes.imshow(values, cmap=colors, alpha=0.75, extent=(-0.5, right, bottom, -0.5))
+    if top is not None:
+        image_of.set_clim(0, top)
     height, width = (side / n for side, n in zip(image.shape, size or values.shape, strict=False))
     draw_tile(axes, query, height, width, fill=False, ec=QUERY, lw=2.6, zorder=3)

@@ -138,6 +138,13 @@ class NeighborhoodOp : public mx::Primitive {
 
   const char* name() const override { return signature(op_).name; }
 
+  std::vector<mx::array> jvp(const std::vector<mx::array>&, const std::vector<mx::array>&,
+                             const std::vector<int>&) override {
+    throw NotImplemented(
+        "[neighborhood attention] forward-mode derivatives (mx.jvp) are not supported; use mx.grad "
+        "or mx.vjp.");
+  }
+
   std::vector<mx::array> vjp(const std::vector<mx::array>& primals,
                              const std::vector<mx::array>& cotangents,
                              const std::vector<int>& argnums,

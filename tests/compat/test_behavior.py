@@ -204,3 +204,9 @@ def test_even_kernels_were_refused_by_unfused_releases():
 def test_flop_counter_is_refused_with_the_way_out():
     with pytest.raises(NotImplementedError, match="natten-zoo info"):
         v014.get_flops(nn.Identity(), (1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("natten", [v020, v021])
+def test_stride_of_a_layer_is_what_it_was_given(natten):
+    layer = natten.NeighborhoodAttention2D(32, 4, 8, 4)
+    assert layer.stride == (4, 4) and layer.kernel_size == (8, 8) and layer.embed_dim == 32

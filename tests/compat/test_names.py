@@ -5,6 +5,7 @@ import inspect
 import pytest
 
 from natten_zoo import compat
+from natten_zoo.compat import knobs
 
 # As upstream documents or defines them; "*" marks classes.
 SIGNATURES = {
@@ -62,6 +63,9 @@ SIGNATURES = {
         NeighborhoodAttention3D(dim, num_heads, kernel_size, dilation=1, is_causal=False, rel_pos_bias=False, qkv_bias=True, qk_scale=None, attn_drop=0.0, proj_drop=0.0, use_experimental_ops=False)
         is_fused_na_enabled() is_fna_enabled() use_flex_attention() disable_autotuner() has_fna(device_index=None)
         is_gemm_na_enabled() is_tiled_na_enabled() is_tf32_in_gemm_na_enabled() is_autotuner_enabled()
+        use_fused_na(mode=True, kv_parallel=True, use_flex_attention=False, force_flex_attention=False)
+        force_flex_attention() is_autotuner_enabled_for_forward() is_autotuner_enabled_for_backward()
+        is_autotuner_thorough_for_forward() is_autotuner_thorough_for_backward()
     """,
     "0.20.1": """
         na1d(query, key, value, kernel_size, stride=1, dilation=1, is_causal=False, scale=None, additional_keys=None, additional_values=None, ...)
@@ -162,3 +166,47 @@ def test_all_lists_what_is_there(name):
 def test_unknown_release(version):
     with pytest.raises(ValueError, match=r"\[for_version\] 'version' must be"):
         compat.for_version(version)
+
+
+@pytest.mark.parametrize("version", SIGNATURES)
+def test_releases_say_their_version(version):
+    assert compat.for_version(version).__version__ == version
+    assert compat.for_version(version.rpartition(".")[0]).__version__ == version
+
+
+@pytest.fixture
+def _switches():
+    before = dict(knobs._state)
+    yield
+    knobs._state.clear()
+    knobs._state.update(before)
+
+
+@pytest.mark.usefixtures("_switches")
+def test_switches_remember():
+    knobs._state.clear()
+    natten = compat.for_version("0.17.5")
+    assert not natten.is_kv_parallelism_in_fused_na_enabled()
+    natten.use_fused_na(True, kv_parallel=True)
+    assert natten.is_fused_na_enabled() and natten.is_kv_parallelism_in_fused_na_enabled()
+    natten.use_fna(False)
+    assert not natten.is_fna_enabled() and not natten.is_kv_parallelism_in_fused_na_enabled()
+    natten.use_fused_na(True, False, True)
+    assert natten.should_use_flex_attention()
+    assert not natten.is_kv_parallelism_in_fused_na_enabled()
+    natten.use_autotuner(True, thorough_mode_backward=True)
+    assert natten.is_autotuner_enabled() and natten.is_autotuner_enabled_for_forward()
+    assert not natten.is_autotuner_enabled_for_backward()
+    assert natten.is_autotuner_thorough_for_backward()
+    natten.disable_autotuner()
+    assert not natten.is_autotuner_enabled() and not natten.is_autotuner_thorough_for_backward()
+
+
+@pytest.mark.usefixtures("_switches")
+@pytest.mark.parametrize("version", ["0.20", "0.21"])
+def test_key_value_parallelism_is_on_by_default_since_020(version):
+    knobs._state.clear()
+    natten = compat.for_version(version)
+    assert natten.is_kv_parallelism_in_fused_na_enabled()
+    natten.use_kv_parallelism_in_fused_na(False)
+    assert not natten.is_kv_parallelism_in_fused_na_enabled()

@@ -240,3 +240,32 @@ def test_what_lengths_do_not_go_with():
     with pytest.raises(ValueError, match=r"'attn_drop' must be 0 while training .* but got 0\.1"):
         layer(x, [8])
     assert layer.eval()(x, [8]).shape == x.shape
+
+
+@pytest.mark.parametrize("embed_dim", [0, -16])
+def test_channels_must_be_positive(embed_dim):
+    for heads in (1, 4):
+        with pytest.raises(ValueError, match=rf"'embed_dim' must be positive but got {embed_dim}"):
+            NeighborhoodAttention2D(embed_dim, heads, 3)
+
+
+def test_a_map_smaller_than_its_window_says_what_to_do():
+    with pytest.raises(ValueError, match=r"\[NeighborhoodAttention2D\] .* pad_small_inputs=True"):
+        NeighborhoodAttention2D(16, 4, 7)(mx.zeros((1, 5, 9, 16)))
+
+
+def test_attributes_of_a_layer():
+    layer = NeighborhoodAttention2D(16, 4, 7, (1, 2), 3, is_causal=(True, False))
+    assert (layer.embed_dim, layer.kernel_size, layer.stride) == (16, (7, 7), (1, 2))
+    assert (layer.dilation, layer.is_causal) == ((3, 3), (True, False))
+    assert "stride" not in dict(layer.parameters())
+
+
+@pytest.mark.parametrize("name", ["seq_lens", "spatial_sizes"])
+def test_lengths_by_their_former_names(name):
+    layer, x = NeighborhoodAttention1D(16, 4, 3), mx.random.normal((2, 8, 16))
+    with pytest.warns(DeprecationWarning, match=f"'{name}' is 'lengths' here"):
+        found = layer(x, **{name: [8, 5]})
+    assert mx.array_equal(found, layer(x, [8, 5]))
+    with pytest.raises(ValueError, match="'lengths' must be given once"):
+        layer(x, [8, 5], **{name: [8, 5]})

@@ -252,6 +252,25 @@ def test_gradients_of_gradients_are_refused(tier):
             mx.grad(lambda q: f(q).sum())(y)  # noqa: B023
 
 
+@EACH_TRACED_TIER
+def test_forward_mode_is_refused_in_our_words(tier):
+    x = mx.random.normal((1, 8, 2, 4))
+    rpb = mx.zeros((2, 5))
+    calls = (
+        lambda q: ops.na1d(q, x, x, 3),
+        lambda q: ops.na1d(x, x, q, 3, rpb=rpb),
+        lambda q: ops.na1d_qk(q, x, 3),
+        lambda q: ops.na1d_av(mx.zeros((1, 8, 2, 3)), q, 3),
+        mx.grad(lambda q: ops.na1d(q, x, x, 3).sum()),
+    )
+    for call in calls:
+        with (
+            ops.use_backend(tier),
+            pytest.raises(NotImplementedError, match=r"forward-mode derivatives \(mx\.jvp\)"),
+        ):
+            mx.jvp(call, [x], [x])
+
+
 @EACH_TIER
 def test_large_logits_and_masks_by_bias(tier):
     q, k, v = mx.random.normal((3, 1, 20, 2, 8), key=mx.random.key(0))

@@ -50,6 +50,17 @@ def test_weights_are_written_where_they_belong(views, image):
     assert (outlined.get_x(), outlined.get_y()) == (27.5, -0.5)
 
 
+def test_uniform_attention_is_pale(views, image):
+    """That of an untrained model says nothing; in its own scale all of it would be the largest."""
+    axes = new_figure(3, 3).add_subplot()
+    draw_weights(axes, image, views[0], (4, 4))
+    filled = [patch.get_alpha() for patch in axes.patches if patch.get_fill()]
+    assert len(filled) == 9 and max(filled) < 0.45
+    figure = layers_figure(image, views, (0.5, 0.5))
+    colors = figure.axes[0].images[-1]
+    assert colors.norm.vmin == 0 and colors.norm.vmax >= 4 / 9
+
+
 def test_window(views):
     axes = new_figure(3, 3).add_subplot()
     draw_window(
