@@ -9,7 +9,7 @@ build its kernels on this device hands the problem on to the pure tier.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NoReturn, cast
@@ -119,7 +119,7 @@ def _unpack(problem: Problem, inputs: Arrays, arrays: int) -> tuple[Any, ...]:
 def _differentiable(
     problem: Problem, forward: ArrayFunction, backward: ArrayFunction, rpb_at: int | None = None
 ) -> ArrayFunction:
-    function = mx.custom_function(lambda *inputs: forward(problem, *inputs))
+    function = mx.custom_function(lambda *inputs: forward(problem, *_untraced(inputs)))
     gradient = _gradient(problem, backward)
 
     @function.vjp
@@ -144,6 +144,11 @@ def _differentiable(
     return cast(ArrayFunction, function)
 
 
+def _untraced(inputs: tuple[mx.array, ...]) -> Iterator[mx.array]:
+    """Inputs that no transformation looks into: else forward mode would, before our rule."""
+    return map(mx.stop_gradient, inputs)
+
+
 def _refuse_forward_mode(primals: Any, tangents: Any) -> Any:
     raise NotImplementedError(
         "[neighborhood attention] forward-mode derivatives (mx.jvp) are not supported; use mx.grad "
@@ -152,7 +157,7 @@ def _refuse_forward_mode(primals: Any, tangents: Any) -> Any:
 
 
 def _gradient(problem: Problem, backward: ArrayFunction) -> ArrayFunction:
-    gradient = mx.custom_function(lambda *inputs: backward(problem, *inputs))
+    gradient = mx.custom_function(lambda *inputs: backward(problem, *_untraced(inputs)))
 
     @gradient.vjp
     def second_order(primals: Arrays, cotangents: Arrays, outputs: Arrays) -> NoReturn:

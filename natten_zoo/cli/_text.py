@@ -20,7 +20,7 @@ def typed(message: Exception | str, options: Mapping[str, str] | None = None) ->
         message: It may begin with the function that it comes from, and has names in quotes.
         options: What is typed for a name; others stay.
 
-    Example:
+    Examples:
         >>> typed("[read_image] photo.jpg: no such file.")
         'photo.jpg: no such file.'
         >>> typed("[Recipe] 'batch_size' must be at least 1.", {"batch_size": "--batch-size"})

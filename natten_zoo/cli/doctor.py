@@ -101,7 +101,7 @@ def loaded_libraries() -> list[str]:
 def blas_in_words(libraries: Sequence[str]) -> str:
     """Which library multiplies matrices on the CPU; the first that is loaded before MLX's own wins.
 
-    Example:
+    Examples:
         >>> blas_in_words(["/usr/lib/libopenblasp-r0.3.21.so", "/x/mlx_cpu.libs/libblas-1.so.3"])
         'OpenBLAS (libopenblasp-r0.3.21.so)'
     """

@@ -82,7 +82,7 @@ def use_flex_attention() -> None:
 
 
 def force_flex_attention() -> None:
-    """The same as :func:`use_flex_attention` here, where it is never used."""
+    """The same as `use_flex_attention` here, where it is never used."""
     _flex(True)
 
 
@@ -102,7 +102,7 @@ def use_autotuner(
 
 
 def disable_autotuner() -> None:
-    """Undoes :func:`use_autotuner`."""
+    """Undoes `use_autotuner`."""
     use_autotuner(False, False, False, False)
 
 

@@ -74,7 +74,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 120) ->
 def draw_weights(axes: Axes, image: np.ndarray, view: LayerView, query: tuple[int, ...]) -> None:
     """Draws the window of one query over an image, each key colored by its attention weight.
 
-    The color scale ends at :func:`darkest_weight`; the numbers, where there is room, are percent
+    The color scale ends at `darkest_weight`; the numbers, where there is room, are percent
     (mean over the heads). The query is outlined, and the tokens are the faint grid.
 
     Args:
@@ -105,7 +105,7 @@ def darkest_weight(weights: np.ndarray) -> float:
 
     Weights that are all alike, as an untrained layer's, say nothing and are drawn pale.
 
-    Example:
+    Examples:
         >>> darkest_weight(np.array([0.25, 0.25, 0.25, 0.25]))
         1.0
         >>> darkest_weight(np.array([0.9] + 16 * [0.1 / 16])) == 0.9
