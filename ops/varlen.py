@@ -43,7 +43,7 @@ def attend_varlen(
         op: Who asks, for messages. Default: ``na{rank}d_varlen``.
 
     Returns:
-        The output and the LSE, as [`na2d_varlen`][natten_zoo.ops.na2d_varlen] with ``return_lse``.
+        The output and the LSE, as `na2d_varlen` with ``return_lse``.
 
     Raises:
         TypeError: If an argument has the wrong type or dtype.

@@ -38,9 +38,9 @@ WORKER = "https://unpkg.com/iframe-worker/shim"  # what the theme would fetch
 # A page for each package: the names in its __all__, then those of its modules that match.
 PACKAGES = {
     "ops": "",
-    "layers": "",
-    "models": "",
-    "pretrained": "",
+    "layers": "*",
+    "models": "*",
+    "pretrained": "*",
     "tasks": "*",
     "data": "*",
     "training": "*",

@@ -68,7 +68,7 @@ def resize_twice(
         start: First place of the result.
         stop: End of the result. Default: all of it.
 
-    Example:
+    Examples:
         >>> resize_twice(mx.array([0.0, 1.0]), 0, (4, 3, 6), start=2).tolist()
         [0.1875, 0.375, 0.625, 0.75]
     """

@@ -150,7 +150,7 @@ class Universal(Classifier):
         """What the queries found before the first layer and after each one, for training.
 
         Raises:
-            ValueError: `task` is none of [`TASKS`][].
+            ValueError: `task` is none of `TASKS`.
         """
         raise NotImplementedError
 
