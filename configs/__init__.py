@@ -29,7 +29,10 @@ PAGES = (
 @cache
 def load_page(name: str) -> dict[str, Any]:
     """The YAML page ``configs/<name>.yaml`` as plain data; don't change what it returns."""
-    return yaml.safe_load((files(__name__) / f"{name}.yaml").read_text(encoding="utf-8"))
+    page: dict[str, Any] = yaml.safe_load(
+        (files(__name__) / f"{name}.yaml").read_text(encoding="utf-8")
+    )
+    return page
 
 
 def variants() -> dict[str, dict[str, Any]]:

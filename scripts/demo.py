@@ -29,9 +29,9 @@ from PIL import Image
 
 import natten_zoo
 from natten_zoo.cli._arguments import DEFAULT_MODEL, add_model_argument
-from natten_zoo.cli._classifier import open_classifier, output_names
 from natten_zoo.data import Preprocess, read_image
 from natten_zoo.models import Model
+from natten_zoo.tasks.classification import open_classifier, output_names
 from natten_zoo.viz import LayerView, view_layers
 from natten_zoo.viz.inside import layer_figure, layers_figure
 

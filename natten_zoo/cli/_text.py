@@ -6,11 +6,13 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+    from ..tasks import Guess
 
 
 def typed(message: Exception | str, options: Mapping[str, str] | None = None) -> str:
@@ -69,14 +71,21 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> s
     return "\n".join(lines)
 
 
+def as_plain(guesses: Iterable[Guess]) -> list[dict[str, Any]]:
+    """Classes as plain data, ready for JSON."""
+    return [
+        {"class": g.label, "index": g.index, "probability": round(g.probability, 6)}
+        for g in guesses
+    ]
+
+
 def print_result(
     result: Mapping[str, Any], as_json: bool, write: Callable[..., object] = print
 ) -> None:
     """Prints the classes of a file, or on standard error why it has none.
 
     Args:
-        result: ``file``, and ``classes`` as `best_classes` makes them or else
-            ``error``.
+        result: ``file``, and ``classes`` as `as_plain` makes them or else ``error``.
         as_json: As one line of JSON, an error too.
         write: What prints a text, on standard output or ``file``; that of a progress bar makes room
             for it.

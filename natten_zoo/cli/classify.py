@@ -18,11 +18,8 @@ import argparse
 import sys
 from typing import Any
 
-import numpy as np
-
 from ._arguments import add_model_argument, add_top_argument, chosen_model, positive
-from ._classifier import best_classes, open_classifier, output_names
-from ._text import print_result, progress
+from ._text import as_plain, print_result, progress
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -45,36 +42,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Classifies the images and prints the result of each."""
-    import mlx.core as mx
-
-    from ..data.image_files import find_images, read_batches
+    from ..data import ImageError
+    from ..data.image_files import find_images
     from ..data.labels import read_labels
+    from ..tasks.classification import classify_each, open_classifier, output_names
 
     files = find_images(args.images)
     model_name = chosen_model(args)
-    model, preprocess = open_classifier(model_name, args.variant)
+    model, _ = open_classifier(model_name, args.variant)
     names = read_labels(args.labels) if args.labels else output_names(model)
     if len(names) != model.config.num_classes:
         raise ValueError(
             f"'{args.labels}' must name {model.config.num_classes} classes but names {len(names)}."
         )
     failed = 0
+    answers = classify_each(model, files, args.top, names=names, batch_size=args.batch_size)
     with progress(len(files), args.batch_size) as bar:
-        for batch in read_batches(files, preprocess, args.batch_size):
-            results: dict[int, dict[str, Any]] = {
-                index: {"file": str(files[index]), "error": message}
-                for index, message in batch.failures.items()
-            }
-            if batch.indices:
-                logits = model(batch.images).astype(mx.float32)
-                rows = np.array(mx.softmax(logits, axis=-1))
-                for index, row in zip(batch.indices, rows, strict=True):
-                    classes = best_classes(row, names, args.top)
-                    results[index] = {"file": str(files[index]), "classes": classes}
-            for index in sorted(results):
-                print_result(results[index], args.json, bar.write)
-            failed += len(batch.failures)
-            bar.update(len(results))
+        for file, answer in zip(files, answers, strict=True):
+            result: dict[str, Any] = {"file": str(file)}
+            if isinstance(answer, ImageError):
+                failed += 1
+                result["error"] = str(answer)
+            else:
+                result["classes"] = as_plain(answer.best)
+            print_result(result, args.json, bar.write)
+            bar.update()
     if failed:
         print(f"{failed} of {len(files)} images could not be read", file=sys.stderr)
     return 0 if not failed else 1 if failed < len(files) else 2

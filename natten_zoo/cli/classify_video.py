@@ -21,8 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ._arguments import add_model_argument, add_top_argument, chosen_model, positive
-from ._classifier import best_classes, output_names
-from ._text import print_result
+from ._text import as_plain, print_result
 
 if TYPE_CHECKING:
     from ..models import NAT3D
@@ -47,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Classifies the videos and prints the result of each."""
     from ..data.video import VideoError
+    from ..tasks.classification import best_classes, output_names
     from ..tasks.video import classify_video
 
     model_name = chosen_model(args)
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             failed += 1
             result["error"] = str(error)
         else:
-            result["classes"] = best_classes(probabilities, names, args.top)
+            result["classes"] = as_plain(best_classes(probabilities, names, args.top))
         print_result(result, args.json, partial(print, flush=True))  # the next one takes long
     return 0 if not failed else 1 if failed < len(args.videos) else 2
 

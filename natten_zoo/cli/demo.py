@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._arguments import DEFAULT_MODEL, png
-from ._classifier import open_classifier, output_names
 from ._text import table
 
 if TYPE_CHECKING:
     from ..data import Preprocess
-    from ..models import Model
+    from ..models import Classifier
     from ..viz.figures import Sample
 
 SHOWN, POINT, LAYERS = "00_t-shirt-top_00019.png", (0.3, 0.35), (0, 4)
@@ -35,6 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table and writes the picture."""
+    from ..tasks.classification import open_classifier
+
     model, preprocess = open_classifier(DEFAULT_MODEL)
     with as_file(files("natten_zoo") / "assets" / "samples") as folder:
         paths = sorted(folder.glob("*.png"))
@@ -53,17 +54,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def classify(model: Model, preprocess: Preprocess, paths: list[Path]) -> list[Sample]:
+def classify(model: Classifier, preprocess: Preprocess, paths: list[Path]) -> list[Sample]:
     """The packaged images with their labels, which their names begin with, and the answers."""
     import mlx.core as mx
     import numpy as np
 
     from ..data import read_image
+    from ..tasks.classification import output_names, probabilities
     from ..viz.figures import Sample
 
     names = output_names(model)
-    images = mx.stack([preprocess(path) for path in paths])
-    rows = np.array(mx.softmax(model(images).astype(mx.float32), axis=-1))
+    rows = probabilities(model, mx.stack([preprocess(path) for path in paths]))
     return [
         Sample(
             image=np.asarray(read_image(path, preprocess.channels)),
@@ -85,7 +86,7 @@ def summary(samples: list[Sample]) -> str:
 
 
 def draw(
-    model: Model, preprocess: Preprocess, samples: list[Sample], shown: Path, out: Path
+    model: Classifier, preprocess: Preprocess, samples: list[Sample], shown: Path, out: Path
 ) -> Path:
     """Writes the picture."""
     import numpy as np

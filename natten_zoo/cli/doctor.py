@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..metal import MATRIX, Core
+from ..version import __version__
 from ._arguments import positive
 from ._text import table
 
@@ -78,11 +79,9 @@ def machine() -> dict[str, Any]:
     """Versions and devices."""
     import mlx.core as mx
 
-    import natten_zoo
-
     info: dict[str, Any] = getattr(mx, "device_info", dict)()
     return {
-        "natten_zoo": natten_zoo.__version__,
+        "natten_zoo": __version__,
         "mlx": version("mlx"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",

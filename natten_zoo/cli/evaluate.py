@@ -27,12 +27,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ._arguments import add_model_argument, add_order_argument, chosen_model, png, positive
-from ._classifier import open_classifier, output_names
 from ._text import progress, table, typed
 
 if TYPE_CHECKING:
     from ..data.preprocess import SequencePreprocess
-    from ..models import Model
+    from ..models import Classifier
     from ..tasks.evaluation import Evaluation
 
 
@@ -55,6 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates and prints."""
+    from ..tasks.classification import open_classifier, output_names
     from ..tasks.evaluation import evaluate
 
     if args.confusion:
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
 def open_sequence_classifier(
     name: str, variant: str | None = None
-) -> tuple[Model, SequencePreprocess]:
+) -> tuple[Classifier, SequencePreprocess]:
     """Loads a model of sequences, and how they are prepared.
 
     Raises:
@@ -110,7 +110,7 @@ def open_sequence_classifier(
 
 
 def open_data(
-    data: str, model: Model, limit: int | None = None, by_order: bool = False
+    data: str, model: Classifier, limit: int | None = None, by_order: bool = False
 ) -> tuple[Sequence[Path | np.ndarray], Sequence[int] | np.ndarray]:
     """Images, `limit` of them evenly spread, and which output of the model is right for each.
 
@@ -125,7 +125,7 @@ def open_data(
 
 
 def _open(
-    data: str, model: Model, by_order: bool
+    data: str, model: Classifier, by_order: bool
 ) -> tuple[Sequence[Path | np.ndarray], Sequence[int] | np.ndarray]:
     from ..data.fashion_mnist import CLASSES, FOLDER, fashion_mnist, is_idx_folder
     from ..data.image_folder import ImageFolder
@@ -153,24 +153,19 @@ def _open(
 def report(result: Evaluation) -> str:
     """The figures as text: a line per class, then the whole."""
     present, counts = result.confusion()
-    shown = 2 if len(result.names) > 5 else 1  # any answer is among the first five of five
     rows = []
     for row, label in enumerate(present):
         part = result.of_class(label)
         if len(part.labels):
-            name, number = result.names[label], str(len(part.labels))
             mistaken = _mistaken(result.names, present, counts[row], row)
-            rows.append([name, number, *_percentages(part)[:shown], mistaken])
-    columns = ["top-1", "top-5"][:shown]
-    figures = zip(columns, _percentages(result), strict=False)
-    whole = ", ".join(f"{column} {figure}" for column, figure in figures)
-    header = ["class", "images", *columns, "most often mistaken for"]
-    align = f"<>{'>' * shown}<"
-    return f"{table(header, rows, align)}\n\n{len(result.labels)} images: {whole}"
-
-
-def _percentages(result: Evaluation) -> list[str]:
-    return [f"{result.top1:.2f} %", f"{result.top5:.2f} %"]
+            shares = [f"{share:.2f} %" for share in part.accuracies().values()]
+            rows.append([result.names[label], str(len(part.labels)), *shares, mistaken])
+    whole = result.accuracies()
+    heads = [name.replace("top", "top-") for name in whole]
+    header = ["class", "images", *heads, "most often mistaken for"]
+    shares = [f"{head} {share:.2f} %" for head, share in zip(heads, whole.values(), strict=True)]
+    text = table(header, rows, f"<>{'>' * len(whole)}<")
+    return f"{text}\n\n{len(result.labels)} images: {', '.join(shares)}"
 
 
 def _mistaken(names: Sequence[str], present: list[int], counts: np.ndarray, own: int) -> str:

@@ -2,9 +2,8 @@
 
 DATA is a folder with train/CLASS/* and val/CLASS/*, a folder CLASS/* (a tenth of each class is
 held out), a tar archive of either, a CSV file with the columns 'file' and 'label' (and 'split'),
-or fashion_mnist. For a model of sequences it is mnist1d or mnist1d_fresh, for a model of clips
-moving_fashion; for a model of volumes a folder with images/*.nii.gz and labels/*.nii.gz. The
-classifier is replaced by one for your classes.
+or a data set's name, for a model of images; what models of other inputs learn from is said below.
+The classifier is replaced by one for your classes.
 
   natten-zoo finetune flowers/ --model nat_mini --out runs/flowers
 
@@ -23,9 +22,15 @@ import argparse
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
+    from ..configs.tasks import TASKS
     from ..training.config import Recipe, add_arguments
 
-    parser.add_argument("data", nargs="?", default=argparse.SUPPRESS, metavar="DATA")
+    learned = [
+        f"for a model of {t.inputs} {t.learns_from}" for t in TASKS.values() if t.learns_from
+    ]
+    parser.add_argument(
+        "data", nargs="?", default=argparse.SUPPRESS, metavar="DATA", help="; ".join(learned)
+    )
     parser.add_argument(
         "-c",
         "--config",

@@ -20,14 +20,6 @@ if TYPE_CHECKING:
     from ..models import Model
     from ..viz import LayerView
 
-# What models do whose input is an image, a clip or a volume, which has a side.
-SIZED = (
-    "image-classification",
-    "image-segmentation",
-    "universal-segmentation",
-    "video-classification",
-    "volume-segmentation",
-)
 # A record's names of published figures, and what they are called in print.
 FIGURES = (
     ("top1", "top-1"),
@@ -104,38 +96,36 @@ def describe(model: Model, size: int | None) -> dict[str, Any]:
     """Everything that is known, as plain data."""
     import mlx.core as mx
 
+    from ..configs.tasks import TASKS, find_task
     from ..data.preprocess import in_words
     from ..models.cost import count_cost, count_parameters
     from ..viz import view_layers
 
-    record, config = model.record, model.config
+    record, config, task = model.record, model.config, find_task(model.TASK)
     facts: dict[str, Any] = {
         "architecture": type(model).__name__,
         "config": config.to_dict(),
         "record": dataclasses.asdict(record) if record else None,
-        "preprocessing": in_words(record) if record and record.input_size else None,
+        "task": task.name,
+        "verb": task.verb or None,
+        "preprocessing": (record and in_words(record, task)) or None,
         "parameters": count_parameters(model),
         "levels": [],
     }
-    if model.TASK not in SIZED and size:
-        raise ValueError(
-            f"--size counts for images, clips and volumes but this model is made for {model.TASK}."
-        )
+    if size and not task.sides:
+        sized = ", ".join(sorted({row.inputs for row in TASKS.values() if row.sides}))
+        raise ValueError(f"--size counts for {sized} but this model is made for {model.TASK}.")
     size = size or (record.input_size if record else 224)
-    if model.TASK not in SIZED or not size:  # nothing says how large an input is
+    if not task.sides or not size:  # nothing says how large an input is
         return facts
-    shape: tuple[int, ...] = (size, size)
-    if model.TASK == "video-classification":
-        shape = ((record and record.frames) or 32, *shape)
-    is_volume = model.TASK == "volume-segmentation"
-    if is_volume:
-        shape = (size, size, size)
+    frames = (record and record.frames) or 32
+    shape = [frames if axis == "frames" else size for axis in model.AXES]
     image = mx.zeros((1, *shape, config.in_chans))
     return facts | {
         "multiply_adds": count_cost(model, image).macs,
         "size": size,
         "input": " x ".join(map(str, shape)),
-        "unit": "voxels" if is_volume else "pixels",
+        "unit": task.unit,
         "levels": levels(view_layers(model, image)),
     }
 
@@ -146,6 +136,8 @@ def page(facts: dict[str, Any]) -> str:
     lines = {
         "name": record.get("name"),
         "architecture": facts["architecture"],
+        "task": facts["task"],
+        "verb": facts["verb"] and f"natten-zoo {facts['verb']}",
         "parameters": f"{facts['parameters']:,}",
         "multiply-adds": "{multiply_adds:,} for {input} {unit}".format_map(facts)
         if "size" in facts
@@ -169,8 +161,9 @@ def page(facts: dict[str, Any]) -> str:
     if "trained_as" in facts:
         own = trained(facts)
         lines = {"name": own.pop("name"), **own, **{n: v for n, v in lines.items() if n != "name"}}
-    width = max(map(len, lines))
-    text = "\n".join(f"{name:{width}}  {value}" for name, value in lines.items() if value)
+    known = {name: value for name, value in lines.items() if value}
+    width = max(map(len, known))
+    text = "\n".join(f"{name:{width}}  {value}" for name, value in known.items())
     if not facts["levels"]:
         return text
     rows = [[*map(str, level.values())] for level in facts["levels"]]

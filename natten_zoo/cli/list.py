@@ -30,17 +30,6 @@ if TYPE_CHECKING:
     from ..configs.record import Record
 
 _HEADER = ["name", "task", "params", "GMACs", "published", "parity", "license", "weights"]
-# Short enough for eight columns in a terminal.
-_TASKS = {
-    "image-classification": "image",
-    "image-segmentation": "segment",
-    "universal-segmentation": "segments",
-    "image-feature-extraction": "features",
-    "video-classification": "video",
-    "volume-segmentation": "volume",
-    "audio-classification": "audio",
-    "sequence-classification": "sequence",
-}
 _HUB = "huggingface.co"
 # Names as long as this leave room for the other columns.
 _WIDEST = 21
@@ -54,17 +43,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table."""
-    from ..models import ARCHITECTURES, get_record, list_models
+    from ..models import get_record, list_models
+    from ..tasks import task_of
 
     names = list_models(args.pattern)
     if not names:
         get_record(args.pattern)  # raises, naming the nearest
     records = [get_record(name) for name in names]
     if args.json:
-        facts = [
-            {**dataclasses.asdict(record), "task": ARCHITECTURES[record.architecture].TASK}
-            for record in records
-        ]
+        facts = [{**dataclasses.asdict(r), "task": task_of(r).name} for r in records]
         print(json.dumps(facts, indent=2))
     else:
         print("\n".join(_lines([_row(record) for record in records])))
@@ -86,11 +73,11 @@ def _lines(rows: list[list[str]]) -> list[str]:
 
 
 def _row(record: Record) -> list[str]:
-    from ..models import ARCHITECTURES
+    from ..tasks import task_of
 
     return [
         record.name,
-        _TASKS[ARCHITECTURES[record.architecture].TASK],
+        task_of(record).short,
         f"{record.params / 1e6:.2f} M" if record.params else "",
         f"{record.gmacs:.{2 if record.gmacs < 1000 else 0}f}" if record.gmacs else "",
         _published(record),

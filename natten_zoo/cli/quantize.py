@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._arguments import add_order_argument, positive
-from ._classifier import open_classifier, output_names
 
 if TYPE_CHECKING:
     from ..data import Preprocess
-    from ..models import Model
+    from ..models import Classifier
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from ..pretrained.folder import check_target
     from ..pretrained.quantize import quantize, size
     from ..pretrained.save import save_pretrained
+    from ..tasks.classification import open_classifier
 
     check_target(args.target, args.overwrite)
     model, preprocess = open_classifier(args.source)
@@ -61,8 +61,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def accuracy(args: argparse.Namespace, model: Model, preprocess: Preprocess) -> float | None:
+def accuracy(args: argparse.Namespace, model: Classifier, preprocess: Preprocess) -> float | None:
     """Top-1 accuracy on the data that was named, if any, in percent."""
+    from ..tasks.classification import output_names
     from ..tasks.evaluation import evaluate
     from .evaluate import open_data
 

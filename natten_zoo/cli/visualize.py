@@ -16,7 +16,6 @@ import argparse
 from pathlib import Path
 
 from ._arguments import add_model_argument, chosen_model, keep_input, png
-from ._classifier import open_classifier, output_names
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     from ..data import read_image
+    from ..tasks.classification import open_classifier, output_names
     from ..viz import view_layers
     from ..viz.figures import save_figure
     from ..viz.inside import inside_figure

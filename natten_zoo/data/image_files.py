@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from .listing import images_in, is_system
-from .reading import ImageError
+from .reading import ImageError, ImageSource
 
 
 @dataclass
@@ -66,7 +66,7 @@ def _is_left(match: Path, pattern: Path) -> bool:
 
 
 def read_batches(
-    sources: Sequence[Path | np.ndarray],
+    sources: Sequence[ImageSource],
     preprocess: Prepares,
     batch_size: int,
     workers: int = 4,

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from PIL import Image
 
+from ..configs.record import Record
+from ..configs.tasks import Task
 from .finite import check_finite
 from .reading import ImageSource, read_image
-
-if TYPE_CHECKING:
-    from ..configs.record import Record
 
 _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -268,16 +267,19 @@ class SequencePreprocess:
         return cls(tuple(record.mean), tuple(record.std))
 
 
-def in_words(record: Record) -> str:
-    """How the inputs of a model are prepared."""
-    if record.crop_mode == "volume":
+def in_words(record: Record, task: Task) -> str:
+    """How the inputs of a model are prepared; ``""`` where a record does not tell."""
+    if task.inputs == "volumes":
         resample = f"resample to {list(record.spacing)} mm, " if record.spacing else ""
         scale = "subtract each volume's mean, divide by its standard deviation"
         if record.intensity:
             scale = f"clip to {list(record.intensity)}, scale to 0..1"
         return f"{resample}{scale}; windows of {record.input_size} voxels a side"
-    kind = Preprocess if record.input_size else SequencePreprocess
-    return str(kind.from_record(record))
+    values = str(SequencePreprocess.from_record(record))
+    if task.of_pictures:
+        any_size = f"any size, divide by 255, {values}"
+        return str(Preprocess.from_record(record)) if record.input_size else any_size
+    return values if task.inputs == "sequences" else ""
 
 
 def _center(image: Image.Image, size: Sequence[int]) -> Image.Image:

@@ -161,6 +161,10 @@ class NeighborhoodAttention(nn.Module):
         x = self.proj_drop(self.proj(x.flatten(-2)))
         return x if lengths is None else x * self._inside(x, lengths)
 
+    def macs(self, output: mx.array, *_: object) -> int:
+        """Multiply-adds of a call with this output, the projections' left out."""
+        return 2 * output.size * self.neighborhood.volume  # query x key, then weights x value
+
     def attend(
         self, query: mx.array, key: mx.array, value: mx.array, lengths: Sizes | None = None
     ) -> mx.array:

@@ -33,6 +33,9 @@ class TransformerLayer(nn.Module):
         - Input and output: ``[batch, *spatial, dim]``.
     """
 
+    # Residual branches, each of which calls `drop_path` once: what computing it twice must know.
+    BRANCHES = 2
+
     def __init__(
         self,
         attn: nn.Module,

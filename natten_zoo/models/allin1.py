@@ -129,6 +129,8 @@ class TimeLayer(nn.Module):
           one where there are fewer frames, as the published weights expect.
     """
 
+    BRANCHES = 3
+
     def __init__(self, config: AllInOneConfig, dilation: int, drop_path: float) -> None:
         super().__init__()
         dim = config.embed_dim

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
@@ -12,9 +12,6 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
-
-from ..layers import DeformableAttention, NeighborhoodAttention
-from .universal_queries import MaskHead, Masks
 
 # What a batch norm has seen, which MLX keeps among the parameters.
 _STATISTICS = (".running_mean", ".running_var")
@@ -42,6 +39,8 @@ def count_cost(model: nn.Module, *inputs: mx.array) -> Cost:
     published figures (fvcore's): linear layers and convolutions on whatever they get, padding
     included; attention for the tokens that are kept; 4 per sample of deformable attention, for the
     pixels around it; 5 per element of a layer norm; nothing for activations, softmax and additions.
+    Layers of other kinds say what a call costs beside the layers in them: `macs(output, *inputs)`,
+    defined beside `__call__`.
 
     Args:
         model: Any module.
@@ -54,7 +53,9 @@ def count_cost(model: nn.Module, *inputs: mx.array) -> Cost:
         >>> count_cost(create_model("nat_mini"), mx.zeros((1, 224, 224, 3)))
         Cost(params=19984174, macs=2711119872)
     """
-    with _lock, _recording() as macs:
+    classes = {cls for module in model.modules() for cls in type(module).__mro__}
+    counted = _COUNTED | {cls: vars(cls)["macs"] for cls in classes if "macs" in vars(cls)}
+    with _lock, _recording(counted) as macs:
         model(*inputs)
     return Cost(count_parameters(model), sum(macs))
 
@@ -77,20 +78,8 @@ def _norm(layer: Any, out: mx.array, *_: Any) -> int:
     return 5 * out.size
 
 
-def _attention(layer: Any, out: mx.array, *_: Any) -> int:
-    return 2 * out.size * layer.neighborhood.volume  # query x key, then weights x value
-
-
 def _full_attention(layer: Any, out: mx.array, _: mx.array, keys: mx.array, *__: Any) -> int:
     return 2 * out.size * keys.shape[1]
-
-
-def _deformable(layer: Any, out: mx.array, *_: Any) -> int:
-    return 4 * out.size * layer.num_levels * layer.num_points
-
-
-def _masks(layer: Any, out: Masks, _: mx.array, mask_features: mx.array) -> int:
-    return out.masks.size * mask_features.shape[-1]
 
 
 _COUNTED: dict[type, Callable[..., int]] = {
@@ -99,20 +88,17 @@ _COUNTED: dict[type, Callable[..., int]] = {
     nn.Conv2d: _conv,
     nn.Conv3d: _conv,
     nn.LayerNorm: _norm,
-    NeighborhoodAttention: _attention,
     nn.MultiHeadAttention: _full_attention,
-    DeformableAttention: _deformable,
-    MaskHead: _masks,
 }
 
 
 @contextmanager
-def _recording() -> Iterator[list[int]]:
+def _recording(counted: Mapping[type, Callable[..., int]]) -> Iterator[list[int]]:
     macs: list[int] = []
-    originals: dict[Any, Any] = {cls: cls.__call__ for cls in _COUNTED}
+    originals: dict[Any, Any] = {cls: cls.__call__ for cls in counted}
     try:
         for cls, original in originals.items():
-            cls.__call__ = _counting(original, _COUNTED[cls], macs)
+            cls.__call__ = _counting(original, counted[cls], macs)
         yield macs
     finally:
         for cls, original in originals.items():

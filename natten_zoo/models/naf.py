@@ -217,14 +217,6 @@ class NAF(Model):
         out = cast(mx.array, na2d(query, key, value, self.config.kernel_size, dilation=dilation))
         return out.flatten(-2)
 
-    def stages(self) -> list[str]:
-        """Layers of its two encoders, which lie side by side."""
-        return [
-            f"image_encoder.{encoder}.{index}"
-            for index in range(self.config.depth + 1)
-            for encoder in ("encoder", "sem_encoder")
-        ]
-
     @staticmethod
     def sanitize(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
         """Turn upstream's state dict into our layouts, without its table of rotary periods."""

@@ -44,6 +44,10 @@ class MaskHead(nn.Module):
         weights = self.mask_embed(normed).swapaxes(1, 2)  # [B, mask_channels, Q]
         return Masks(self.class_embed(normed), mask_features @ weights[:, None])
 
+    def macs(self, output: Masks, queries: mx.array, mask_features: mx.array) -> int:
+        """Multiply-adds of a call beside the layers in it: of queries with pixels."""
+        return output.masks.size * mask_features.shape[-1]
+
 
 def query_classifier(channels: int, num_classes: int) -> nn.Module:
     """A linear classifier of queries, with "nothing" as its last class; the identity for none."""

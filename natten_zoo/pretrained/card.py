@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..configs.record import Record
+from ..configs.tasks import find_task
 from ..data.preprocess import in_words
 from ..version import __version__
 from .protocol import Loadable
@@ -21,56 +22,6 @@ DATASETS = {
     "ade20k": ("scene_parse_150", "ADE20K"),
 }
 
-# How a model is used that does not classify images.
-_USES = {
-    "image-segmentation": """\
-from natten_zoo.models import {name}
-from natten_zoo.tasks.segmentation import segment
-
-result = segment({name}.from_pretrained("{repo_id}"), "photo.jpg")
-result.overlay().save("overlay.png")
-print(result.classes())
-""",
-    "universal-segmentation": """\
-from natten_zoo.models import {name}
-from natten_zoo.tasks.universal import find_segments
-
-result = find_segments({name}.from_pretrained("{repo_id}"), "photo.jpg", "panoptic")
-result.overlay().save("overlay.png")
-print(result.describe())
-""",
-    "video-classification": """\
-from natten_zoo.models import {name}
-from natten_zoo.tasks.video import classify_video
-
-probabilities = classify_video({name}.from_pretrained("{repo_id}"), "clip.mp4")
-print((-probabilities).argsort()[:5])
-""",
-    "sequence-classification": """\
-import numpy as np
-from natten_zoo.data import SequencePreprocess
-from natten_zoo.models import {name}
-
-model = {name}.from_pretrained("{repo_id}")
-prepare = SequencePreprocess.from_record(model.record)
-logits = model(prepare(np.sin(np.arange(40)))[None])
-""",
-    "volume-segmentation": """\
-from natten_zoo.models import {name}
-from natten_zoo.tasks.volumes import segment_volume
-
-result = segment_volume({name}.from_pretrained("{repo_id}"), "scan.nii.gz")
-result.save("mask.nii.gz")
-print(result.classes())
-""",
-}
-# The Hub has no name of its own for what these do.
-_TAGS = {
-    "universal-segmentation": "image-segmentation",
-    "sequence-classification": "audio-classification",
-    "volume-segmentation": "image-segmentation",
-}
-
 
 def model_card(model: Loadable, repo_id: str) -> ModelCard:
     """License, source, accuracy, preprocessing and a snippet that loads the model.
@@ -81,13 +32,16 @@ def model_card(model: Loadable, repo_id: str) -> ModelCard:
     """
     from huggingface_hub import ModelCard
 
-    record = model.current_record()
+    record, task = model.current_record(), find_task(model.TASK)
+    use = task.use.format(name=type(model).__name__, repo_id=repo_id)
+    prepared = record and in_words(record, task)
     body = [
         f"# {repo_id.rpartition('/')[2]}",
         *_description(model, record),
         "## Use",
-        f"```bash\npip install natten-zoo\n```\n\n{_snippet(model, repo_id)}",
-        *([] if record is None else ["## Preprocessing", _preprocessing(record)]),
+        "```bash\npip install natten-zoo\n```",
+        *([f"```python\n{use}```"] if use else []),
+        *(["## Preprocessing", f"{prepared[0].upper()}{prepared[1:]}."] if prepared else []),
     ]
     header = _metadata(model, record, repo_id).to_yaml()
     return ModelCard(f"---\n{header}\n---\n\n" + "\n\n".join(body) + "\n")
@@ -106,7 +60,7 @@ def _metadata(model: Loadable, record: Record | None, repo_id: str) -> ModelCard
     return ModelCardData(
         library_name="mlx",
         tags=["mlx", "natten_zoo", "neighborhood-attention", type(model).__name__.lower()],
-        pipeline_tag=_TAGS.get(model.TASK, model.TASK),
+        pipeline_tag=find_task(model.TASK).hub or model.TASK,
         **facts,
     )
 
@@ -152,29 +106,3 @@ def _description(model: Loadable, record: Record | None) -> list[str]:
     }
     lines = [f"| {key} | {value} |" for key, value in rows.items() if value]
     return [intro, "\n".join(["| | |", "|---|---|", *lines])]
-
-
-def _snippet(model: Loadable, repo_id: str) -> str:
-    name = type(model).__name__
-    if model.TASK in _USES:
-        lines = _USES[model.TASK].format(name=name, repo_id=repo_id)
-        return f"```python\n{lines}```"
-    return "\n".join(
-        [
-            "```python",
-            "import mlx.core as mx",
-            "from natten_zoo.data import Preprocess",
-            f"from natten_zoo.models import {name}",
-            "",
-            f'model = {name}.from_pretrained("{repo_id}")',
-            "prepare = Preprocess.from_record(model.record)",
-            'logits = model(prepare("photo.jpg")[None])',
-            "print(mx.argsort(-logits[0])[:5])",
-            "```",
-        ]
-    )
-
-
-def _preprocessing(record: Record) -> str:
-    text = in_words(record)
-    return f"{text[0].upper()}{text[1:]}."

@@ -13,18 +13,19 @@ from mlx.utils import tree_flatten
 
 from .adapt import adapt
 from .describe import build, describe
+from .download import Hub
 from .key_map import own_names
 from .protocol import Loadable
 from .quantize import prepare
 from .readers.reader import Checkpoint, read_checkpoint
 from .registry import build_model, get_record
-from .source import Hub, locate
+from .source import locate
 from .strict import load_strict, mismatches
 
 logger = logging.getLogger("natten_zoo")
 
 ModelT = TypeVar("ModelT", bound=Loadable)
-DTYPES = ("float32", "float16", "bfloat16")
+DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
 
 def load_pretrained(
@@ -192,9 +193,9 @@ def as_dtype(dtype: mx.Dtype | str) -> mx.Dtype:
     Raises:
         ValueError: It is none that models are computed in.
     """
-    for name in DTYPES:
-        if dtype in (name, getattr(mx, name)):
-            return getattr(mx, name)
+    for name, known in DTYPES.items():
+        if dtype in (name, known):
+            return known
     raise ValueError(
         f"[from_pretrained] 'dtype' must be one of {', '.join(DTYPES)} but got {dtype}."
     )

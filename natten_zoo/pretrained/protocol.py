@@ -50,7 +50,7 @@ class Loadable(nn.Module):
     record: Record | None
 
     def __init__(self, config: Any) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.config = config
         self.record = None
 

@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from ..configs.tasks import find_task
 from ..data.preprocess import Preprocess
 from ..version import __version__
 from .card import model_card
@@ -119,7 +120,7 @@ def _write(folder: Path, model: Loadable, provenance: Mapping[str, Any] | None) 
         config["record"] = {
             key: value for key, value in facts.items() if key not in NOT_SAVED and value is not None
         }
-        if record.input_size and record.crop_mode != "volume":  # else the input is no image
+        if record.input_size and find_task(model.TASK).of_pictures:
             _write_json(folder / PREPROCESSOR, Preprocess.from_record(record).to_config())
     if settings := quantization(model):
         config[KEY] = config[f"{KEY}_config"] = settings

@@ -1,1 +1,40 @@
-"""What the models are for: one module per task, from a file to an answer."""
+"""What the models are for: one module per task, from a file to an answer.
+
+Examples:
+    >>> from natten_zoo import get_record
+    >>> task_of(get_record("nat_mini")).verb
+    'classify'
+"""
+
+from ..configs.record import Record
+from ..configs.tasks import TASKS, Task, find_task
+from ..models import ARCHITECTURES
+from .classification import Classification, Guess, classify
+from .evaluation import Evaluation, evaluate
+from .music import MusicAnalysis, analyze
+from .segmentation import Segmentation, segment
+from .video import classify_video
+from .volumes import VolumeSegmentation, segment_volume
+
+__all__ = [
+    "TASKS",
+    "Classification",
+    "Evaluation",
+    "Guess",
+    "MusicAnalysis",
+    "Segmentation",
+    "Task",
+    "VolumeSegmentation",
+    "analyze",
+    "classify",
+    "classify_video",
+    "evaluate",
+    "segment",
+    "segment_volume",
+    "task_of",
+]
+
+
+def task_of(record: Record) -> Task:
+    """What a record's model is for."""
+    return find_task(ARCHITECTURES[record.architecture].TASK)

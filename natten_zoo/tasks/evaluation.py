@@ -42,6 +42,11 @@ class Evaluation:
         """Percentage of images whose label is among the first five answers."""
         return self._percent(5)
 
+    def accuracies(self) -> dict[str, float]:
+        """``top1`` and, where there are more classes than five answers, ``top5``."""
+        figures = {"top1": self.top1}
+        return figures | {"top5": self.top5} if len(self.names) > 5 else figures
+
     def of_class(self, label: int) -> Evaluation:
         """The same for the images of one class."""
         chosen = self.labels == label
@@ -65,12 +70,11 @@ class Evaluation:
         classes = []
         for label in np.unique(self.labels).tolist():
             part = self.of_class(label)
-            numbers = {"images": len(part.labels), "top1": part.top1, "top5": part.top5}
+            numbers = {"images": len(part.labels), **part.accuracies()}
             classes.append({"class": self.names[label], "index": label, **numbers})
         return {
             "images": len(self.labels),
-            "top1": self.top1,
-            "top5": self.top5,
+            **self.accuracies(),
             "classes": classes,
             "failures": self.failures,
         }

@@ -176,4 +176,5 @@ def _squared(masks: mx.array) -> mx.array:
 
 def _nearest(old: int, new: int) -> np.ndarray:
     """Where torch finds the nearest of `old` places for `new` ones."""
-    return np.floor(np.arange(new) * np.float32(old / new)).astype(int)
+    places: np.ndarray = np.floor(np.arange(new) * np.float32(old / new))
+    return places.astype(int)

@@ -35,7 +35,8 @@ def gaussian(window: Sequence[int]) -> np.ndarray:
     """
     axes = [np.arange(n) - (n - 1) / 2 for n in window]
     bells = [np.exp(-0.5 * (x / (SIGMA * len(x))) ** 2) for x in axes]
-    return np.maximum(reduce(np.multiply.outer, bells), FLOOR).astype(np.float32)
+    weights: np.ndarray = np.maximum(reduce(np.multiply.outer, bells), FLOOR)
+    return weights.astype(np.float32)
 
 
 def blended_rows(

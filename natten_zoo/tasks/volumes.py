@@ -190,7 +190,8 @@ def logit_rows(
 
     def predict(place: Place) -> mx.array:
         cut = mx.array(x[place]).moveaxis(0, axis)
-        return model(cut[None].astype(model.patch_embed.weight.dtype))[0].moveaxis(axis, 0)
+        logits: mx.array = model(cut[None].astype(model.patch_embed.weight.dtype))[0]
+        return logits.moveaxis(axis, 0)
 
     order = [axis, *(other for other in range(3) if other != axis)]
     sides = [window[other] for other in order]

@@ -20,14 +20,13 @@ from typing import Any, get_args, get_type_hints
 import yaml
 
 from .. import configs
+from ..configs.tasks import DATA_SETS
 
 # A resumed run may have other values of these: they change neither data nor arithmetic.
 FREE_TO_CHANGE = frozenset(
     ("out", "max_minutes", "workers", "save_every", "log_every", "report_to")
 )
 
-# What `data` can name beside files and folders.
-DATA_SETS = ("fashion_mnist", "mnist1d", "mnist1d_fresh", "moving_fashion")
 # Paths, or names that are no paths: the same place may be written in several ways.
 PLACES = ("data", "model")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, cast
@@ -12,18 +13,13 @@ from typing import Any, cast
 import mlx.core as mx
 
 from ..configs.record import Record
-from ..data import Preprocess
-from ..data.arrays import fashion_mnist_source, mnist1d_source
-from ..data.fashion_mnist import is_idx_folder
-from ..data.labeled import check_copies, open_labeled
 from ..data.labels import class_names
-from ..data.moving_fashion import MovingFashionSource
-from ..data.stream import StreamSource
 from ..files import write_whole
 from ..models import Classifier, Model
 from ..pretrained.load import load_pretrained, load_weights
 from ..pretrained.quantize import refuse_quantized
-from ..pretrained.registry import build_model, get_record, model_class, records
+from ..pretrained.registry import build_model, get_record, records
+from ..tasks import TASKS, task_of
 from .augment import Augment, SequenceAugment
 from .config import Recipe
 from .loop import Source, Trainer
@@ -31,17 +27,8 @@ from .lora import add_lora, fused
 from .memory import checkpoint_layers
 from .optim import choose_trainable
 from .run_folder import RECIPE, check_recipe, hold_out, make_out
-from .volumes import VolumeTargets, VolumeTrainer, open_volumes
-
-# What the models do that the trainer has a loss, a metric and data for.
-TASKS = (
-    "image-classification",
-    "video-classification",
-    "sequence-classification",
-    "volume-segmentation",
-)
-# Data of sequences: how many new samples are generated to train on; 0 is the standard training set.
-SEQUENCES = {"mnist1d": 0, "mnist1d_fresh": 200_000}
+from .sources import open_source
+from .volumes import VolumeSource, VolumeTargets, VolumeTrainer
 
 
 def run(recipe: Recipe) -> dict[str, Any]:
@@ -73,27 +60,40 @@ def make_trainer(recipe: Recipe) -> Trainer:
             is trained here.
     """
     record = model_record(recipe)
-    task = model_class(record.architecture).TASK
-    if task not in TASKS:
+    task = task_of(record)
+    if not task.learns_from:
+        trained = ", ".join(row.name for row in TASKS.values() if row.learns_from)
         raise ValueError(
-            f"[train] 'model' must be made for {', '.join(TASKS)} but got {recipe.model!r}, which "
-            f"is made for {task}."
+            f"[train] 'model' must be made for {trained} but got {recipe.model!r}, which is made "
+            f"for {task.name}."
         )
-    if task == "volume-segmentation":
-        return make_volume_trainer(recipe, record)
     source = open_source(recipe, record)
-    classes = source.classes
+    mx.random.seed(recipe.seed)
+    return TRAINERS[task.inputs](recipe, record, source)
+
+
+def picture_trainer(recipe: Recipe, record: Record, source: Source) -> Trainer:
+    """The trainer of a model of images or clips."""
+    classes, values = source.classes, (list(record.mean), list(record.std))
     say(f"{source.size:,} images to train on, {source.val_size:,} to validate on")
-    mx.random.seed(recipe.seed)
     model = make_model(recipe, record, classes)
-    return Trainer(recipe, model, source, make_augment(recipe, record, classes), save_model)
+    augment = Augment(recipe, len(classes), record.input_size, *values)
+    return Trainer(recipe, model, source, augment, save_model)
 
 
-def make_volume_trainer(recipe: Recipe, record: Record) -> VolumeTrainer:
-    """[`make_trainer`][] for a model of volumes."""
-    source = open_volumes(recipe, record)
+def sequence_trainer(recipe: Recipe, record: Record, source: Source) -> Trainer:
+    """The trainer of a model of sequences."""
+    classes, values = source.classes, (list(record.mean), list(record.std))
+    say(f"{source.size:,} sequences to train on, {source.val_size:,} to validate on")
+    model = make_model(recipe, record, classes)
+    augment = SequenceAugment(recipe, len(classes), *values)
+    return Trainer(recipe, model, source, augment, save_model)
+
+
+def volume_trainer(recipe: Recipe, record: Record, source: Source) -> Trainer:
+    """The trainer of a model of volumes."""
+    assert isinstance(source, VolumeSource)
     say(f"{source.size:,} cubes an epoch, {source.val_size:,} voxels to validate on")
-    mx.random.seed(recipe.seed)
     # What a note says of weights that are a start only will no longer be true.
     model = make_model(recipe, dataclasses.replace(record, note=None), source.classes)
     if model.config.in_chans != source.train[0].voxels.shape[-1]:
@@ -103,6 +103,15 @@ def make_volume_trainer(recipe: Recipe, record: Record) -> VolumeTrainer:
         )
     targets: Any = VolumeTargets(recipe, len(source.classes))
     return VolumeTrainer(recipe, model, source, targets, save_model)
+
+
+# By what the models look at.
+TRAINERS: dict[str, Callable[[Recipe, Record, Source], Trainer]] = {
+    "images": picture_trainer,
+    "clips": picture_trainer,
+    "sequences": sequence_trainer,
+    "volumes": volume_trainer,
+}
 
 
 def say(text: str) -> None:
@@ -132,48 +141,6 @@ def model_record(recipe: Recipe) -> Record:
     if recipe.image_size is not None:
         record = dataclasses.replace(record, input_size=recipe.image_size)
     return record
-
-
-def open_source(recipe: Recipe, record: Record) -> Source:
-    """The images that a recipe names, or the clips or sequences, if its model takes those."""
-    if not record.input_size or recipe.data in SEQUENCES:
-        if record.input_size or recipe.data not in SEQUENCES:
-            raise ValueError(
-                f"[train] a model of sequences learns from {' or '.join(SEQUENCES)}, and no other "
-                f"model does, but got {recipe.model!r} and {recipe.data!r}."
-            )
-        return mnist1d_source(SEQUENCES[recipe.data])
-    preprocess = Preprocess.from_record(record)
-    if recipe.data == "moving_fashion":
-        if record.frames is None or recipe.flip:
-            raise ValueError(
-                "[train] moving_fashion needs a model of clips, and 'flip' must be off: mirror "
-                f"images move the other way. Got {recipe.model!r} and flip {recipe.flip}."
-            )
-        return MovingFashionSource(preprocess, record.frames)
-    if model_class(record.architecture).TASK == "video-classification":
-        raise ValueError(
-            f"[train] a model of clips learns from moving_fashion but got {recipe.model!r} and "
-            f"{recipe.data!r}."
-        )
-    if recipe.data == "fashion_mnist":
-        return fashion_mnist_source(preprocess)
-    if not recipe.data:
-        raise ValueError("[train] 'data' must name a folder, an archive, a CSV file or a data set.")
-    if is_idx_folder(recipe.data):
-        return fashion_mnist_source(preprocess, recipe.data)
-    out = Path(recipe.out)
-    images = open_labeled(recipe.data, recipe.val_fraction, recipe.seed, out / "unpacked")
-    check_copies(images)
-    return StreamSource(images, preprocess, recipe.crop, out / "converted", recipe.workers)
-
-
-def make_augment(recipe: Recipe, record: Record, classes: tuple[str, ...]) -> Augment:
-    """The recipe's augmentation, for the kind of input that the model takes."""
-    mean, std = list(record.mean), list(record.std)
-    if not record.input_size:
-        return SequenceAugment(recipe, len(classes), mean, std)
-    return Augment(recipe, len(classes), record.input_size, mean, std)
 
 
 def make_model(recipe: Recipe, record: Record, classes: tuple[str, ...]) -> Classifier:

@@ -9,8 +9,6 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..layers import TransformerLayer
-
 
 class _Replay(nn.Module):
     """Stands in for DropPath with masks that were drawn outside."""
@@ -24,19 +22,28 @@ class _Replay(nn.Module):
 
 
 def checkpoint_layers(model: nn.Module) -> int:
-    """Let every transformer layer of a model forget its activations until the backward pass.
+    """Let the layers of a model forget their activations until the backward pass.
+
+    A layer says that it can be computed twice by ``BRANCHES``: how often it calls its
+    ``drop_path``.
 
     Returns:
         How many layers do so.
 
     Raises:
-        ValueError: A layer has dropout, whose masks would differ in the second computation.
+        ValueError: The model has no such layer, or one has dropout, whose masks would differ in the
+            second computation.
     """
-    layers = [m for _, m in model.named_modules() if isinstance(m, TransformerLayer)]
+    layers: list[nn.Module] = [m for m in model.modules() if hasattr(type(m), "BRANCHES")]
+    if not layers:
+        raise ValueError(
+            f"[grad_checkpoint] needs layers that say their BRANCHES; a {type(model).__name__} has "
+            "none."
+        )
     for layer in layers:
         if any(isinstance(m, nn.Dropout) and m._p_1 < 1 for m in layer.modules()):
             raise ValueError("[grad_checkpoint] needs models without dropout; 'drop_path' is fine.")
-        layer.__class__ = _checkpointed(type(layer))  # type: ignore[assignment]
+        layer.__class__ = _checkpointed(type(layer))
     return len(layers)
 
 
@@ -46,6 +53,7 @@ def _checkpointed(layer_type: type[nn.Module]) -> type[nn.Module]:
     class Checkpointed(layer_type):  # type: ignore[misc, valid-type]
         """A layer that is computed twice."""
 
+        BRANCHES: int
         drop_path: nn.Module
 
         def __call__(self, x: mx.array) -> mx.array:
@@ -53,7 +61,7 @@ def _checkpointed(layer_type: type[nn.Module]) -> type[nn.Module]:
                 return super().__call__(x)
             # The second computation would draw new masks, so both get them from here.
             ones = mx.ones((x.shape[0], *[1] * (x.ndim - 1)))
-            masks = [self.drop_path(ones), self.drop_path(ones)]
+            masks = [self.drop_path(ones) for _ in range(self.BRANCHES)]
 
             def compute(parameters: dict[str, Any], x: mx.array, masks: list[mx.array]) -> mx.array:
                 drop_path = self.drop_path

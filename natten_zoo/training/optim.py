@@ -7,8 +7,7 @@ the number of tensors, and per-parameter settings are vectors of the same length
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -94,26 +93,31 @@ def decays(name: str, shape: tuple[int, ...]) -> bool:
     return len(shape) >= 2 and not name.endswith("rpb")
 
 
-def layer_rates(names: list[str], decay: float) -> dict[str, float]:
-    """Learning-rate factor per parameter: `decay` to the power of its distance from the head.
+def layer_rates(names: list[str], decay: float, stages: Sequence[str]) -> dict[str, float]:
+    """Learning-rate factor per parameter: `decay` to the power of its distance from the top.
 
-    Every block is a layer and so is every downsampler; the tokenizer is the lowest layer, and
-    whatever follows the levels (norm, head) is the highest.
+    Args:
+        names: Of the parameters.
+        decay: The factor from one stage to the one below it.
+        stages: The model's parts from the input up, which it tells
+            ([`natten_zoo.models.Model.stages`][]); what is in none of them is on top.
+
+    Raises:
+        ValueError: `decay` is not 1 and the model tells no stages.
     """
-    found = {name: _LAYER.match(name) for name in names}
-    place = {name: (int(m[1]), int(m[2] or _AFTER_BLOCKS)) for name, m in found.items() if m}
-    depth = {layer: index + 1 for index, layer in enumerate(sorted(set(place.values())))}
+    if decay != 1 and not stages:
+        raise ValueError(
+            f"[train] 'layer_decay' must be 1 for a model that tells no stages but got {decay}."
+        )
 
-    def layer(name: str) -> int:
-        if name in place:
-            return depth[place[name]]
-        return 0 if name.startswith(("patch_embed", "pos_embed", "cls_token")) else len(depth) + 1
-
-    return {name: decay ** (len(depth) + 1 - layer(name)) for name in names}
-
-
-_LAYER = re.compile(r"(?:levels|layers)\.(\d+)\.(?:blocks\.(\d+)\.)?")
-_AFTER_BLOCKS = 10**6
+    found = {
+        name: next((i for i, stage in enumerate(stages) if name.startswith(f"{stage}.")), None)
+        for name in names
+    }
+    # Stages without a parameter that learns are no steps.
+    steps = sorted({place for place in found.values() if place is not None})
+    below = {place: len(steps) - step for step, place in enumerate(steps)}
+    return {name: decay ** (0 if i is None else below[i]) for name, i in found.items()}
 
 
 class Updater:
@@ -124,11 +128,13 @@ class Updater:
     Lion, and one learning rate in the optimizer's state.
     """
 
-    def __init__(self, recipe: Recipe, schedule: Schedule, packing: Packing) -> None:
+    def __init__(
+        self, recipe: Recipe, schedule: Schedule, packing: Packing, stages: Sequence[str]
+    ) -> None:
         self.inner = _make_inner(recipe, schedule)
         self.inner.init({"weights": mx.zeros((sum(packing.rooms),))})
         shapes = packing.shapes
-        self.rate = packing.spread(layer_rates(list(shapes), recipe.layer_decay))
+        self.rate = packing.spread(layer_rates(list(shapes), recipe.layer_decay, stages))
         decay = recipe.weight_decay
         self.decay = packing.spread({n: decay * decays(n, s) for n, s in shapes.items()})
 

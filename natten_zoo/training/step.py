@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map
 
+from ..models import Model
 from .augment import Augment
 from .config import Recipe
 from .optim import Packing, Schedule, Updater, average, clip
@@ -43,7 +44,8 @@ class TrainState:
         self.weights = {"now": self.packing.pack(model.trainable_parameters())}
         if recipe.ema_decay:
             self.weights["mean"] = self.weights["now"]
-        self.updater = Updater(recipe, schedule, self.packing)
+        stages = model.stages() if isinstance(model, Model) else []
+        self.updater = Updater(recipe, schedule, self.packing, stages)
 
     def show(self, name: str = "now") -> None:
         """Give the model the weights of that name."""

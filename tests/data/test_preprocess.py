@@ -11,6 +11,7 @@ from natten_zoo import get_record
 from natten_zoo.configs.record import Record
 from natten_zoo.data import Preprocess
 from natten_zoo.data.preprocess import in_words
+from natten_zoo.tasks import task_of
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -214,4 +215,5 @@ def test_from_record():
     ],
 )
 def test_in_words(name, words):
-    assert in_words(get_record(name)).startswith(words)
+    record = get_record(name)
+    assert in_words(record, task_of(record)).startswith(words)

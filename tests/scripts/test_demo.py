@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from natten_zoo.cli._classifier import open_classifier
 from natten_zoo.data import read_image
+from natten_zoo.tasks.classification import open_classifier
 from natten_zoo.viz import view_layers
 from natten_zoo.viz.inside import layer_figure
 

@@ -60,8 +60,9 @@ def test_packing_is_undone_by_unpacking():
 
 @pytest.mark.parametrize("name", ["nat_pico_fashion", "dinat_s_tiny", "nat_isotropic_small"])
 def test_layer_decay_falls_from_the_head_down(name):
-    names = [n for n, _ in tree_flatten(create_model(name).parameters())]
-    rates = layer_rates(names, 0.5)
+    model = create_model(name)
+    names = [n for n, _ in tree_flatten(model.parameters())]
+    rates = layer_rates(names, 0.5, model.stages())
     assert rates["head.weight"] == rates["norm.weight"] == 1
     assert {n for n in names if rates[n] == min(rates.values())} == {
         n for n in names if n.startswith("patch_embed")
@@ -71,13 +72,40 @@ def test_layer_decay_falls_from_the_head_down(name):
     assert len({rates[n] for n in blocks}) == len(blocks)
 
 
+@pytest.mark.parametrize(
+    ("name", "lowest"),
+    [
+        ("upernet_nat_mini", "backbone.patch_embed"),
+        ("nat3d_pico", "patch_embed"),
+        ("na_unetr_pico", "patch_embed"),
+        ("nat1d_mnist1d", "patch_embed"),
+        ("harmonix-fold0", "embeddings"),
+    ],
+)
+def test_every_model_says_how_its_layers_are_stacked(name, lowest):
+    model = create_model(name)
+    names = [n for n, _ in tree_flatten(model.parameters())]
+    rates = layer_rates(names, 0.5, model.stages())
+    assert {n for n in names if rates[n] == min(rates.values())} == {
+        n for n in names if n.startswith(lowest)
+    }
+    blocks = [rates[n] for n in names if n.endswith("mlp.fc1.weight")]
+    assert blocks == sorted(blocks) and blocks[-1] < max(rates.values()) == 1
+
+
+def test_layer_decay_is_refused_where_nothing_tells_the_layers():
+    assert layer_rates(["a.weight"], 1.0, []) == {"a.weight": 1.0}
+    with pytest.raises(ValueError, match="'layer_decay' must be 1 for a model that tells no"):
+        layer_rates(["a.weight"], 0.5, [])
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lion"])
 def test_an_update_is_the_optimizers_plus_decoupled_decay(optimizer):
     recipe = Recipe(optimizer=optimizer, lr=0.1, weight_decay=0.5, schedule="constant",
                     warmup_epochs=0, layer_decay=0.5)  # fmt: skip
     parameters = {"levels": [{"blocks": [{"fc": {"weight": mx.ones((2, 2)), "bias": mx.ones(2)}}]}]}
     packing = Packing(parameters)
-    updater = Updater(recipe, make_schedule(recipe, 1), packing)
+    updater = Updater(recipe, make_schedule(recipe, 1), packing, ["levels.0.blocks.0"])
     moved = packing.unpack(updater.apply(packing.pack(parameters), packing.pack(parameters)))
     fc = moved["levels"][0]["blocks"][0]["fc"]
     # The first update of each of them is lr against a gradient of 1; this layer learns at half.

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from natten_zoo.pretrained import create_model
+from natten_zoo.models import AllInOne, AllInOneConfig, create_model
 from natten_zoo.training import Recipe
 from natten_zoo.training.augment import Augment
 from natten_zoo.training.memory import checkpoint_layers
@@ -81,6 +82,30 @@ def test_gradient_checkpointing_changes_nothing():
     twice, twice_losses = train(**options, grad_checkpoint=True)
     assert twice_losses == pytest.approx(losses, rel=1e-5)
     assert_same(plain, twice, atol=2e-4)
+
+
+def test_gradient_checkpointing_is_of_layers_that_say_their_branches():
+    rates = {"drop_rate": 0, "attn_drop_rate": 0, "drop_conv_rate": 0, "drop_path_rate": 0.5}
+    music = AllInOne(AllInOneConfig(depth=2, **rates))
+    x = mx.random.normal((2, 4, 12, 81))
+
+    def gradients(seed: int = 3):
+        mx.random.seed(seed)
+
+        def loss(parameters):
+            music.update(parameters)
+            return sum(logits.square().mean() for logits in music(x))
+
+        return mx.grad(loss)(music.trainable_parameters())
+
+    music.train()
+    plain = gradients()
+    assert checkpoint_layers(music) == 4
+    twice = dict(tree_flatten(gradients()))
+    for name, value in tree_flatten(plain):
+        np.testing.assert_allclose(value, twice[name], atol=1e-5, err_msg=name)
+    with pytest.raises(ValueError, match="a Linear has none"):
+        checkpoint_layers(nn.Linear(2, 2))
 
 
 def test_gradient_checkpointing_needs_less_memory():
