@@ -162,12 +162,12 @@ def test_tier_on_a_gpu(metal, monkeypatch):  # noqa: F811
 
 
 @compiled
-@pytest.mark.parametrize("tier", ["fast_metal", "cuda"])
-def test_refuses_where_mlx_has_no_gpu(tier):
+@pytest.mark.parametrize("name", ["fast_metal", "cuda"])
+def test_refuses_where_mlx_has_no_gpu(name):
     if platform() is not None:
         pytest.skip("this MLX has a GPU")
     with pytest.raises(RuntimeError, match=r"no (Metal|CUDA) back-end"):
-        native._ext.Kernel(platform=tier, **kernels.text("qk", tier, MATRIX, 1))
+        native._ext.Kernel(platform=name, **kernels.text("qk", name, MATRIX, 1))
 
 
 @compiled
