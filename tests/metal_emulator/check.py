@@ -132,7 +132,7 @@ def _nodes(dump: str) -> Iterator[_Node]:
         if own_position:
             file, line = _moved(own_position, file, line)
             place = (file, line)
-        name = f"{Path(place[0]).name}:{place[1]}"
+        name = f"{place[0].rpartition('/')[2]}:{place[1]}"
         named = re.search(r"\b(?:Function|CXXMethod) (0x[0-9a-f]+)", after)
         callee = first.get(named[1], named[1]) if named else None
         yield _Node(len(prefix) // 2, kind, address, name, _is_own(place[0]), after, callee)
@@ -169,15 +169,19 @@ def _forbidden_syntax(dump: str, metal_version: int) -> list[Finding]:
     calls: dict[str, set[str]] = {}
     names: dict[str, tuple[str, str]] = {}  # function -> its name and place
     parents: list[_Node] = []
+    scopes: list[tuple[str | None, bool]] = []  # of a parent: its function, whether it is written
     for node in _nodes(dump):
-        del parents[node.depth :]
+        del parents[node.depth :], scopes[node.depth :]
+        caller, written = scopes[-1] if scopes else (None, True)
+        if node.kind in _FUNCTIONS:
+            caller = node.address
+            if node.is_own:
+                names[caller] = (node.rest.split(" '")[0].split()[-1], node.place)
+        written = written and " implicit " not in f" {node.rest}"
         parents.append(node)
-        if node.kind in _FUNCTIONS and node.is_own:
-            names[node.address] = (node.rest.split(" '")[0].split()[-1], node.place)
-        caller = next((p.address for p in reversed(parents) if p.kind in _FUNCTIONS), None)
+        scopes.append((caller, written))
         if caller and node.callee:
             calls.setdefault(caller, set()).add(node.callee)
-        written = not any(" implicit " in f" {p.rest}" for p in parents)
         if node.is_own and written:
             messages = (_address_space(node), _storage(node, parents), _kind(node, metal_version))
             findings += [Finding(node.place, m) for m in messages if m]

@@ -16,7 +16,11 @@ from natten_zoo.training import run
 from natten_zoo.training.progress import read_metrics
 from tests.training.runs import spawn
 
-LAUNCH = (str(Path(sys.executable).with_name("mlx.launch")), "-n", "2", "--")
+PORT = 20_000 + os.getpid() % 1_000 * 10  # others may test on this machine at the same time
+LAUNCH = (
+    *(str(Path(sys.executable).with_name("mlx.launch")), "-n", "2"),
+    *("--starting-port", str(PORT), "--"),
+)
 # What is drawn is drawn per process; without it both runs see the same images.
 FIXED = {"crop": "none", "flip": False, "drop_path": 0.0}
 

@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from natten_zoo.ops.gpu.device import current
 from natten_zoo.ops.gpu.kernels import failures
 from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401
 
-from .problems import FAMILIES, check_attention, check_unfused, random_cases, worst
+from .problems import FAMILIES, Family, check_attention, check_unfused, random_cases, worst
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
-def test_attention(metal, family):  # noqa: F811
-    for case in random_cases(family, seed=FAMILIES.index(family), count=28):
+def problems_of(families: Iterable[Family], count: int, sample: int) -> pytest.MarkDecorator:
+    """``count`` problems of each family, slow where nearly each of them needs kernels of its own.
+
+    Those with one kernel size share their kernels; of the others there is a quick sample, too.
+    """
+    given = []
+    for family in families:
+        if family.kernel_size:
+            given.append(pytest.param(family, count, id=str(family)))
+        else:
+            given.append(pytest.param(family, sample, id=f"{family}-sample"))
+            given.append(pytest.param(family, count, id=str(family), marks=pytest.mark.slow))
+    return pytest.mark.parametrize("family, count", given)
+
+
+@problems_of(FAMILIES, 28, sample=4)
+def test_attention(metal, family, count):  # noqa: F811
+    for case in random_cases(family, seed=FAMILIES.index(family), count=count):
         wrong = worst(check_attention(case), family.dtype)
         assert wrong is None, f"{wrong} for {case.problem} {case.lengths}"
     assert not failures(current())
 
 
 # The separate products are for whole simdgroups, whatever a family asks for.
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f.core.whole], ids=str)
-def test_unfused(metal, family):  # noqa: F811
-    for case in random_cases(family, seed=100 + FAMILIES.index(family), count=12):
+@problems_of([f for f in FAMILIES if f.core.whole], 12, sample=2)
+def test_unfused(metal, family, count):  # noqa: F811
+    for case in random_cases(family, seed=100 + FAMILIES.index(family), count=count):
         wrong = worst(check_unfused(case), family.dtype)
         assert wrong is None, f"{wrong} for {case.problem} {case.lengths}"
     assert not failures(current())
