@@ -8,6 +8,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST_ARGS ?=
+
+# First of all: a Python that is new enough, and no .venv of one that is not, which pip can't heal.
+ifneq ($(filter-out clean editor,$(or $(MAKECMDGOALS),demo)),)
+CHOSEN := $(if $(filter file,$(origin PYTHON)),,--chosen)
+ANSWER := $(shell $(PYTHON) scripts/check_python.py $(CHOSEN) || echo $(PYTHON) does not run)
+ifneq ($(firstword $(ANSWER)),use)
+$(error $(ANSWER))
+endif
+FOUND := $(lastword $(ANSWER))
+endif
+
 # MLX's wheel for Linux brings the reference BLAS; Debian's OpenBLAS is several times faster.
 BLAS := $(firstword $(wildcard /usr/lib/*-linux-gnu/openblas-pthread/libopenblas.so.0))
 FAST := $(if $(BLAS),LD_PRELOAD=$(BLAS))
@@ -48,7 +59,7 @@ editor:
 	$(PYTHON) scripts/as_installed.py
 
 .venv/bin/python:
-	$(PYTHON) -m venv .venv
+	$(FOUND) -m venv .venv
 	$(BIN)/pip install -q --upgrade pip
 
 .venv/.demo: pyproject.toml | .venv/bin/python

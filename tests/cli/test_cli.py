@@ -223,7 +223,7 @@ def test_evaluate_refuses_other_classes(capsys, tiny, photos):
     for color in ("blue", "green"):
         (photos / color).rename(photos / f"{color}s")
     status, _, err = run(capsys, "evaluate", photos, "--model", tiny)
-    assert status == 2 and "'blues', 'crimson', 'greens'" in err and "by_order" in err
+    assert status == 2 and "'blues', 'crimson', 'greens'" in err and "choose --by-order" in err
     status, _, err = run(capsys, "evaluate", "fashion-mnist", "--model", tiny)
     assert status == 2 and "10 classes but the model has 3" in err
 
@@ -319,15 +319,10 @@ def test_errors_of_the_machine_are_a_line(capsys, monkeypatch, tiny, photos):
 
     monkeypatch.setattr("mlx.core.save_safetensors", full)
     status, _, err = run(capsys, "convert", tiny, photos / "out")
-    assert status == 2 and err.endswith(
-        "convert: [save_safetensors] Unable to write 8 bytes to file.\n"
-    )
+    assert status == 2 and err.endswith("convert: Unable to write 8 bytes to file.\n")
 
 
 def test_a_recipe_of_wrong_types_is_a_line(capsys, tmp_path):
     (tmp_path / "r.yaml").write_text("epochs: three")
     status, _, err = run(capsys, "finetune", "-c", tmp_path / "r.yaml", "--out", tmp_path / "run")
-    assert (
-        status == 2
-        and err == "natten-zoo finetune: [Recipe] 'epochs' must be int but got 'three'.\n"
-    )
+    assert status == 2 and err == "natten-zoo finetune: --epochs must be int but got 'three'.\n"

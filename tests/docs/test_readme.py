@@ -54,6 +54,17 @@ def test_code(desk, code):
     run(desk, "-c", code)
 
 
+def test_code_between_words_runs_after_the_code_above_it(desk):
+    """Such as `model.features(image)`: with the names of the block before, and nothing else."""
+    parts = re.split(r"```python\n(.*?)```", README, flags=re.S)
+    lines = [(code, line) for code, text in zip(parts[1::2], parts[2::2], strict=True)
+             for line in re.findall(r"`((?:model|ops|layers)\.\w+\(.*?\))`", text)]  # fmt: skip
+    assert any("features" in line for _, line in lines)
+    for code, line in lines:
+        if "set_backend" not in line and "explain" not in line:
+            run(desk, "-c", f"{code}\n{line}")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command(desk, command):
     if "convert" in command:
