@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -47,3 +48,37 @@ def variants() -> dict[str, dict[str, Any]]:
                 "checkpoint": {**defaults["checkpoint"], **variant["checkpoint"]},
             }
     return result
+
+
+def named_dilations(name: str, depths: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """The dilations that a page of ``configs/dilations.yaml`` has for levels of some depths.
+
+    Args:
+        name: Such as ``"detection-800"``.
+        depths: Layers per level.
+
+    Raises:
+        ValueError: There is no such name, or its patterns do not fill these levels.
+
+    Examples:
+        >>> named_dilations("segmentation-512", (3, 4, 6, 5))[0]
+        (1, 16, 1)
+    """
+    known = load_page("dilations")
+    if name not in known:
+        raise ValueError(
+            f"[named_dilations] 'dilations' must be lists or one of {', '.join(known)} but got "
+            f"{name!r}."
+        )
+    patterns = known[name]
+    if len(patterns) != len(depths) or any(
+        depth % len(pattern) for depth, pattern in zip(depths, patterns, strict=False)
+    ):
+        raise ValueError(
+            f"[named_dilations] 'depths' must be those that {name!r} is for, multiples of "
+            f"{tuple(map(len, patterns))}, but got {tuple(depths)}."
+        )
+    return tuple(
+        tuple(pattern) * (depth // len(pattern))
+        for depth, pattern in zip(depths, patterns, strict=True)
+    )

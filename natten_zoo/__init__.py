@@ -51,12 +51,14 @@ if TYPE_CHECKING:
         list_models,
         load_pretrained,
     )
+    from .viz import attention_maps
 
 __all__ = [
     "DiNAT",
     "DiNAT_s",
     "IsotropicNAT",
     "NAT",
+    "attention_maps",
     "cli",
     "compat",
     "configs",
@@ -78,6 +80,7 @@ __all__ = [
 # Where public names that are no modules live. All names are looked up on first use, so that
 # `import natten_zoo` is quick.
 _EXPORTS = {
+    "attention_maps": ".viz.maps",
     "create_model": ".models",
     "list_models": ".models",
     "get_record": ".models",

@@ -25,6 +25,7 @@ MOVED = {
     "natten_zoo.pretrained.torch_pickle": "natten_zoo.pretrained.readers.torch_pickle",
     "natten_zoo.segmentation": "natten_zoo.tasks.segmentation",
     "natten_zoo.sliding": "natten_zoo.tasks.sliding",
+    "natten_zoo.training.memory": "natten_zoo.layers.checkpointing",
     "natten_zoo.video": "natten_zoo.tasks.video",
     "natten_zoo.volumes": "natten_zoo.tasks.volumes",
 }

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..configs import named_dilations
 from ..configs.record import Record
 from ..pretrained.load import load_pretrained
 from ..pretrained.protocol import Loadable
@@ -204,10 +205,14 @@ class Classifier(Model):
 def check_levels(config: Any) -> None:
     """Raise unless a hierarchical configuration has heads and dilations for its depths.
 
+    The name of dilations becomes what it stands for in ``configs/dilations.yaml``.
+
     Raises:
         ValueError: ``num_heads`` or ``dilations`` do not go with ``depths``.
     """
     name, depths = type(config).__name__, config.depths
+    if isinstance(config.dilations, str):
+        object.__setattr__(config, "dilations", named_dilations(config.dilations, depths))
     for argument, least in (("depths", 0), ("num_heads", 1)):
         value = getattr(config, argument)
         if not isinstance(value, tuple) or not all(type(n) is int and n >= least for n in value):

@@ -27,7 +27,8 @@ class DiNATsConfig(Config):
         depths: Layers per level.
         num_heads: Attention heads per level.
         kernel_size: Window size.
-        dilations: Dilation of each layer of each level. Default: 1 throughout.
+        dilations: Dilation of each layer of each level, or a name of `configs/dilations.yaml`, such
+            as `"dinat_s-segmentation-512"`. Default: 1 throughout.
         mlp_ratio: Width of the feed-forward part relative to the channels.
         patch_size: Side of a patch in pixels.
         in_chans: Channels of the image.
@@ -43,7 +44,7 @@ class DiNATsConfig(Config):
     depths: tuple[int, ...] = (2, 2, 6, 2)
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
     kernel_size: int = 7
-    dilations: tuple[tuple[int, ...], ...] | None = None
+    dilations: tuple[tuple[int, ...], ...] | str | None = None
     mlp_ratio: float = 4.0
     patch_size: int = 4
     in_chans: int = 3
@@ -92,3 +93,8 @@ class DiNAT_s(Hierarchical):  # noqa: N801  upstream's name
         super().__init__(config)
         self.patch_embed = PatchEmbed(config.patch_size, config.in_chans, config.embed_dim)
         self.add_levels(PatchMerging)
+
+    @property
+    def patch_stride(self) -> int:
+        """Pixels of the image per token of the first level."""
+        return int(self.config.patch_size)

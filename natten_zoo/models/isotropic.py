@@ -21,7 +21,8 @@ from ..layers import (
     init_weights,
 )
 from ..layers.transformer_layer import EPS
-from .base import Classifier, Config
+from .base import Config
+from .staged import FeatureInfo, Staged
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class IsotropicConfig(Config):
         return -(-self.img_size // self.patch_size)
 
 
-class IsotropicNAT(Classifier):
+class IsotropicNAT(Staged):
     """NAT, DiNAT or ViT-RPB without a hierarchy.
 
     Args:
@@ -128,8 +129,7 @@ class IsotropicNAT(Classifier):
 
     def features(self, x: mx.array) -> list[mx.array]:
         """The maps after each quarter of the layers, all of stride ``patch_size``, not normed."""
-        depth = len(self.layers)
-        ends = {depth * quarter // 4 for quarter in (1, 2, 3, 4)}
+        ends = set(self._ends())
         self.check_input(x)
         x = self.pos_drop(self.patch_embed(x))
         self._check_size(x)
@@ -139,6 +139,25 @@ class IsotropicNAT(Classifier):
             if i in ends:
                 maps.append(x)
         return maps
+
+    def _ends(self) -> list[int]:
+        """How many layers there are up to the end of each quarter; of fewer than four, each."""
+        depth = len(self.layers)
+        return sorted({depth * quarter // 4 for quarter in (1, 2, 3, 4)} - {0})
+
+    @property
+    def feature_info(self) -> list[FeatureInfo]:
+        """Channels, stride and name of each map: the last layer of a quarter."""
+        config = self.config
+        return [
+            FeatureInfo(config.embed_dim, config.patch_size, f"layers.{end - 1}")
+            for end in self._ends()
+        ]
+
+    def stage_parts(self) -> list[list[nn.Module]]:
+        """Each quarter of the layers."""
+        ends = self._ends()
+        return [[*self.layers[start:end]] for start, end in zip([0, *ends], ends, strict=False)]
 
     def stages(self) -> list[str]:
         """The tokenizer, then each layer."""
@@ -162,4 +181,4 @@ class IsotropicNAT(Classifier):
             for name, value in weights.items()
             if not name.endswith("relative_position_index")
         }
-        return Classifier.sanitize(weights)
+        return Staged.sanitize(weights)

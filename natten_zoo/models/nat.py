@@ -6,6 +6,7 @@ what a token sees but no weight: DiNAT is NAT with other ``dilations``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -20,7 +21,8 @@ from ..layers import (
     init_weights,
 )
 from ..layers.transformer_layer import EPS
-from .base import Classifier, Config, check_levels, rename, to_mlx_layout
+from .base import Config, check_levels, rename, to_mlx_layout
+from .staged import FeatureInfo, Staged
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class NATConfig(Config):
         num_heads: Attention heads per level.
         mlp_ratio: Width of the feed-forward part relative to the channels.
         kernel_size: Window size.
-        dilations: Dilation of each layer of each level. Default: 1 throughout.
+        dilations: Dilation of each layer of each level, or the name of published ones for larger
+            images in `configs/dilations.yaml`, such as `"detection-800"`. Default: 1 throughout.
         tokenizer_strides: Strides of the two tokenizer convolutions.
         in_chans: Channels of the image.
         num_classes: Outputs of the classifier; 0 for none.
@@ -50,7 +53,7 @@ class NATConfig(Config):
     num_heads: tuple[int, ...]
     mlp_ratio: float = 3.0
     kernel_size: int = 7
-    dilations: tuple[tuple[int, ...], ...] | None = None
+    dilations: tuple[tuple[int, ...], ...] | str | None = None
     tokenizer_strides: tuple[int, int] = (2, 2)
     in_chans: int = 3
     num_classes: int = 1000
@@ -198,7 +201,7 @@ class Level(nn.Module):
         return (self.downsample(x) if "downsample" in self else x), x
 
 
-class Hierarchical(Classifier):
+class Hierarchical(Staged):
     """Base of the classifiers whose levels halve the map, one after the other.
 
     Subclasses build their tokenizer ``patch_embed``, then [`add_levels`][].
@@ -244,6 +247,24 @@ class Hierarchical(Classifier):
             x, full = level(x)
             maps.append(full)
         return maps
+
+    @property
+    def feature_info(self) -> list[FeatureInfo]:
+        """Channels, stride and name of each level's map."""
+        config = self.config
+        return [
+            FeatureInfo(config.embed_dim * 2**i, self.patch_stride * 2**i, f"{self.LEVELS}.{i}")
+            for i in range(len(config.depths))
+        ]
+
+    @property
+    def patch_stride(self) -> int:
+        """Pixels of the image per token of the first level, along height and width."""
+        return math.prod(self.config.tokenizer_strides)
+
+    def stage_parts(self) -> list[list[nn.Module]]:
+        """Each level."""
+        return [[level] for level in self[self.LEVELS]]
 
     def stages(self) -> list[str]:
         """The tokenizer, then each layer of each level and its downsampler."""

@@ -19,7 +19,8 @@ from ..layers import (
     init_weights,
 )
 from ..layers.transformer_layer import EPS
-from .base import Classifier, Config
+from .base import Config
+from .staged import FeatureInfo, Staged
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class NAT1DConfig(Config):
     drop_path_rate: float = 0.0
 
 
-class NAT1D(Classifier):
+class NAT1D(Staged):
     """A classifier of sequences.
 
     Args:
@@ -119,6 +120,19 @@ class NAT1D(Classifier):
             x = layer(x)
             maps.append(x)
         return maps
+
+    @property
+    def feature_info(self) -> list[FeatureInfo]:
+        """Channels, stride and name of each layer's tokens."""
+        config = self.config
+        return [
+            FeatureInfo(config.embed_dim, config.tokenizer_stride, f"layers.{index}")
+            for index in range(len(self.layers))
+        ]
+
+    def stage_parts(self) -> list[list[nn.Module]]:
+        """Each layer."""
+        return [[layer] for layer in self.layers]
 
     def stages(self) -> list[str]:
         """The tokenizer, then each layer."""

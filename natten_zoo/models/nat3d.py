@@ -35,7 +35,8 @@ class NAT3DConfig(Config):
         kernel_size: Window size in time, height and width.
         tubelet_size: Frames that a token is made of. With 1, and windows of 1 in time, the model
             is the mean over frames of what a NAT says of each.
-        dilations: Dilation in height and width of each layer of each level; in time it is 1.
+        dilations: Dilation in height and width of each layer of each level, or a name of
+            `configs/dilations.yaml`; in time it is 1.
             Default: 1 throughout.
         tokenizer_strides: Strides in height and width of the two tokenizer convolutions.
         in_chans: Channels of a frame.
@@ -54,7 +55,7 @@ class NAT3DConfig(Config):
     mlp_ratio: float = 3.0
     kernel_size: tuple[int, int, int] = (3, 7, 7)
     tubelet_size: int = 2
-    dilations: tuple[tuple[int, ...], ...] | None = None
+    dilations: tuple[tuple[int, ...], ...] | str | None = None
     tokenizer_strides: tuple[int, int] = (2, 2)
     in_chans: int = 3
     num_classes: int = 400

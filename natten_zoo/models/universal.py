@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import mlx.core as mx
-import mlx.nn as nn
 
-from ..layers.transformer_layer import EPS
 from .base import Classifier, Config
 from .nat import NAT, NATConfig
 from .universal_names import own_weights
@@ -111,13 +109,8 @@ class Universal(Classifier):
 
     def __init__(self, config: UniversalConfig) -> None:
         super().__init__(config)
-        body = config.backbone
-        dims = [body.embed_dim * 2**i for i in range(len(body.depths))]
-        self.backbone = NAT(body)
-        # Bodies have a norm for each map in the place of the last norm and the classifier.
-        del self.backbone.norm, self.backbone.head
-        for i, dim in enumerate(dims):
-            setattr(self.backbone, f"norm{i}", nn.LayerNorm(dim, eps=EPS))
+        self.backbone = NAT(config.backbone).as_backbone(norms=True)
+        dims = [info.channels for info in self.backbone.feature_info]
         self.pixel_decoder = PixelDecoder(
             dims,
             config.channels,
@@ -144,7 +137,8 @@ class Universal(Classifier):
     def features(self, x: mx.array) -> list[mx.array]:
         """The normed map of each level of the body: strides 4, 8, 16 and 32."""
         self.check_input(x)
-        return [self.backbone[f"norm{i}"](y) for i, y in enumerate(self.backbone.features(x))]
+        maps: list[mx.array] = self.backbone(x)
+        return maps
 
     def all_masks(self, x: mx.array, task: str = "panoptic") -> list[Masks]:
         """What the queries found before the first layer and after each one, for training.

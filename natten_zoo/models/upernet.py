@@ -19,7 +19,6 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..layers.resize import AdaptiveAveragePool, resize_bilinear
-from ..layers.transformer_layer import EPS
 from ..pretrained.quantize import refuse_quantized
 from .base import Classifier, Config
 from .dinat_s import DiNAT_s, DiNATsConfig
@@ -227,13 +226,9 @@ class UPerNet(Classifier):
     def __init__(self, config: UPerNetConfig) -> None:
         super().__init__(config)
         body = config.backbone
-        dims = [body.embed_dim * 2**i for i in range(len(body.depths))]
-        self.backbone = config.body_class(body)
-        # Bodies have a norm for each map in the place of the last norm and the classifier.
-        del self.backbone.norm, self.backbone.head
-        for i, dim in enumerate(dims):
-            setattr(self.backbone, f"norm{i}", nn.LayerNorm(dim, eps=EPS))
+        self.backbone = config.body_class(body).as_backbone(norms=True)
         classes, drop = config.num_classes, config.head_drop_rate
+        dims = [info.channels for info in self.backbone.feature_info]
         self.decode_head = UPerHead(dims, config.channels, config.pool_sizes, classes, drop)
         self.auxiliary_head = AuxiliaryHead(dims[-2], config.aux_channels, classes, drop)
 
@@ -245,8 +240,8 @@ class UPerNet(Classifier):
     def features(self, x: mx.array) -> list[mx.array]:
         """The normed map of each level of the body: strides 4, 8, 16 and 32."""
         self.check_input(x)
-        maps = self.backbone.features(x)
-        return [self.backbone[f"norm{i}"](y) for i, y in enumerate(maps)]
+        maps: list[mx.array] = self.backbone(x)
+        return maps
 
     def forward_features(self, x: mx.array) -> mx.array:
         """The classifier's input, a map of stride 4: ``[B, ceil(H/4), ceil(W/4), channels]``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -99,6 +99,8 @@ def create_model(
     name: str,
     pretrained: bool | str | Path = False,
     *,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
     hub: Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> Loadable:
@@ -108,6 +110,10 @@ def create_model(
         name: The variant, one of `list_models`, or its Hugging Face repository.
         pretrained: True for the variant's published weights, or a path, a Hugging Face
             repository or another name to take weights from.
+        features_only: Make it a backbone, whose output are the maps of its stages; what is loaded
+            with its classifier is dropped, and the log says so
+            (:meth:`natten_zoo.models.staged.Staged.as_backbone`).
+        out_indices: The stages whose maps a backbone returns. Default: all.
         hub: Keyword arguments of the download: ``revision``, ``cache_dir``,
             ``local_files_only``, ``token``.
         overrides: Arguments of the architecture's configuration to change, such as
@@ -127,15 +133,22 @@ def create_model(
         >>> create_model("nat_mini", num_classes=10).config.num_classes
         10
     """
+    if out_indices is not None and not features_only:
+        raise ValueError("[create_model] 'out_indices' must be None without 'features_only'.")
     record = get_record(name)
     model = build_model(record, overrides)
     if pretrained is False:
         model.record = model.record and model.record.untrained()
+    else:
+        source = record.name if pretrained is True else pretrained
+        load_weights(model, source, changed=overrides.keys(), **(hub or {}))
+        model.eval()
+    if not features_only:
         return model
-    source = record.name if pretrained is True else pretrained
-    load_weights(model, source, changed=overrides.keys(), **(hub or {}))
-    model.eval()
-    return model
+    if pretrained is not False and model.CLASSIFIERS:
+        dropped = "%s: its last norm and its classifier of %d classes are dropped for a backbone"
+        logger.warning(dropped, name, model.config.num_classes)
+    return model.as_backbone(out_indices)
 
 
 def load_weights(

@@ -6,7 +6,7 @@ with classes of this kind, and nothing here imports them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import mlx.core as mx
@@ -61,6 +61,15 @@ class Loadable(nn.Module):
     def current_record(self) -> Record | None:
         """The record, without what is not true of the model as it is now."""
         return self.record
+
+    def as_backbone(self, out_indices: Sequence[int] | None = None) -> Loadable:
+        """Make a backbone of the model: maps of its stages instead of a classifier's output.
+
+        Raises:
+            ValueError: It has no stages.
+        """
+        name = type(self).__name__
+        raise ValueError(f"[{name}] 'features_only' must be False: a {name} is no backbone.")
 
     @staticmethod
     def sanitize(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:

@@ -15,6 +15,7 @@ import mlx.core as mx
 from ..configs.record import Record
 from ..data.labels import class_names
 from ..files import write_whole
+from ..layers.checkpointing import checkpoint_layers
 from ..models import Classifier, Model
 from ..pretrained.load import load_pretrained, load_weights
 from ..pretrained.quantize import refuse_quantized
@@ -24,7 +25,6 @@ from .augment import Augment, SequenceAugment
 from .config import Recipe
 from .loop import Source, Trainer
 from .lora import add_lora, fused
-from .memory import checkpoint_layers
 from .optim import choose_trainable
 from .run_folder import RECIPE, check_recipe, hold_out, make_out
 from .sources import open_source

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from natten_zoo.layers.checkpointing import checkpoint_layers
 from natten_zoo.models import AllInOne, AllInOneConfig, create_model
 from natten_zoo.training import Recipe
 from natten_zoo.training.augment import Augment
-from natten_zoo.training.memory import checkpoint_layers
 from natten_zoo.training.optim import make_schedule
 from natten_zoo.training.step import TrainState, make_evaluate, make_step
 
