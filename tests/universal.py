@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from natten_zoo.models import Mask2Former, OneFormer
+from natten_zoo.models import Mask2Former, OneFormer, create_model, get_record
 from natten_zoo.pretrained.strict import load_strict
 
 DATA = Path(__file__).parent / "fixtures/universal"
@@ -82,3 +82,24 @@ def upstream_names(name: str, weights: dict[str, np.ndarray]) -> dict[str, np.nd
     for key, rows in parts.items():
         result[key] = np.concatenate([rows[part] for part in "qkv"])
     return result
+
+
+def hub_shapes(name: str) -> dict[str, list[int]]:
+    """Names and shapes of a variant's file, in Hugging Face's names."""
+    record, config = get_record(name), create_model(name).config
+    shapes: dict[str, list[int]] = read_json(
+        f"keys_{record.architecture.lower()}_huggingface.json.gz"
+    )
+    for key, shape in shapes.items():
+        if "class_embed" in key or "class_predictor" in key or key == "criterion.empty_weight":
+            shape[0] = record.num_classes + 1
+        elif "queries_" in key:
+            shape[0] = config.num_queries
+        elif key.endswith(".rpb"):
+            shape[1:] = [2 * config.backbone.kernel_size - 1] * 2
+    return shapes
+
+
+def empty_arrays(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
+    """Zeros that take no memory."""
+    return {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}

@@ -22,7 +22,15 @@ from natten_zoo.models.universal import TASKS
 from natten_zoo.models.universal_queries import visible
 from natten_zoo.pretrained.strict import mismatches
 
-from ..universal import CLASSES, DATA, given, read_json, upstream_names
+from ..universal import (
+    CLASSES,
+    DATA,
+    empty_arrays,
+    given,
+    hub_shapes,
+    read_json,
+    upstream_names,
+)
 
 BOTH = pytest.mark.parametrize("name", ["oneformer", "mask2former"])
 ROOM = 1e-5
@@ -167,30 +175,14 @@ def test_the_words_of_a_task_are_not_rounded():
 # Names and sizes of the published files.
 
 
-def published(name):
-    """Names and shapes of a variant's file, in Hugging Face's names."""
-    record, model = get_record(name), create_model(name)
-    family = record.architecture.lower()
-    shapes = read_json(f"keys_{family}_huggingface.json.gz")
-    classes, kernel = record.num_classes + 1, model.config.backbone.kernel_size
-    for key, shape in shapes.items():
-        if "class_embed" in key or "class_predictor" in key or key == "criterion.empty_weight":
-            shape[0] = classes
-        elif "queries_" in key:
-            shape[0] = model.config.num_queries
-        elif key.endswith(".rpb"):
-            shape[1:] = [2 * kernel - 1] * 2
-    return family, model, shapes
-
-
 @pytest.mark.parametrize("name", list_models("oneformer*") + list_models("mask2former*"))
 def test_files_of_every_variant_fit(name):
-    family, model, shapes = published(name)
+    model, shapes = create_model(name), hub_shapes(name)
+    family = type(model).__name__.lower()
     own = {key: value.shape for key, value in tree_flatten(model.parameters())}
     empty = {key: mx.zeros(shape) for key, shape in shapes.items()}
     assert {key: value.shape for key, value in model.sanitize(empty).items()} == own
-    lazy = {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
-    upstream = upstream_names(family, lazy)
+    upstream = upstream_names(family, empty_arrays(shapes))
     assert len(upstream) < len(shapes)  # of queries, keys and values it has one weight
     empty = {key: mx.zeros(value.shape) for key, value in upstream.items()}
     assert {key: value.shape for key, value in model.sanitize(empty).items()} == own
