@@ -41,9 +41,13 @@ class ImageFolder:
 
         Raises:
             FileNotFoundError: If there is no such folder.
-            ValueError: If it holds no folders, or one of them no image.
+            ValueError: If it is a file, holds no folders, or one of them no image.
         """
         root = Path(root)
+        if root.is_file():
+            raise ValueError(
+                f"[ImageFolder] {root} is a file; it must be a folder of one folder per class."
+            )
         if not root.is_dir():
             raise FileNotFoundError(f"[ImageFolder] no such folder: {root}.")
         folders: dict[str, list[Path]] = {}

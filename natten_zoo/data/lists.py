@@ -69,7 +69,7 @@ def read_list(path: Path) -> list[Row]:
                 f"[data] {path} line {number} must have a file, a label and, if there is a split, "
                 f"what part it is in, but got {cells}."
             )
-        file = locate(path.parent, str(cells[columns["file"]]).strip())
+        file = locate(path, str(cells[columns["file"]]).strip())
         rows.append(Row(number, file, values["label"], values.get("split"), cells))
     return rows
 
@@ -96,14 +96,19 @@ def find_columns(header: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def locate(folder: Path, name: str) -> Path:
-    """A file that a list names: composed or decomposed, with either slash, with a suffix or not."""
+def locate(table: Path, name: str) -> Path:
+    """A file that a list names, composed or decomposed, with either slash, a suffix or none.
+
+    It lies beside the list, or in a folder that is called like the list, as `train/` is for
+    `train.csv`, or `images`.
+    """
     spellings = [name, name.replace("\\", "/")]
     spellings += [unicodedata.normalize(form, s) for s in spellings for form in ("NFC", "NFD")]
     if not is_image_name(name):
         spellings += [f"{s}{end}" for s in spellings for end in (".jpg", ".jpeg", ".png")]
-    paths = [folder / spelling for spelling in spellings]
-    return next((path for path in paths if path.exists()), paths[0])
+    folders = ("", table.stem, f"{table.stem}_images", "images")
+    paths = (table.parent / folder / s for folder in folders for s in spellings)
+    return next((path for path in paths if path.is_file()), table.parent / name)
 
 
 def _table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:

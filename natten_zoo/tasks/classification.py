@@ -12,6 +12,7 @@ import numpy as np
 
 from ..data import ImageError, Preprocess
 from ..data import labels as label_sets
+from ..data.finite import check_finite
 from ..data.image_files import read_batches
 from ..data.reading import ImageSource
 from ..models import Classifier, load_pretrained
@@ -158,8 +159,14 @@ def _answered(answer: Classification | ImageError) -> Classification:
 
 
 def probabilities(model: Classifier, images: mx.array) -> np.ndarray:
-    """The probability of each class, ``[N, classes]`` in float32, of prepared images."""
-    return np.array(mx.softmax(model(images).astype(mx.float32), axis=-1))
+    """The probability of each class, ``[N, classes]`` in float32, of prepared images.
+
+    Raises:
+        ValueError: The model answers with no numbers, as damaged weights do.
+    """
+    rows = np.array(mx.softmax(model(images).astype(mx.float32), axis=-1))
+    check_finite("classify", "probabilities", rows)
+    return rows
 
 
 def best_classes(row: np.ndarray, names: Sequence[str], top: int) -> tuple[Guess, ...]:

@@ -7,6 +7,7 @@ import pytest
 from natten_zoo.data import ImageError, Preprocess, read_image
 from natten_zoo.data.preprocess import SequencePreprocess
 from natten_zoo.models import NAT, AllInOne, AllInOneConfig, NATConfig, UPerNet, UPerNetConfig
+from natten_zoo.tasks.classification import classify
 from natten_zoo.tasks.evaluation import evaluate
 from natten_zoo.tasks.music import analyze
 from natten_zoo.tasks.segmentation import segment
@@ -62,6 +63,8 @@ def test_answers_of_damaged_weights():
     image = np.zeros((16, 16, 3), np.uint8)
     with pytest.raises(ValueError, match=r"'logits' must be finite but has nan at \(0, 1\)"):
         evaluate(model, [image], [0], Preprocess(size=16), "abc")
+    with pytest.raises(ValueError, match=r"'probabilities' must be finite but has nan at \(0, 0\)"):
+        classify(model, image)
     body = UPerNet(UPerNetConfig(config, channels=8, num_classes=3)).eval()
     body.decode_head.conv_seg.bias = mx.array([0, mx.nan, 0])
     with pytest.raises(ValueError, match="'probabilities' must be finite"):

@@ -110,6 +110,10 @@ def test_folders_of_which_some_are_named_like_classes(tree):
 
 
 def test_image_folder_errors(tmp_path):
+    (tmp_path / "list.csv").touch()
+    with pytest.raises(ValueError, match=r"list\.csv is a file; it must be a folder"):
+        ImageFolder.open(tmp_path / "list.csv")
+    (tmp_path / "list.csv").unlink()
     with pytest.raises(FileNotFoundError, match="no such folder"):
         ImageFolder.open(tmp_path / "missing")
     with pytest.raises(ValueError, match="one folder per class"):

@@ -221,6 +221,15 @@ def test_labels_and_files_in_any_spelling(flat, tmp_path):
     assert all(file.exists() for file in images.train.files)
 
 
+@pytest.mark.parametrize("folder", ["train", "train_images", "images", ""])
+def test_files_beside_a_list_by_their_number(flat, tmp_path, folder):
+    """As Kaggle has it: train.csv with id and label, train/ID.jpg."""
+    files = flat(folder, 4)
+    rows = [f"{f.stem},{'ab'[i % 2]}" for i, f in enumerate(files)]
+    images = opened(write_csv(flat.root / "train.csv", rows, "id,label"), tmp_path, 0)
+    assert [f.resolve() for f in images.train.files] == files
+
+
 @pytest.mark.parametrize("val", ["val", "valid", "Validation", "dev "])
 def test_a_column_of_parts(flat, tmp_path, val):
     files = flat("x", 6)
