@@ -112,7 +112,7 @@ def create_model(
             repository or another name to take weights from.
         features_only: Make it a backbone, whose output are the maps of its stages; what is loaded
             with its classifier is dropped, and the log says so
-            (:meth:`natten_zoo.models.staged.Staged.as_backbone`).
+            (`natten_zoo.models.staged.Staged.as_backbone`).
         out_indices: The stages whose maps a backbone returns. Default: all.
         hub: Keyword arguments of the download: ``revision``, ``cache_dir``,
             ``local_files_only``, ``token``.

@@ -79,8 +79,9 @@ def test_page(page, desk, monkeypatch, capsys):
         assert cli.main(shlex.split(command)) == 0, capsys.readouterr().err
     blocks = re.findall(r"```python\n(.*?)```", text, re.S)
     assert blocks and (commands or page.stem == "upsample")
+    names = {}
     for code in blocks:
-        exec(code, {})
+        exec(code, names)
     assert capsys.readouterr().out
 
 
