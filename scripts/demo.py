@@ -159,7 +159,8 @@ def main() -> None:
     parser.add_argument("--open", action="store_true", help="open it in a browser")
     args = parser.parse_args()
     try:
-        page = Page(args.model, *open_classifier(args.model, args.variant)).build()
+        name = args.model or DEFAULT_MODEL
+        page = Page(name, *open_classifier(name, args.variant)).build()
     except (ValueError, OSError) as error:
         parser.error(str(error))
     page.launch(

@@ -117,6 +117,9 @@ class VolumeAttention(NeighborhoodAttention3D):
             query, key, value = (mx.pad(x, widths) for x in (query, key, value))
         return crop(super().attend(query, key, value, lengths), size)
 
+    def _check_size(self, size: tuple[int, ...]) -> None:
+        """No map is too small."""
+
 
 def _attention(
     dim: int, num_heads: int, kernel_size: Any, *, pad_small_inputs: bool, **options: Any

@@ -69,7 +69,7 @@ def test_options_reach_the_model(capsys, checkpoint, scan, tmp_path):
     run(capsys, *arguments)
     assert (small != np.asarray(nibabel.load(tmp_path / "o.nii").dataobj)).any()
     status, _, err = run(capsys, *arguments, "--overlap", 1)
-    assert status == 2 and "'overlap' must be in [0, 1)" in err
+    assert status == 2 and "--overlap must be in [0, 1)" in err
 
 
 def test_what_is_refused(capsys, checkpoint, tiny, scan, tmp_path):
