@@ -24,6 +24,11 @@ pytest.importorskip("scipy")
 BODY = NATConfig(8, (1, 1, 1, 1), (1, 1, 2, 4), kernel_size=3, drop_path_rate=0.0)
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    mx.random.seed(0)
+
+
 def test_assignment_costs_least():
     rng = np.random.default_rng(0)
     for _ in range(20):
