@@ -142,12 +142,16 @@ def disable_flex_compile_backprop() -> None:
 
 
 def enable_tf32() -> bool:
-    """TF32 does not exist on MLX's devices of interest: returns False."""
+    """Without effect: the kernels keep float32. Returns False, as where there is no TF32.
+
+    MLX's own products round to TF32 on an M5 and on NVIDIA GPUs unless `MLX_ENABLE_TF32=0` is in
+    the environment.
+    """
     return False
 
 
 def disable_tf32() -> bool:
-    """Returns False: TF32 is never on."""
+    """Returns False: TF32 is never on in the kernels; see [`enable_tf32`][]."""
     return False
 
 

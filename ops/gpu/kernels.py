@@ -91,7 +91,7 @@ def prove(name: str, plan: Plan) -> None:
             try:
                 _try(name, plan)
                 _proven.add(build)
-            except RuntimeError as error:
+            except (RuntimeError, ValueError) as error:  # MLX has both for what it can't launch
                 why = " ".join(str(error).split())[:300]
                 _failed[build] = f"kernel {name} cannot be built on this device: {why}"
                 log.warning("natten_zoo: %s. Falling back.", _failed[build])

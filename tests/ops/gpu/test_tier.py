@@ -160,12 +160,19 @@ def test_a_new_image_size_builds_nothing(metal):  # noqa: F811
         assert set().union(*others) == templates(size)
 
 
-@pytest.fixture
-def no_kernel(monkeypatch):
-    """A device on which nothing can be built."""
+@pytest.fixture(
+    params=[
+        RuntimeError("[metal::Device] Unable to build metal library from source"),
+        # A pipeline that allows fewer threads than are asked for.
+        ValueError("[CustomKernel] Thread group size (256) is greater than maximum allowed (64)."),
+    ],
+    ids=["not built", "too few threads"],
+)
+def no_kernel(request, monkeypatch):
+    """A device on which nothing can be built, or launched: both of MLX's errors."""
 
     def refuse(*args, **kwargs):
-        raise RuntimeError("[metal::Device] Unable to build metal library from source")
+        raise request.param
 
     monkeypatch.setattr(kernels, "_function", refuse)
     monkeypatch.setattr(mx.metal, "is_available", lambda: True)

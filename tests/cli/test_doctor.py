@@ -1,0 +1,81 @@
+"""natten-zoo doctor: the reference is exact, what is wrong is said, the report is a file."""
+
+from __future__ import annotations
+
+import json
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from natten_zoo import ops
+from natten_zoo.cli import _diagnosis, main
+from natten_zoo.cli.doctor import examine, in_words
+
+needs_native = pytest.mark.skipif(not ops.has_nanobind(), reason="only the pure tier runs here")
+
+
+@pytest.fixture
+def one_sample(monkeypatch):
+    name = "2-D, K 13"
+    monkeypatch.setattr(_diagnosis, "SAMPLES", {name: _diagnosis.SAMPLES[name]})
+    monkeypatch.setattr(_diagnosis, "TIMED", (name,))
+    published = _diagnosis.PUBLISHED["1-D 1024, K 7"]
+    monkeypatch.setattr(_diagnosis, "PUBLISHED", {"1-D 1024, K 7": published})
+    return name
+
+
+@needs_native
+def test_the_report_as_text_as_json_and_as_a_file(one_sample, tmp_path, capsys):
+    out = tmp_path / "doctor.json"
+    assert main(["doctor", "--rounds", "1", "-o", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert text.endswith("All well.\n") and "nanobind" in text and "0.27, 0.26" in text
+    report = json.loads(out.read_text())
+    assert [row["problem"] for row in report["parity"]] == [one_sample] * 3 + ["nat_pico_fashion"]
+    assert {row["way"] for row in report["milliseconds"]} == {"nanobind", "pure", "dense mask"}
+    assert report["tiers"]["pure"] == "runs" and report["machine"]["mlx"]
+    assert main(["doctor", "--quick", "--json"]) == 0
+    quick = json.loads(capsys.readouterr().out)
+    assert quick["well"] and quick["milliseconds"] == [] and len(quick["parity"]) == 2
+
+
+@needs_native
+@pytest.mark.parametrize("error", [RuntimeError, ValueError])
+def test_a_tier_that_fails_or_is_wrong_is_said(one_sample, monkeypatch, error):
+    from natten_zoo.ops import native
+
+    def refuse(*args: object) -> None:
+        raise error("threadgroup too large")
+
+    monkeypatch.setattr(native, "forward", refuse)
+    report = examine(quick=True, rounds=1)
+    assert not report["well"] and "WRONG: threadgroup too large" in in_words(report)
+    forward = ops.pure.forward
+    monkeypatch.setattr(native, "forward", lambda *a: tuple(1.001 * x for x in forward(*a)))
+    monkeypatch.setattr(native, "is_differentiable", lambda: False)
+    report = examine(quick=True, rounds=1)
+    assert not report["well"] and "Something is wrong" in in_words(report)
+    assert not any(row["right"] for row in report["parity"] if row["problem"] == one_sample)
+
+
+def test_the_reference_does_not_depend_on_the_default_device():
+    before = mx.default_device()
+    with _diagnosis.on_cpu():
+        assert mx.default_device() == mx.Device(mx.cpu)
+    assert mx.default_device() == before
+
+
+def test_products_in_tf32_are_told():
+    report = {"machine": {}, "tiers": {}, "parity": [], "milliseconds": [], "well": True,
+              "milliseconds, small": [], "float32 product error": 7.7e-4}  # fmt: skip
+    assert "off by 8e-04 on this device, as with TF32 (MLX_ENABLE_TF32=0" in in_words(report)
+    assert _diagnosis.product_error() < (1e-5 if mx.default_device() == mx.cpu else 1e-2)
+
+
+def test_the_dense_mask_is_the_neighborhood():
+    sample = _diagnosis.SAMPLES["2-D, K 13"]
+    function, arrays = _diagnosis.problem(sample, "float32")
+    wanted = np.array(function(*arrays))  # [batch, height, width, heads, channels]
+    ours = np.array(_diagnosis.dense(sample)(*arrays)).swapaxes(1, 2).reshape(wanted.shape)
+    assert np.abs(ours - wanted).max() < 1e-5
