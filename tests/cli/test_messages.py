@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from natten_zoo.cli import main
+from natten_zoo.cli._diagnosis import blas_in_words, loaded_libraries
 from natten_zoo.cli._text import typed
-from natten_zoo.cli.doctor import blas_in_words, loaded_libraries
 from natten_zoo.files import write_whole
 from natten_zoo.training.config import recipe_names
 from tests.training.runs import TINY, write_images
