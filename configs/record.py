@@ -37,7 +37,8 @@ class Record:
         parity: The weights, ``"trained"`` or ``"generated"``, with which this project's tests
             compare the model with a reference; None where there is none.
         input_size: Side of the square image in pixels (of the cube of voxels) that the published
-            figures are for.
+            figures are for; 0 where any size is as good, or an input has no sides. What an input is
+            the model's task tells (`natten_zoo.configs.tasks`).
         frames: Frames of the clip that the published figures are for; None for images.
         spacing: Millimeters per voxel and axis that volumes are resampled to. Default: their own.
         intensity: The values of volumes, Hounsfield units for a CT, that become 0 and 1; others are

@@ -13,6 +13,8 @@ from .classification import Classification, Guess, classify
 from .evaluation import Evaluation, evaluate
 from .music import MusicAnalysis, analyze
 from .segmentation import Segmentation, segment
+from .segments import Segments
+from .universal import find_segments
 from .video import classify_video
 from .volumes import VolumeSegmentation, segment_volume
 
@@ -23,12 +25,14 @@ __all__ = [
     "Guess",
     "MusicAnalysis",
     "Segmentation",
+    "Segments",
     "Task",
     "VolumeSegmentation",
     "analyze",
     "classify",
     "classify_video",
     "evaluate",
+    "find_segments",
     "segment",
     "segment_volume",
     "task_of",

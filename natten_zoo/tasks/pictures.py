@@ -1,13 +1,15 @@
-"""What pictures of masks are made of: tints and a legend."""
+"""What masks have in common: the classes found, and pictures of them, tints and a legend."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from ..data.labels import Color
 
 
 def tint(image: np.ndarray, colors: np.ndarray, opacity: float | np.ndarray) -> np.ndarray:
@@ -21,6 +23,27 @@ def tint(image: np.ndarray, colors: np.ndarray, opacity: float | np.ndarray) -> 
     below = (image if image.ndim == 3 else image[..., None]).astype(np.float32)
     opacity = opacity[..., None] if isinstance(opacity, np.ndarray) else opacity
     return (below + opacity * (colors.astype(np.float32) - below)).round().astype(np.uint8)
+
+
+def classes_found(
+    mask: np.ndarray,
+    names: Sequence[str],
+    colors: Sequence[Color],
+    measure: Callable[[int], dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """The classes of a mask, the largest first: class, index, color, what a count means, share."""
+    counts = np.bincount(mask.ravel(), minlength=len(names))
+    found = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
+    return [
+        {
+            "class": names[index],
+            "index": index,
+            "color": list(colors[index]),
+            **measure(int(counts[index])),
+            "share": round(float(counts[index] / mask.size), 6),
+        }
+        for index in found
+    ]
 
 
 def with_legend(picture: Image.Image, classes: Sequence[dict[str, Any]]) -> Image.Image:

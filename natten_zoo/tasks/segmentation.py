@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from ..data.labels import Color, class_colors, output_names
 from ..data.reading import ImageSource
 from ..layers.resize import resize_bilinear, resize_twice
 from ..models.upernet import UPerNet
-from .pictures import tint, with_legend
+from .pictures import classes_found, tint, with_legend
 from .sliding import Place, blended_rows
 
 # Logits at the image's size are made in bands of rows of at most this many numbers.
@@ -56,27 +56,6 @@ class Segmentation:
         """The image tinted by the classes' colors, with a legend of them on the right."""
         tints = np.array(self.colors, np.float32)[self.mask]
         return with_legend(Image.fromarray(tint(self.image, tints, opacity)), self.classes())
-
-
-def classes_found(
-    mask: np.ndarray,
-    names: Sequence[str],
-    colors: Sequence[Color],
-    measure: Callable[[int], dict[str, Any]],
-) -> list[dict[str, Any]]:
-    """The classes of a mask, the largest first: class, index, color, what a count means, share."""
-    counts = np.bincount(mask.ravel(), minlength=len(names))
-    found = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
-    return [
-        {
-            "class": names[index],
-            "index": index,
-            "color": list(colors[index]),
-            **measure(int(counts[index])),
-            "share": round(float(counts[index] / mask.size), 6),
-        }
-        for index in found
-    ]
 
 
 def segment(

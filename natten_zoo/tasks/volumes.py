@@ -16,8 +16,7 @@ from ..data.labels import Color, class_colors, output_names
 from ..data.volumes import Volume, VolumeError, VolumeSource, read_volume, write_mask
 from ..layers.resize import resize_bilinear, source_positions
 from ..models.na_unetr import NAUNETR
-from .pictures import legend
-from .segmentation import classes_found
+from .pictures import classes_found, legend
 from .sliding import Place, blended_rows, gaussian
 
 # Side of the windows of a model whose record does not tell.
