@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from functools import cache
+from numbers import Real
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -103,10 +107,10 @@ class Record:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Record:
-        """Build a record from plain data; an unknown field is refused.
+        """Build a record from plain data; an unknown field is refused, and so is a wrong type.
 
         Raises:
-            ValueError: A field is not one of a record's.
+            ValueError: A field is not one of a record's, or not what it should be.
         """
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
@@ -114,7 +118,17 @@ class Record:
                 f"[Record] fields must be among {sorted(known)} but got {', '.join(unknown)}."
             )
         lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
-        return cls(**{**values, **lists})
+        values = {**values, **lists}
+        for name, kind in _kinds().items():
+            if name in values and not _is_a(values[name], kind):
+                wanted = getattr(kind, "__name__", str(kind)) if get_origin(kind) is None else kind
+                raise ValueError(
+                    f"[Record] '{name}' must be {wanted} but got {repr(values[name])[:100]}."
+                )
+        for name in ("input_size", "num_classes"):
+            if values.get(name, 0) < 0:
+                raise ValueError(f"[Record] '{name}' must be from 0 but got {values[name]}.")
+        return cls(**values)
 
     def for_classes(self, num_classes: int) -> Record:
         """The record with a classifier of another size, whose names and figures are not known."""
@@ -160,6 +174,28 @@ class Record:
     def has_weights(self) -> bool:
         """Whether weights are published anywhere."""
         return any((self.file, self.hub, self.url, self.mirror))
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    """The type of each field."""
+    return get_type_hints(Record)
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether plain data is of a field's type; an integer is a float, and no bool is a number."""
+    kinds = get_args(kind)
+    if get_origin(kind) is UnionType:
+        return any(_is_a(value, other) for other in kinds)
+    if get_origin(kind) is tuple:
+        many = kinds[-1] is Ellipsis
+        fits = isinstance(value, tuple) and (many or len(value) == len(kinds))
+        return fits and all(_is_a(item, kinds[0]) for item in value)
+    if isinstance(value, bool):
+        return False
+    if kind is float:
+        return isinstance(value, Real) and math.isfinite(value)
+    return isinstance(value, get_origin(kind) or kind)
 
 
 def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

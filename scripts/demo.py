@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 import natten_zoo
-from natten_zoo.cli._arguments import DEFAULT_MODEL, add_model_argument
+from natten_zoo.cli._arguments import DEFAULT_MODEL, add_model_argument, weights_options
 from natten_zoo.data import Preprocess, read_image
 from natten_zoo.models import Model
 from natten_zoo.tasks.classification import open_classifier, output_names
@@ -160,7 +160,8 @@ def main() -> None:
     args = parser.parse_args()
     try:
         name = args.model or DEFAULT_MODEL
-        page = Page(name, *open_classifier(name, args.variant)).build()
+        opened = open_classifier(name, args.variant, **weights_options(args))
+        page = Page(name, *opened).build()
     except (ValueError, OSError) as error:
         parser.error(str(error))
     page.launch(

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 DEFAULT_MODEL = "nat_pico_fashion"
 
@@ -34,12 +35,37 @@ def chosen_model(args: argparse.Namespace, *, aloud: bool = True) -> str:
 
 
 def add_variant_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--variant``, for files that do not tell what they hold."""
+    """Adds ``--variant`` and the choice of weights, for files that do not tell what they hold."""
     parser.add_argument(
         "--variant",
         metavar="NAME",
         help="which model of `natten-zoo list` a bare weights file holds, where that is ambiguous",
     )
+    add_weights_arguments(parser)
+
+
+def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what tells which of a file's entries are the weights."""
+    parser.add_argument(
+        "--weights",
+        metavar="KEY",
+        help="which weights of a file to take that holds several sets; an error lists them",
+    )
+    parser.add_argument(
+        "--no-ema", action="store_true", help="not the averaged weights of a training checkpoint"
+    )
+    parser.add_argument(
+        "--skip",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="leave out entries of the file that are called so (with * and ?; may be repeated)",
+    )
+
+
+def weights_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Those arguments, as keywords of `load_pretrained` and `read_checkpoint`."""
+    return {"weights": args.weights, "ema": not args.no_ema, "skip": args.skip}
 
 
 def add_order_argument(parser: argparse.ArgumentParser) -> None:

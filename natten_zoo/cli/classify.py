@@ -18,7 +18,13 @@ import argparse
 import sys
 from typing import Any
 
-from ._arguments import add_model_argument, add_top_argument, chosen_model, positive
+from ._arguments import (
+    add_model_argument,
+    add_top_argument,
+    chosen_model,
+    positive,
+    weights_options,
+)
 from ._text import as_plain, print_result, progress
 
 
@@ -49,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
     files = find_images(args.images)
     model_name = chosen_model(args)
-    model, _ = open_classifier(model_name, args.variant)
+    model, _ = open_classifier(model_name, args.variant, **weights_options(args))
     names = read_labels(args.labels) if args.labels else output_names(model)
     if len(names) != model.config.num_classes:
         raise ValueError(

@@ -20,7 +20,13 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ._arguments import add_model_argument, add_top_argument, chosen_model, positive
+from ._arguments import (
+    add_model_argument,
+    add_top_argument,
+    chosen_model,
+    positive,
+    weights_options,
+)
 from ._text import as_plain, print_result
 
 if TYPE_CHECKING:
@@ -50,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from ..tasks.video import classify_video
 
     model_name = chosen_model(args)
-    model = open_video_classifier(model_name, args.variant)
+    model = open_video_classifier(model_name, args.variant, **weights_options(args))
     names = output_names(model)
     views = {"frames": args.frames, "stride": args.stride, "clips": args.clips, "crops": args.crops}
     failed = 0
@@ -67,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if not failed else 1 if failed < len(args.videos) else 2
 
 
-def open_video_classifier(name: str, variant: str | None) -> NAT3D:
+def open_video_classifier(name: str, variant: str | None, **weights: Any) -> NAT3D:
     """Loads a video classifier, or an image classifier and inflates it.
 
     Raises:
@@ -75,7 +81,7 @@ def open_video_classifier(name: str, variant: str | None) -> NAT3D:
     """
     from ..models import NAT, NAT3D, inflate, load_pretrained
 
-    model: Any = load_pretrained(None, name, model=variant)
+    model: Any = load_pretrained(None, name, model=variant, **weights)
     if isinstance(model, NAT):
         print(f"'{name}' classifies images and was inflated to videos", file=sys.stderr)
         model = inflate(model)

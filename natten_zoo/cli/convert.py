@@ -16,6 +16,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ._arguments import add_weights_arguments, weights_options
+
 if TYPE_CHECKING:
     from ..pretrained.protocol import Loadable
     from ..pretrained.readers.reader import Checkpoint
@@ -37,9 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "file, unless its config.json names another)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a model at OUT")
-    parser.add_argument(
-        "--no-ema", action="store_true", help="not the averaged weights of a training checkpoint"
-    )
+    add_weights_arguments(parser)
     parser.add_argument("--upload-repo", metavar="USER/NAME", help="upload to Hugging Face as well")
     parser.add_argument("--private", action="store_true", help="as a private repository")
 
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     with tqdm(total=3, bar_format=style, leave=False, disable=None) as bar:  # on a terminal
         bar.set_description("reading")
         source = locate(args.source)
-        checkpoint = read_checkpoint(source.path, ema=not args.no_ema)
+        checkpoint = read_checkpoint(source.path, **weights_options(args))
         model = build(checkpoint, describe(checkpoint, Model, args.model, source.record))
         bar.update()
         bar.set_description("converting")
@@ -101,8 +101,7 @@ def _report(model: Loadable, checkpoint: Checkpoint) -> list[str]:
 
     parameters = dict(tree_flatten(model.parameters()))
     mapping: dict[str, tuple[str, ...]] = {name: (name,) for name in parameters}
-    if checkpoint.format == "torch":
-        mapping |= key_map(type(model), checkpoint.weights)
+    mapping |= key_map(model, checkpoint)
     count = sum(value.size for value in parameters.values())
     name = "" if model.record is None else f" {model.record.name}"
     part = f", its {checkpoint.part!r}" if checkpoint.part else ""

@@ -22,11 +22,18 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._arguments import add_model_argument, add_order_argument, chosen_model, png, positive
+from ._arguments import (
+    add_model_argument,
+    add_order_argument,
+    chosen_model,
+    png,
+    positive,
+    weights_options,
+)
 from ._text import progress, table, typed
 
 if TYPE_CHECKING:
@@ -63,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         new_figure(1, 1)  # so that a missing matplotlib shows before the work, not after it
     opened = open_sequence_classifier if args.data == "mnist1d" else open_classifier
     model_name = chosen_model(args, aloud=False)
-    model, preprocess = opened(model_name, args.variant)
+    model, preprocess = opened(model_name, args.variant, **weights_options(args))
     names = output_names(model)
     sources, labels = open_data(args.data, model, args.limit, args.by_order)
     with progress(len(sources), args.batch_size) as bar:
@@ -93,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def open_sequence_classifier(
-    name: str, variant: str | None = None
+    name: str, variant: str | None = None, **weights: Any
 ) -> tuple[Classifier, SequencePreprocess]:
     """Loads a model of sequences, and how they are prepared.
 
@@ -103,7 +110,7 @@ def open_sequence_classifier(
     from ..data.preprocess import SequencePreprocess
     from ..models import NAT1D, load_pretrained
 
-    model = load_pretrained(NAT1D, name, model=variant)
+    model = load_pretrained(NAT1D, name, model=variant, **weights)
     if model.record is None:
         return model, SequencePreprocess()
     return model, SequencePreprocess.from_record(model.record)

@@ -13,7 +13,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, cast
 
-from ._arguments import add_variant_argument, positive
+from ._arguments import add_variant_argument, positive, weights_options
 from ._text import table
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints what is known of a model."""
-    facts = describe(open_model(args.model, args.variant), args.size)
+    facts = describe(open_model(args.model, args.variant, **weights_options(args)), args.size)
     facts["training"] = training(args.model)
     if facts["training"] and "recipe" in facts["training"]:
         facts["trained_as"] = args.model
@@ -78,7 +78,7 @@ def trained(facts: dict[str, Any]) -> dict[str, str | None]:
     }
 
 
-def open_model(name: str, variant: str | None) -> Model:
+def open_model(name: str, variant: str | None, **weights: Any) -> Model:
     """A registered model without its weights, any other with them."""
     from ..models import create_model, get_record, load_pretrained
     from ..pretrained.registry import records
@@ -89,7 +89,7 @@ def open_model(name: str, variant: str | None) -> Model:
         model.record = get_record(name)  # which tells of the published weights
         model.eval()
         return model
-    return load_pretrained(None, name, model=variant)
+    return load_pretrained(None, name, model=variant, **weights)
 
 
 def describe(model: Model, size: int | None) -> dict[str, Any]:

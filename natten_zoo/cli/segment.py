@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import write_whole
-from ._arguments import add_variant_argument, keep_input, positive, share
+from ._arguments import add_variant_argument, keep_input, positive, share, weights_options
 from ._text import progress
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
     sources: list[ImageSource] = [*files]
     if len(files) == 1:
         sources = [read_image(files[0])]  # before a model is downloaded for it
-    model: Any = load_pretrained(None, args.model, model=args.variant)
+    model: Any = load_pretrained(None, args.model, model=args.variant, **weights_options(args))
     failed = 0
     with progress(len(files), 1) as bar:
         for index, result in results(model, sources, args):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ..data.affines import AFFINES
 from ..files import write_whole
-from ._arguments import add_variant_argument, keep_input, positive
+from ._arguments import add_variant_argument, keep_input, positive, weights_options
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     volume = read_volume(
         args.volume, fill=args.fill, affine=args.affine
     )  # before a model is loaded for it
-    model = load_pretrained(NAUNETR, args.model, model=args.variant)
+    model = load_pretrained(NAUNETR, args.model, model=args.variant, **weights_options(args))
     with tqdm(unit="window", file=sys.stderr, disable=None, leave=False) as bar:
 
         def each(done: int, total: int) -> None:

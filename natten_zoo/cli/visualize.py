@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ._arguments import add_model_argument, chosen_model, keep_input, png
+from ._arguments import add_model_argument, chosen_model, keep_input, png, weights_options
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
     keep_input(args.image, args.out)
     model_name = chosen_model(args)
-    model, preprocess = open_classifier(model_name, args.variant)
+    model, preprocess = open_classifier(model_name, args.variant, **weights_options(args))
     size = preprocess.size
     query = args.query or (size // 2, size // 2)
     if not all(0 <= p < size for p in query):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import mlx.core as mx
@@ -14,6 +15,7 @@ from PIL import Image
 from ..configs.record import Record
 from ..configs.tasks import Task
 from .finite import check_finite
+from .processor import read_processor
 from .reading import ImageSource, read_image
 
 _FILTERS = {
@@ -26,6 +28,8 @@ _FILTERS = {
 # Only the middle of a strip longer than this many times its width is resized: the rest would
 # be cut off anyway, and a 1 x 10000 image would grow to a gigabyte first.
 _LONGEST = 20
+# An image of this many pixels a side takes 200 MB as the model gets it.
+LARGEST_SIDE = 4096
 # The long side of an image that keeps its shape is at most this many short sides, by default.
 _LONGEST_WHOLE = 4
 
@@ -67,13 +71,24 @@ class Preprocess:
     longest: int | None = None
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"[Preprocess] 'size' must be positive but got {self.size}.")
-        if self.longest is not None and self.longest < self.size:
+        if type(self.size) is not int or self.size < 1:
+            raise ValueError(f"[Preprocess] 'size' must be positive but got {self.size!r}.")
+        if self.size > LARGEST_SIDE:
+            raise ValueError(
+                f"[Preprocess] 'size' must be at most {LARGEST_SIDE} pixels but got {self.size}."
+            )
+        if self.longest is not None and (type(self.longest) is not int or self.longest < self.size):
             raise ValueError(
                 f"[Preprocess] 'longest' must be 'size', {self.size}, or more but got "
                 f"{self.longest}."
             )
+        for name, values in (
+            ("crop_pct", (self.crop_pct,)),
+            ("mean", self.mean),
+            ("std", self.std),
+        ):
+            if not isinstance(values, tuple) or not all(map(_is_number, values)):
+                raise ValueError(f"[Preprocess] '{name}' must be numbers but got {values!r}.")
         if not 0 < self.crop_pct <= 1:
             raise ValueError(f"[Preprocess] 'crop_pct' must be in (0, 1] but got {self.crop_pct}.")
         if self.crop_mode not in ("center", "squash", "whole"):
@@ -200,32 +215,11 @@ class Preprocess:
         """Reads a ``preprocessor_config.json`` of this library or of Hugging Face.
 
         Raises:
-            ValueError: If it asks for anything but resizing, a center crop, division by 255
-                and normalization.
+            ValueError: If a key is missing, of another type, or asks for anything but resizing, a
+                center crop, division by 255 and normalization.
         """
-        steps = [config.get(f"do_{step}", True) for step in ("resize", "rescale", "normalize")]
-        if not all(steps) or abs(config.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
-            raise ValueError(
-                "[Preprocess] 'preprocessor_config.json' must resize, divide by 255 and normalize "
-                f"but got {config}."
-            )
-        crop = config.get("do_center_crop", False)
-        whole = not crop and _keeps_shape(config["size"])
-        longest = config["size"]["longest_edge"] if whole else None
-        edge = "shortest_edge" if whole else "height"
-        size = _side(config["crop_size" if crop else "size"], edge)
-        short = _side(config["size"], "shortest_edge") if crop else size
         names = {int(value): name for name, value in _FILTERS.items()}
-        resample = config.get("resample", 2)
-        return cls(
-            size=size,
-            crop_pct=config.get("crop_pct", size / short),
-            crop_mode="center" if crop else "whole" if whole else "squash",
-            interpolation=names.get(resample, f"resample {resample}"),
-            mean=tuple(config["image_mean"]),
-            std=tuple(config["image_std"]),
-            longest=None if longest == _LONGEST_WHOLE * size else longest,
-        )
+        return cls(**read_processor(config, names, _LONGEST_WHOLE))
 
 
 @dataclass(frozen=True)
@@ -287,20 +281,9 @@ def _center(image: Image.Image, size: Sequence[int]) -> Image.Image:
     return image.crop((left, top, left + size[0], top + size[1]))
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _edges(short: int, longest: int | None) -> dict[str, int]:
     return {"shortest_edge": short, "longest_edge": longest or _LONGEST_WHOLE * short}
-
-
-def _keeps_shape(size: int | dict[str, int]) -> bool:
-    return isinstance(size, dict) and set(size) == {"shortest_edge", "longest_edge"}
-
-
-def _side(size: int | dict[str, int], name: str) -> int:
-    """One side of a square, which Hugging Face writes as a number or by name."""
-    if isinstance(size, int):
-        return size
-    if name not in size or size.get("width", size[name]) != size[name]:
-        raise ValueError(
-            f"[Preprocess] '{name}' must be given and the image square but got {size}."
-        )
-    return size[name]

@@ -22,10 +22,10 @@ from ..layers import NeighborhoodAttention3D, drop_path_schedule, init_weights
 from ..layers.padding import crop, pad_to_multiple
 from ..layers.transformer_layer import EPS
 from ..ops.varlen import Sizes
-from ..pretrained.key_map import own_names
 from ..pretrained.load import create_model
 from ..pretrained.readers import read_checkpoint
 from ..pretrained.strict import load_strict
+from ..pretrained.translate import own_names
 from .base import Classifier, Config, check_levels
 from .nat import Level, level_stages
 from .swin_unetr import from_monai
@@ -317,7 +317,7 @@ class NAUNETR(Classifier):
                 f"[{cls.__name__}.from_swin_unetr] 'model' must be a {cls.__name__} but {model!r} "
                 f"is a {type(built).__name__}."
             )
-        found = own_names(cls, read_checkpoint(path))
+        found = own_names(built, read_checkpoint(path))
         own: dict[str, mx.array] = dict(tree_flatten(built.parameters()))
         rest = {name: value for name, value in own.items() if not name.startswith(ENCODER)}
         fitting = {n for n in rest if n in found and found[n].shape == rest[n].shape}

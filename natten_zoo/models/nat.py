@@ -21,6 +21,7 @@ from ..layers import (
     init_weights,
 )
 from ..layers.transformer_layer import EPS
+from ..pretrained.huggingface import nat_arguments
 from .base import Config, check_levels, rename, to_mlx_layout
 from .staged import FeatureInfo, Staged
 
@@ -73,27 +74,9 @@ class NATConfig(Config):
         """Translate the ``config.json`` of a transformers NAT or DiNAT.
 
         Raises:
-            KeyError: ``config`` lacks what has no default.
+            ValueError: It asks for what is not computed here; the message names the key.
         """
-        layer_scale = config.get("layer_scale_init_value", 0.0)
-        labels = config.get("id2label")
-        return cls.from_dict(
-            {
-                "embed_dim": config["embed_dim"],
-                "depths": config["depths"],
-                "num_heads": config["num_heads"],
-                "mlp_ratio": config["mlp_ratio"],
-                "kernel_size": config["kernel_size"],
-                "dilations": config.get("dilations"),
-                "in_chans": config.get("num_channels", 3),
-                "num_classes": len(labels) if labels else config.get("num_labels", 1000),
-                "qkv_bias": config.get("qkv_bias", True),
-                "drop_rate": config.get("hidden_dropout_prob", 0.0),
-                "attn_drop_rate": config.get("attention_probs_dropout_prob", 0.0),
-                "drop_path_rate": config.get("drop_path_rate", 0.1),
-                "layer_scale": layer_scale if layer_scale > 0 else None,
-            }
-        )
+        return cls.from_dict(nat_arguments(config))
 
 
 class ConvTokenizer(nn.Module):

@@ -8,11 +8,13 @@ from typing import Any
 
 from ..configs.record import Record
 from ..data.preprocess import Preprocess
-from .infer import infer
+from .huggingface import label_names
+from .infer import infer, with_head_of
 from .protocol import Loadable
 from .readers.errors import CheckpointError
-from .readers.reader import Checkpoint
+from .readers.reader import CONFIG, PREPROCESSOR, Checkpoint
 from .registry import arguments, get_record, model_class
+from .timm_config import is_timm, timm_record
 
 # `model_type` of a Hugging Face config.json, and our architecture.
 HUGGING_FACE = {
@@ -21,6 +23,8 @@ HUGGING_FACE = {
     "oneformer": "OneFormer",
     "mask2former": "Mask2Former",
 }
+# Fields of a record that tell how images are prepared.
+_PREPARATION = ("input_size", "crop_pct", "crop_mode", "longest", "interpolation", "mean", "std")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +58,12 @@ def describe(
     """
     config = checkpoint.config or {}
     if variant is not None:
-        return _registered(get_record(variant))
-    if "architecture" in config:
-        return _saved(checkpoint, config)
-    if record is not None:
+        return _registered(named(get_record(variant), checkpoint))
+    if record is not None and "config" not in config:
         return _registered(record)
-    if "model_type" in config:
-        return _hugging_face(checkpoint, config)
-    return _registered(infer(checkpoint, cls))
+    if "architecture" in config or "model_type" in config:
+        return _configured(checkpoint, config)
+    return _registered(_prepared(infer(checkpoint, cls), checkpoint))
 
 
 def build(
@@ -90,9 +92,11 @@ def build(
             )
         values["num_classes"] = num_classes
     try:
-        model = cls(cls.Config.from_dict(values))
+        config = cls.Config.from_dict(values)
+        _check_depth(vars(config), checkpoint)
+        model = cls(config)
     except (TypeError, ValueError, LookupError, ArithmeticError) as error:
-        raise CheckpointError(checkpoint.path, f"its config.json is wrong: {error}") from error
+        raise _wrong(checkpoint, CONFIG, error) from error
     model.record = description.record
     if model.record is not None and num_classes is not None:
         model.record = model.record.for_classes(num_classes)
@@ -103,52 +107,124 @@ def _registered(record: Record) -> Description:
     return Description(record.architecture, arguments(record), record)
 
 
-def _saved(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Description:
-    """Read the `config.json` that `save_pretrained` wrote."""
+def named(record: Record, checkpoint: Checkpoint) -> Record:
+    """The record of a model that the caller named: what the checkpoint tells of itself stays true.
+
+    Its classifier has the size of the weights'; the names of classes and the preparation of images
+    are those of its configuration, where it has one.
+
+    Raises:
+        CheckpointError: That is malformed.
+    """
+    record = with_head_of(record, checkpoint)
+    config = checkpoint.config or {}
+    if "architecture" in config or "model_type" in config:
+        own = _configured(checkpoint, config).record
+        if own is not None and own.num_classes == record.num_classes and own.classes:
+            record = dataclasses.replace(record, classes=own.classes)
+        if own is not None and len(own.mean) == len(record.mean):
+            return dataclasses.replace(
+                record, **{name: getattr(own, name) for name in _PREPARATION}
+            )
+    return _prepared(record, checkpoint)
+
+
+def _configured(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Description:
+    """Read a `config.json`: that of `save_pretrained`, of transformers or of timm."""
     try:
-        architecture, facts = config["architecture"], config.get("record")
-        cls, values = model_class(architecture), dict(config["config"])
-        if not cls.CLASSIFIERS:
-            values.pop("num_classes", None)  # which those of early versions had all the same
-        cls.Config.from_dict(values)
-        record = None
-        if facts is not None:
-            record = Record.from_dict({**facts, "architecture": architecture, "model": values})
-    except (LookupError, TypeError, ValueError) as error:
-        raise CheckpointError(checkpoint.path, f"its config.json is wrong: {error}") from error
-    return Description(architecture, values, record)
+        if "model_type" in config and "architecture" not in config:
+            return _hugging_face(checkpoint, config)
+        if is_timm(config):
+            return _registered(_usable(timm_record(config)))
+        return _saved(config)
+    except CheckpointError:
+        raise
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise _wrong(checkpoint, CONFIG, error) from error
+
+
+def _saved(config: Mapping[str, Any]) -> Description:
+    """The `config.json` that `save_pretrained` wrote."""
+    architecture, values, facts = (
+        config.get(name) for name in ("architecture", "config", "record")
+    )
+    if not isinstance(architecture, str):
+        raise ValueError(f"'architecture' must be a name but got {architecture!r}")
+    if not isinstance(values, dict):
+        raise ValueError(f"'config' must be the model's arguments but got {values!r}")
+    cls, values = model_class(architecture), dict(values)
+    if not cls.CLASSIFIERS:
+        values.pop("num_classes", None)  # which those of early versions had all the same
+    cls.Config.from_dict(values)
+    if facts is None:
+        return Description(architecture, values, None)
+    if not isinstance(facts, dict):
+        raise ValueError(f"'record' must be facts by name but got {facts!r}")
+    record = Record.from_dict({**facts, "architecture": architecture, "model": values})
+    return Description(architecture, values, _usable(record))
 
 
 def _hugging_face(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Description:
-    """Translate the configuration of a transformers model."""
-    if config["model_type"] not in HUGGING_FACE:
+    """The configuration of a transformers model."""
+    kind = config["model_type"]
+    if not isinstance(kind, str) or kind not in HUGGING_FACE:
         raise CheckpointError(
-            checkpoint.path,
-            f"it is a {config['model_type']!r} model; those read here are {list(HUGGING_FACE)}",
+            checkpoint.path, f"it is a {kind!r} model; those read here are {list(HUGGING_FACE)}"
         )
-    architecture = HUGGING_FACE[config["model_type"]]
-    try:
-        values = model_class(architecture).Config.from_huggingface(config).to_dict()  # type: ignore[attr-defined]
-        labels = config.get("id2label") or {}
-        classes = tuple(str(labels[str(index)]) for index in range(len(labels)))
-        record = Record.from_dict(
-            {
-                "name": checkpoint.path.name,
-                "architecture": architecture,
-                "model": values,
-                "license": "",
-                "num_classes": values["num_classes"],
-                "classes": classes,
-                **_preprocessing(checkpoint),
-            }
-        )
-    except (LookupError, TypeError, ValueError) as error:
-        raise CheckpointError(checkpoint.path, f"its config.json is wrong: {error!r}") from error
-    return Description(architecture, values, record)
+    architecture = HUGGING_FACE[kind]
+    values = model_class(architecture).Config.from_huggingface(config).to_dict()  # type: ignore[attr-defined]
+    headless = not any(name.startswith(("classifier.", "head.")) for name in checkpoint.weights)
+    if kind in ("nat", "dinat") and headless:
+        values["num_classes"] = 0
+    record = Record.from_dict(
+        {
+            "name": checkpoint.path.name,
+            "architecture": architecture,
+            "model": values,
+            "license": "",
+            "num_classes": values["num_classes"],
+            "classes": (label_names(config) or "") if values["num_classes"] else "",
+            **_preprocessing(checkpoint),
+        }
+    )
+    return Description(architecture, values, _usable(record))
 
 
 def _preprocessing(checkpoint: Checkpoint) -> dict[str, Any]:
     if checkpoint.preprocessor is None:
         return {}
-    facts = dataclasses.asdict(Preprocess.from_config(checkpoint.preprocessor))
+    try:
+        facts = dataclasses.asdict(Preprocess.from_config(checkpoint.preprocessor))
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise _wrong(checkpoint, PREPROCESSOR, error) from error
     return {"input_size": facts.pop("size"), **facts}
+
+
+def _prepared(record: Record, checkpoint: Checkpoint) -> Record:
+    facts = _preprocessing(checkpoint)
+    return dataclasses.replace(record, **facts) if facts else record
+
+
+def _usable(record: Record) -> Record:
+    """The record, if images can be prepared as it says.
+
+    Raises:
+        ValueError: They cannot; the message names what is wrong.
+    """
+    if record.input_size and record.crop_mode != "volume":
+        Preprocess.from_record(record)
+    return record
+
+
+def _check_depth(config: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    """Refuse to build more layers than there are weights: a few bytes can ask for millions."""
+    depth = config.get("depths", config.get("depth", 0))
+    layers = sum(depth) if isinstance(depth, tuple) else depth
+    if layers > len(checkpoint.weights):
+        raise ValueError(f"it describes {layers} layers but there are {len(checkpoint.weights)} "
+                         "weights")  # fmt: skip
+
+
+def _wrong(checkpoint: Checkpoint, file: str, error: Exception) -> CheckpointError:
+    what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+    return CheckpointError(checkpoint.path, f"its {file} is wrong: {what}")

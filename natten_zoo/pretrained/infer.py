@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import PurePath
 from urllib.parse import urlparse
 
 import mlx.core as mx
 
 from ..configs.record import Record
-from .key_map import own_names
 from .protocol import Loadable
 from .readers.errors import CheckpointError
 from .readers.reader import Checkpoint
 from .registry import build_model, model_class, records
-from .strict import mismatches
+from .strict import differences, shapes_of, way_out
+from .translate import own_names
 
 
 def infer(checkpoint: Checkpoint, cls: type[Loadable] | None) -> Record:
@@ -34,7 +35,7 @@ def infer(checkpoint: Checkpoint, cls: type[Loadable] | None) -> Record:
         raise CheckpointError(
             checkpoint.path,
             f"its weights fit none of {len(differences)} known models. The nearest is "
-            f"{record.name}, but for\n  " + "\n  ".join(lines[:5]) + more,
+            f"{record.name}, but for\n  " + "\n  ".join(lines[:5]) + more + way_out(lines),
         )
     for names in (_names_inside(checkpoint), _names_of_file(checkpoint), _names_of_class(cls)):
         if len(fitting) > 1:
@@ -45,7 +46,17 @@ def infer(checkpoint: Checkpoint, cls: type[Loadable] | None) -> Record:
             f"its weights fit {', '.join(record.name for record in fitting)}, which differ in "
             f"what no weight tells (dilations). Say which: model={fitting[0].name!r}",
         )
-    return _with_head_of(fitting[0], checkpoint)
+    return with_head_of(fitting[0], checkpoint)
+
+
+def with_head_of(record: Record, checkpoint: Checkpoint) -> Record:
+    """The record with as many classes as the weights have, be the model named or found by them."""
+    cls = model_class(record.architecture)
+    if not cls.CLASSIFIERS:
+        return record
+    weights = own_names(build_model(record), checkpoint)
+    heads = [weights[f"{n}.weight"] for n in cls.CLASSIFIERS if f"{n}.weight" in weights]
+    return record.for_classes(heads[0].shape[0] - cls.EXTRA_OUTPUTS if heads else 0)
 
 
 def _differences(checkpoint: Checkpoint, cls: type[Loadable]) -> list[tuple[Record, list[str]]]:
@@ -58,17 +69,23 @@ def _differences(checkpoint: Checkpoint, cls: type[Loadable]) -> list[tuple[Reco
             continue
         if record.architecture not in translated:
             try:
-                translated[record.architecture] = own_names(architecture, checkpoint)
+                translated[record.architecture] = own_names(build_model(record), checkpoint)
             except CheckpointError:
                 translated[record.architecture] = None
         weights = translated[record.architecture]
         if weights is not None:
-            lines = mismatches(build_model(record), weights)
+            lines = differences(_shapes(record.name), weights)
             heads = tuple(f"{name}." for name in architecture.CLASSIFIERS)
             result.append((record, [line for line in lines if not line.startswith(heads)]))
     if not result:
         raise CheckpointError(checkpoint.path, "its weights' names are those of no known model")
     return result
+
+
+@cache
+def _shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of a registered model's parameters; to build all models takes a second."""
+    return shapes_of(build_model(records()[name]))
 
 
 def _names_inside(checkpoint: Checkpoint) -> list[str]:
@@ -92,12 +109,3 @@ def _stem(url: str) -> str:
 def _names_of_class(cls: type[Loadable] | None) -> list[str]:
     """Models of exactly the class that was asked for: a NAT rather than a DiNAT, which is one."""
     return [r.name for r in records().values() if cls and r.architecture == cls.__name__]
-
-
-def _with_head_of(record: Record, checkpoint: Checkpoint) -> Record:
-    """The record with as many classes as the checkpoint has."""
-    cls = model_class(record.architecture)
-    if not cls.CLASSIFIERS:
-        return record
-    head = own_names(cls, checkpoint).get(f"{cls.CLASSIFIERS[0]}.weight")
-    return record.for_classes(0 if head is None else head.shape[0] - cls.EXTRA_OUTPUTS)

@@ -1,7 +1,8 @@
-"""How a checkpoint's names become a model's: done, and shown to who converts a file."""
+"""How a checkpoint's names become a model's, shown to who converts a file."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 
@@ -9,36 +10,22 @@ import mlx.core as mx
 import numpy as np
 
 from .protocol import Loadable
-from .readers import Checkpoint, CheckpointError
+from .readers import Checkpoint
+from .translate import own_names
 
 
-def own_names(cls: type[Loadable], checkpoint: Checkpoint) -> dict[str, mx.array]:
-    """A checkpoint's weights in the names and layouts of a model class.
+def key_map(model: Loadable, checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
+    """For every parameter of a model, the names in a checkpoint that it is made of.
 
-    Raises:
-        CheckpointError: Its names are so unlike the model's that they cannot be translated.
+    Found by following one small marked array per name through the translation, so it is what
+    really happens and not a second list of names.
     """
-    if checkpoint.format == "mlx":
-        return checkpoint.weights
-    try:
-        return cls.sanitize(checkpoint.weights)
-    except (LookupError, ValueError) as error:
-        raise CheckpointError(
-            checkpoint.path, f"its weights are not those of a {cls.__name__} ({error!r})"
-        ) from error
-
-
-def key_map(cls: type[Loadable], weights: Mapping[str, mx.array]) -> dict[str, tuple[str, ...]]:
-    """For every parameter of a model, the names in a foreign checkpoint that it is made of.
-
-    Found by following one small marked array per name through `sanitize`, so it is what really
-    happens and not a second list of names.
-    """
-    names = list(weights)
-    marked = {name: mx.full([2] * weights[name].ndim, i) for i, name in enumerate(names)}
+    names = list(checkpoint.weights)
+    marked = {n: mx.full([2] * checkpoint.weights[n].ndim, i) for i, n in enumerate(names)}
+    translated = own_names(model, dataclasses.replace(checkpoint, weights=marked))
     return {
         own: tuple(names[int(index)] for index in np.unique(np.array(value)))
-        for own, value in cls.sanitize(marked).items()
+        for own, value in translated.items()
     }
 
 

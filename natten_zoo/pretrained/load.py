@@ -12,15 +12,16 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from .adapt import adapt
-from .describe import build, describe
+from .describe import build, describe, named
 from .download import Hub
-from .key_map import own_names
 from .protocol import Loadable
 from .quantize import prepare
+from .readers.errors import CheckpointError
 from .readers.reader import Checkpoint, read_checkpoint
 from .registry import build_model, get_record
 from .source import locate
 from .strict import load_strict, mismatches
+from .translate import own_names
 
 logger = logging.getLogger("natten_zoo")
 
@@ -38,6 +39,8 @@ def load_pretrained(
     strict: bool = True,
     lazy: bool = False,
     ema: bool = True,
+    weights: str | None = None,
+    skip: str | Sequence[str] = (),
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
@@ -50,13 +53,16 @@ def load_pretrained(
         name_or_path: A registered name (`"nat_mini"`), a file or folder, a Hugging Face
             repository or an `https` address; see `natten_zoo.pretrained.source.locate`.
         model: The variant that a bare `.pth` file holds. It is found by the shapes of the weights
-            and the file's name where they leave one possibility.
+            and the file's name where they leave one possibility. The size of the classifier is
+            that of the weights either way.
         num_classes: Replace the classifier by a fresh one of this size, unless it has that size.
         dtype: Convert floating point weights: `"float32"`, `"float16"`, `"bfloat16"`.
         strict: Every weight must fit. Otherwise those that don't are left as initialized, and the
             log lists them.
         lazy: Leave the weights of safetensors files on disk until they are used.
         ema: Prefer the averaged weights of a training checkpoint.
+        weights: Which of several sets of weights in a file (`"student"`); an error lists them.
+        skip: Names of entries to leave out, with `*` and `?` (`"aux_head.*"`).
         revision: Branch, tag or commit of a Hugging Face repository.
         cache_dir: Where downloads are kept.
         local_files_only: Never use the network.
@@ -81,7 +87,7 @@ def load_pretrained(
         ('NAT', 10, False)
     """
     source = locate(name_or_path, Hub(revision, cache_dir, local_files_only, token))
-    checkpoint = read_checkpoint(source.path, ema=ema)
+    checkpoint = read_checkpoint(source.path, ema=ema, weights=weights, skip=skip)
     description = describe(checkpoint, cls, model, source.record)
     built = build(checkpoint, description, num_classes)
     if cls is not None and not isinstance(built, cls):
@@ -119,6 +125,7 @@ def create_model(
         overrides: Arguments of the architecture's configuration to change, such as
             ``num_classes``, ``in_chans``, ``kernel_size``, ``dilations``, ``drop_path_rate``.
             Pretrained weights are fitted to them (`natten_zoo.pretrained.adapt.adapt`).
+            Without ``num_classes`` the classifier has the size of the weights'.
 
     Returns:
         The model; in evaluation mode if its weights are pretrained. Its ``record`` has those of
@@ -136,12 +143,14 @@ def create_model(
     if out_indices is not None and not features_only:
         raise ValueError("[create_model] 'out_indices' must be None without 'features_only'.")
     record = get_record(name)
-    model = build_model(record, overrides)
     if pretrained is False:
+        model = build_model(record, overrides)
         model.record = model.record and model.record.untrained()
     else:
-        source = record.name if pretrained is True else pretrained
-        load_weights(model, source, changed=overrides.keys(), **(hub or {}))
+        source = locate(record.name if pretrained is True else pretrained, Hub(**(hub or {})))
+        checkpoint = read_checkpoint(source.path)
+        model = build_model(record if pretrained is True else named(record, checkpoint), overrides)
+        fill(model, checkpoint, changed=overrides.keys())
         model.eval()
     if not features_only:
         return model
@@ -186,8 +195,11 @@ def fill(
     lazy: bool = False,
 ) -> None:
     """Put a checkpoint's weights into a model: rename, lay out, fit, check, convert."""
-    weights = adapt(own_names(type(model), checkpoint), model, changed)
-    prepare(model, checkpoint.config, weights)
+    weights = adapt(own_names(model, checkpoint), model, changed)
+    try:
+        prepare(model, checkpoint.config, weights)
+    except ValueError as error:
+        raise CheckpointError(checkpoint.path, str(error)) from error
     if not strict:
         weights = _only_fitting(model, weights, checkpoint)
     load_strict(model, weights, str(checkpoint.path))

@@ -9,6 +9,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 BITS = (4, 6, 8)
+GROUP_SIZES = (32, 64, 128)
 KEY = "quantization"  # in config.json; the Hub reads the same under `quantization_config`
 
 
@@ -32,7 +33,7 @@ def quantize(model: nn.Module, bits: int = 8, group_size: int = 64) -> tuple[int
     """
     if bits not in BITS:
         raise ValueError(f"[quantize] 'bits' must be one of {BITS} but got {bits}.")
-    if group_size not in (32, 64, 128):
+    if group_size not in GROUP_SIZES:
         raise ValueError(f"[quantize] 'group_size' must be 32, 64 or 128 but got {group_size}.")
     linear = {n: m for n, m in model.named_modules() if type(m) is nn.Linear}
     stay = [n for n, m in linear.items() if m.weight.shape[-1] % group_size]
@@ -72,9 +73,20 @@ def refuse_quantized(model: nn.Module, name: str) -> None:
 
 
 def prepare(model: nn.Module, config: Mapping[str, Any] | None, weights: Collection[str]) -> None:
-    """Gives a model the quantized layers that a checkpoint has weights for."""
+    """Gives a model the quantized layers that a checkpoint has weights for.
+
+    Raises:
+        ValueError: The configuration does not say how they are quantized.
+    """
     settings = (config or {}).get(KEY)
     if settings:
+        if not isinstance(settings, Mapping) or not (
+            settings.get("bits") in BITS and settings.get("group_size") in GROUP_SIZES
+        ):
+            raise ValueError(
+                f"its config.json is wrong: {KEY!r} must be 'bits', one of {BITS}, and "
+                f"'group_size', one of {GROUP_SIZES}, but got {repr(settings)[:100]}"
+            )
         nn.quantize(
             model,
             settings["group_size"],

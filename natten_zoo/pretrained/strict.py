@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -23,15 +23,34 @@ def load_strict(model: nn.Module, weights: Mapping[str, mx.array], source: str =
     if problems := mismatches(model, weights):
         raise ValueError(
             f"[{type(model).__name__}] {source} must fit the model's parameters but "
-            f"{len(problems)} of them do not:\n  " + "\n  ".join(problems)
+            f"{len(problems)} of them do not:\n  " + "\n  ".join(problems) + way_out(problems)
         )
     model.load_weights(list(weights.items()), strict=True)
 
 
+def way_out(problems: Sequence[str]) -> str:
+    """What can be done where all that is wrong is that a checkpoint has more than a model."""
+    unexpected = [line.partition(":")[0] for line in problems if ": unexpected" in line]
+    if not unexpected or len(unexpected) < len(problems):
+        return ""
+    return f"\nEntries that are no weights can be left out: skip={unexpected[0]!r}, or --skip NAME"
+
+
 def mismatches(model: nn.Module, weights: Mapping[str, mx.array]) -> list[str]:
     """One line for every missing, unexpected or mis-shaped key, with both shapes."""
+    return differences(shapes_of(model), weights)
+
+
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter, by name."""
     parameters = dict(tree_flatten(model.parameters()))
-    expected = {name: value.shape for name, value in parameters.items()}
+    return {name: value.shape for name, value in parameters.items()}
+
+
+def differences(
+    expected: Mapping[str, tuple[int, ...]], weights: Mapping[str, mx.array]
+) -> list[str]:
+    """The same for the shapes of a model's parameters."""
     given = {name: value.shape for name, value in weights.items()}
     lines = []
     for name in sorted(expected.keys() | given.keys()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, overload
+from typing import Any, TypeAlias, overload
 
 import mlx.core as mx
 import numpy as np
@@ -215,17 +215,20 @@ def preparation(model: Classifier, name: str = "'model'") -> Preprocess:
     return prepare
 
 
-def open_classifier(name: str, variant: str | None = None) -> tuple[Classifier, Preprocess]:
+def open_classifier(
+    name: str, variant: str | None = None, **weights: Any
+) -> tuple[Classifier, Preprocess]:
     """Loads an image classifier, and how its images are prepared.
 
     Args:
         name: As in [`natten_zoo.load_pretrained`][].
         variant: The registered model that a bare weights file holds.
+        weights: Which of a file's entries to take: keywords of `load_pretrained`.
 
     Raises:
         ValueError: The model is no classifier of images, or its record is for other images.
     """
-    model: Classifier = load_pretrained(None, name, model=variant)
+    model: Classifier = load_pretrained(None, name, model=variant, **weights)
     prepare = preparation(model, f"model '{name}'")
     model(mx.zeros((1, prepare.size, prepare.size, prepare.channels)))  # lazy: is it taken?
     return model, prepare

@@ -18,6 +18,7 @@ from natten_zoo.models.na_unetr import VolumeAttention
 from natten_zoo.models.swin_unetr import from_monai
 from natten_zoo.pretrained import card
 from natten_zoo.pretrained.key_map import key_map
+from natten_zoo.pretrained.readers import Checkpoint
 from natten_zoo.pretrained.readers.errors import CheckpointError
 from natten_zoo.pretrained.strict import load_strict
 from tests import formula
@@ -121,7 +122,8 @@ def test_names_and_parameters_are_those_of_monai():
         n: v.shape for n, v in ours.items()
     }
     assert sum(v.size for v in ours.values()) == 62_187_296
-    mapping = key_map(NAUNETR, theirs)
+    checkpoint = Checkpoint(DATA, theirs, "torch")
+    mapping = key_map(create_model("na_unetr_btcv"), checkpoint)
     assert all(len(origin) == 1 for origin in mapping.values())
     assert mapping["decoders.0.up.weight"] == ("decoder5.transp_conv.conv.weight",)
     assert mapping["skips.3.conv2.weight"] == ("encoder4.layer.conv2.conv.weight",)

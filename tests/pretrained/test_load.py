@@ -211,7 +211,7 @@ def test_not_strict_says_what_it_skips(damaged, caplog):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"model_type": "oneformer"}, "'oneformer' model"),
+        ({"model_type": "maskformer"}, "'maskformer' model"),
         ({"embed_dim": -8}, "config.json is wrong"),
         ({"num_heads": [0, 0, 0, 0]}, "config.json is wrong"),
         ({"embed_dim": None}, "config.json is wrong"),

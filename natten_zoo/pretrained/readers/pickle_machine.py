@@ -3,8 +3,9 @@
 A pickle is a program for a stack machine; two of its instructions import a name and two call it.
 `Machine` runs such a program without importing: a name is looked up in a table that its user
 gives, and a name that is not there stands for itself, as a `Global` that builds a `Foreign`. Both
-are inert. The instructions are decoded by the standard library's disassembler
-(`pickletools.genops`), which checks every length before it reads.
+are inert, and so is what a known function refuses to build: whoever needs it gets the reason.
+The instructions are decoded by the standard library's disassembler (`pickletools.genops`), which
+checks every length before it reads.
 """
 
 from __future__ import annotations
@@ -12,30 +13,23 @@ from __future__ import annotations
 import pickletools
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from os import PathLike
 from typing import Any
+
+from .budget import Budget
+from .errors import CheckpointError
+from .inert import PAIR, Foreign, Global, PickleError, RefusedError, cost, hashable
 
 # A checkpoint's pickle names its tensors and holds none: 1,000 tensors take about 0.2 MB.
 MAX_BYTES = 16 << 20
-
-
-class PickleError(ValueError):
-    """A pickle that is damaged, or that asks for what a checkpoint has no need of."""
-
-
-@dataclass(frozen=True, eq=False)
-class Global:
-    """A name that the pickle refers to, with the function that stands for it, if any."""
-
-    name: str
-    build: Callable[..., Any] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Foreign:
-    """What an unknown name would have built: it remembers the name and is good for nothing."""
-
-    name: str
+# Instructions: so many for any file, and one more for so many bytes of it. A tensor takes about 40
+# and a hundred bytes at least.
+FREE_STEPS = 1 << 20
+BYTES_PER_STEP = 16
+# About what Python takes for one value, and for a container with its table.
+VALUE, CONTAINER = 32, 64
+# Integers that any random state needs have fewer bits; larger ones are only slow to print.
+MAX_BITS = 4096
 
 
 class Machine:
@@ -44,16 +38,24 @@ class Machine:
     Args:
         known: Functions by `module.name`; they get the pickle's arguments and must check them.
         persistent: Turns a persistent id (torch's reference to a storage) into an object.
+        path: The file that the pickle is in, for messages.
+        nbytes: Its size, which bounds what the pickle may build. Default: the pickle's own.
 
     Attributes:
-        foreign: The unknown names that the pickle called.
+        foreign: The names that the pickle called and that built nothing.
     """
 
     def __init__(
-        self, known: Mapping[str, Callable[..., Any]], persistent: Callable[[Any], Any]
+        self,
+        known: Mapping[str, Callable[..., Any]],
+        persistent: Callable[[Any], Any],
+        path: str | PathLike[str] = "pickle",
+        nbytes: int | None = None,
     ) -> None:
         self._known = known
         self._persistent = persistent
+        self._path, self._nbytes = path, nbytes
+        self._budget = Budget(path, 0)
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
@@ -64,29 +66,37 @@ class Machine:
 
         Raises:
             PickleError: If it is damaged or uses an instruction that is not offered here.
+            CheckpointError: If it builds more than the file's size allows.
         """
         if len(program) > MAX_BYTES:
             raise PickleError(f"its pickle takes {len(program)} bytes, more than {MAX_BYTES}")
+        nbytes = len(program) if self._nbytes is None else self._nbytes
+        self._budget = Budget(self._path, nbytes, what="pickled objects")
         try:
-            return self._run(program)
-        except PickleError:
+            return self._run(program, FREE_STEPS + nbytes // BYTES_PER_STEP)
+        except (PickleError, CheckpointError):
             raise
         except (ValueError, TypeError, LookupError, OverflowError) as error:
             raise PickleError(f"its pickle is damaged ({error})") from error
 
-    def _run(self, program: bytes) -> Any:
+    def _run(self, program: bytes, limit: int) -> Any:
+        spend = self._budget.spend
         with warnings.catch_warnings():
             # The disassembler decodes odd escapes of text strings with a warning.
             warnings.simplefilter("ignore", DeprecationWarning)
-            for opcode, argument, _ in pickletools.genops(program):
-                if opcode.name in _LITERALS:
+            for step, (opcode, argument, _) in enumerate(pickletools.genops(program)):
+                if step == limit:
+                    raise PickleError(f"its pickle takes more than {limit} instructions")
+                name = opcode.name
+                spend(_COSTS.get(name, VALUE))
+                if name in _LITERALS:
                     self._stack.append(argument)
-                elif opcode.name == "STOP":
+                elif name == "STOP":
                     return self._stack.pop()
-                elif opcode.name in _ACTIONS:
-                    _ACTIONS[opcode.name](self, argument)
+                elif name in _ACTIONS:
+                    _ACTIONS[name](self, argument)
                 else:
-                    raise PickleError(f"its pickle uses {opcode.name}, which no checkpoint needs")
+                    raise PickleError(f"its pickle uses {name}, which no checkpoint needs")
         raise PickleError("its pickle is damaged (it has no end)")
 
     # Marks: an opening bracket sets the stack aside, the closing one takes what came since.
@@ -123,9 +133,18 @@ class Machine:
         if isinstance(target, list):
             target.extend(items)
         elif isinstance(target, set):
-            target.update(_keys(items))
+            target.update(self._keys(items))
         elif isinstance(target, dict):
-            target.update(_pairs(items))
+            target.update(self._pairs(items))
+
+    def _pairs(self, items: list[Any]) -> dict[Any, Any]:
+        if len(items) % 2:
+            raise ValueError("a key without a value")
+        return dict(zip(self._keys(items[::2]), items[1::2], strict=True))
+
+    def _keys(self, items: list[Any]) -> list[Any]:
+        self._budget.spend(PAIR * len(items))
+        return list(map(hashable, items))
 
     def _last(self, count: int) -> list[Any]:
         return [self._stack.pop() for _ in range(count)][::-1]
@@ -136,6 +155,8 @@ class Machine:
         self._stack.append(self._memo[index])
 
     def _put(self, index: int) -> None:
+        if index >> 32:
+            raise IndexError(f"a memo of more than {1 << 32} entries")
         self._memo[index] = self._stack[-1]
 
     def _memoize(self, _: None) -> None:
@@ -155,10 +176,17 @@ class Machine:
     def _call(self, function: Any, arguments: Any, keywords: Any = None) -> Any:
         if not isinstance(function, (Global, Foreign)) or not isinstance(arguments, tuple):
             raise TypeError(f"a call of a {type(function).__name__}")
+        reason = ""
         if isinstance(function, Global) and function.build is not None and not keywords:
-            return function.build(*arguments)
+            self._budget.spend(sum(map(cost, arguments)))
+            try:
+                return function.build(*arguments)
+            except RefusedError as error:
+                reason = str(error)
+            except TypeError:
+                reason = f"{function.name} of the wrong arguments"
         self.foreign.add(function.name)
-        return Foreign(function.name)
+        return Foreign(function.name, reason)
 
     def _reduce(self, _: None) -> None:
         self._stack.append(self._call(*self._last(2)))
@@ -180,34 +208,36 @@ class Machine:
         target = self._stack[-1]
         # Attributes (an OrderedDict's `_metadata`) are dropped: nothing here reads them.
         if hasattr(type(target), "restore"):
-            target.restore(state)
+            try:
+                target.restore(state)
+            except RefusedError as error:
+                target.reason = str(error)
 
     def _persistent_id(self, _: None) -> None:
-        self._stack.append(self._persistent(self._stack.pop()))
+        reference = self._stack.pop()
+        try:
+            self._stack.append(self._persistent(reference))
+        except RefusedError as error:
+            self._stack.append(Foreign("a storage", str(error)))
 
-
-def _pairs(items: list[Any]) -> dict[Any, Any]:
-    if len(items) % 2:
-        raise ValueError("a key without a value")
-    return dict(zip(_keys(items[::2]), items[1::2], strict=True))
-
-
-def _keys(items: list[Any]) -> list[Any]:
-    """The items, if all are simple enough: hashing a deeply nested tuple overflows C's stack."""
-    for item in items:
-        for part in item if isinstance(item, tuple) else (item,):
-            if not isinstance(part, (str, bytes, int, float, type(None), Global, Foreign)):
-                raise TypeError(f"a key of type {type(part).__name__}")
-    return items
+    def _integer(self, value: int) -> None:
+        self._stack.append(value if value.bit_length() < MAX_BITS else Foreign("builtins.int"))
 
 
 def _dotted(name: str) -> str:
     """`module name`, as the disassembler gives it, to `module.name`."""
-    return name.replace(" ", ".")
+    module, _, attribute = name.rpartition(" ")
+    return f"{module}.{attribute}"
 
+
+_COSTS = {
+    **dict.fromkeys(("EMPTY_LIST", "LIST", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"), CONTAINER),
+    **dict.fromkeys(("EMPTY_DICT", "DICT", "EMPTY_SET", "FROZENSET"), 4 * CONTAINER),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), PAIR),
+}
 
 _LITERALS = frozenset(
-    {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
+    {"BININT", "BININT1", "BININT2", "FLOAT", "BINFLOAT"}
     | {"STRING", "BINSTRING", "SHORT_BINSTRING"}
     | {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
     | {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
@@ -217,6 +247,10 @@ _ACTIONS: dict[str, Callable[[Machine, Any], Any]] = {
     "PROTO": lambda machine, _: None,
     "FRAME": lambda machine, _: None,
     "NONE": lambda machine, _: machine._stack.append(None),
+    "INT": Machine._integer,
+    "LONG": Machine._integer,
+    "LONG1": Machine._integer,
+    "LONG4": Machine._integer,
     "NEWTRUE": lambda machine, _: machine._stack.append(True),
     "NEWFALSE": lambda machine, _: machine._stack.append(False),
     "POP": lambda machine, _: machine._stack.pop() if machine._stack else machine._since_mark(),
@@ -232,8 +266,10 @@ _ACTIONS: dict[str, Callable[[Machine, Any], Any]] = {
     "TUPLE3": lambda machine, _: machine._tuple_of(3),
     "TUPLE": lambda machine, _: machine._push_from_mark(tuple),
     "LIST": lambda machine, _: machine._push_from_mark(list),
-    "DICT": lambda machine, _: machine._push_from_mark(_pairs),
-    "FROZENSET": lambda machine, _: machine._push_from_mark(lambda items: frozenset(_keys(items))),
+    "DICT": lambda machine, _: machine._push_from_mark(machine._pairs),
+    "FROZENSET": lambda machine, _: machine._push_from_mark(
+        lambda items: frozenset(machine._keys(items))
+    ),
     "APPEND": lambda machine, _: machine._fill(list, machine._last(1)),
     "APPENDS": lambda machine, _: machine._fill(list, machine._since_mark()),
     "SETITEM": lambda machine, _: machine._fill(dict, machine._last(2)),

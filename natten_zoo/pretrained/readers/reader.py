@@ -4,29 +4,31 @@
 |---|---|
 | our folder | `config.json`, `model.safetensors` (or a sharded index), `preprocessor_config.json` |
 | Hugging Face folder | `config.json`, `model.safetensors` or `pytorch_model.bin` |
-| `.safetensors` | anything; its metadata tell whether MLX wrote it |
+| `.safetensors` | anything: its metadata or the shapes tell whose layouts it has |
 | `.pth`, `.pt`, `.bin` | a bare state dict (upstream), training checkpoints (timm, mmcv, ...) |
-| `.npz` | upstream's names, in layouts that the model's `sanitize` tells (all-in-one-mlx) |
+| `.npz` | NumPy's and MLX's own |
+
+Whatever the format, one function tells which entries are the weights (`weight_sets`).
 """
 
 from __future__ import annotations
 
-import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
 import mlx.core as mx
-import numpy as np
 
+from .budget import parse_json
 from .digests import changed, check_sums
 from .errors import CheckpointError
-from .pickle_machine import Foreign, Global
+from .npz_file import read_npz
 from .safetensors_file import read_safetensors
-from .torch_globals import NumpyArray, TensorRef
-from .torch_pickle import TorchFile, read_torch, to_mlx
+from .torch_weights import MAX_SHOWN, all_torch_arrays, open_torch_dict, torch_weights
+from .weight_sets import find_weights
 
 logger = logging.getLogger("natten_zoo")
 
@@ -40,12 +42,9 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-# Where training checkpoints keep the weights: the averaged ones are what their authors evaluate.
-EMA_PARTS = ("state_dict_ema", "model_ema")
-RAW_PARTS = ("state_dict", "model", "model_state_dict")
-# Wrappers that put their name before every key (DataParallel, torch.compile).
-WRAPPERS = ("module.", "_orig_mod.")
 MAX_JSON = 16 << 20
+
+Layout = Literal["mlx", "torch"]
 
 
 @dataclass
@@ -55,10 +54,11 @@ class Checkpoint:
     Attributes:
         path: The file or folder.
         weights: Arrays by name, laid out as `format` says.
-        format: `"mlx"` for weights that MLX wrote, `"torch"` for torch's layouts.
+        format: `"mlx"` if the file says that MLX wrote it, else `"torch"`; whose layouts the
+            weights have is seen in them (`natten_zoo.pretrained.translate`).
         config: `config.json`, where there is one.
         preprocessor: `preprocessor_config.json`, where there is one.
-        part: Which part of a training checkpoint the weights are (`"state_dict_ema"`), or `""`.
+        part: Which part of the file the weights are (`"state_dict_ema"`), or `""`.
         metadata: What else the file holds, inert: a torch file's other entries, or the
             safetensors metadata.
         ignored: Classes and functions that a torch file's metadata wanted; none was imported.
@@ -66,7 +66,7 @@ class Checkpoint:
 
     path: Path
     weights: dict[str, mx.array]
-    format: Literal["mlx", "torch"]
+    format: Layout
     config: dict[str, Any] | None = None
     preprocessor: dict[str, Any] | None = None
     part: str = ""
@@ -74,24 +74,51 @@ class Checkpoint:
     ignored: tuple[str, ...] = ()
 
 
-def read_checkpoint(path: str | PathLike[str], *, ema: bool = True) -> Checkpoint:
+@dataclass(frozen=True)
+class Selection:
+    """Which of a file's entries to take.
+
+    Attributes:
+        ema: Averaged weights, where there are any.
+        weights: Which set of weights, where there are several: its name or the beginning of it.
+        skip: Names of entries to leave out, with `*` and `?`.
+    """
+
+    ema: bool = True
+    weights: str | None = None
+    skip: Sequence[str] = ()
+
+
+def read_checkpoint(
+    path: str | PathLike[str],
+    *,
+    ema: bool = True,
+    weights: str | None = None,
+    skip: str | Sequence[str] = (),
+) -> Checkpoint:
     """Read a checkpoint file or folder. Nothing that is pickled in it is run.
 
     Args:
         path: A file or folder.
         ema: Take the averaged weights of a training checkpoint where it has them.
+        weights: Which set of weights to take where there are several (`"student"`); an error
+            lists them.
+        skip: Names of entries to leave out, with `*` and `?`, of those that the weights lie
+            among.
 
     Returns:
         The weights and what is known about them. float64 becomes float32.
 
     Raises:
         FileNotFoundError: If there is nothing at `path`.
-        CheckpointError: If it is damaged, hostile or of an unknown format.
+        CheckpointError: If it is damaged, hostile or of an unknown format, or which of its entries
+            are the weights can't be told.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
-    return _read_folder(path, ema) if path.is_dir() else _read_file(path, ema)
+    selection = Selection(ema, weights, (skip,) if isinstance(skip, str) else tuple(skip))
+    return _read_folder(path, selection) if path.is_dir() else _read_file(path, selection)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -100,21 +127,16 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: If it is something else.
     """
-    try:
-        if path.stat().st_size > MAX_JSON:
-            raise ValueError(f"more than {MAX_JSON} bytes")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(path, f"no valid JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(path, "no JSON object")
-    return value
+    size = path.stat().st_size
+    if size > MAX_JSON:
+        raise CheckpointError(path, f"no valid JSON (more than {MAX_JSON} bytes)")
+    return parse_json(path, path.read_bytes(), size)
 
 
-def _read_folder(folder: Path, ema: bool) -> Checkpoint:
+def _read_folder(folder: Path, selection: Selection) -> Checkpoint:
     weights = weight_file(folder)
     check_sums(folder, [weights.name])
-    checkpoint = _read_file(weights, ema)
+    checkpoint = _read_file(weights, selection)
     checkpoint.path = folder
     for name in (CONFIG, PREPROCESSOR):
         if (folder / name).is_file():
@@ -136,7 +158,7 @@ def weight_file(path: Path) -> Path:
     for name in WEIGHT_FILES:
         if (path / name).is_file():
             return path / name
-    suffixes = (".safetensors", ".pth", ".pt", ".bin")
+    suffixes = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz")
     others = sorted(p for p in path.iterdir() if p.suffix in suffixes and p.is_file())
     if len(others) == 1:
         return others[0]
@@ -144,26 +166,40 @@ def weight_file(path: Path) -> Path:
     raise CheckpointError(path, f"the folder holds {found}; expected {WEIGHTS}")
 
 
-def _read_file(path: Path, ema: bool) -> Checkpoint:
+def _read_file(path: Path, selection: Selection) -> Checkpoint:
     if path.name.endswith(".index.json"):
-        return _read_shards(path, ema)
+        return _read_shards(path, selection)
+    if not path.is_file():  # a pipe would be waited for
+        raise CheckpointError(path, "it is no regular file")
+    arrays, layout, metadata = _read_arrays(path)
+    if arrays is None:
+        return _read_torch_file(path, selection)
+    return _flat(path, arrays, layout, metadata, path.stat().st_size, selection)
+
+
+def _read_arrays(path: Path) -> tuple[dict[str, mx.array] | None, Layout, dict[str, str]]:
+    """The arrays of a file that holds nothing else, or None."""
     if path.suffix == ".safetensors" or _looks_like_safetensors(path):
-        weights, metadata = read_safetensors(path)
-        written_by_mlx = metadata.get("format") == "mlx"
-        return Checkpoint(
-            path, weights, "mlx" if written_by_mlx else "torch", metadata=dict(metadata)
-        )
+        arrays, metadata = read_safetensors(path)
+        return arrays, "mlx" if metadata.get("format") == "mlx" else "torch", dict(metadata)
     if path.suffix == ".npz":
-        return Checkpoint(path, _read_npz(path), "torch")
-    return _read_torch_file(path, ema)
+        return read_npz(path), "torch", {}
+    return None, "torch", {}
 
 
-def _read_npz(path: Path) -> dict[str, mx.array]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: mx.array(file[name]) for name in file}
-    except Exception as error:  # whatever a damaged archive makes zipfile and NumPy raise
-        raise CheckpointError(path, f"no valid .npz file ({error})") from error
+def _flat(
+    path: Path,
+    arrays: dict[str, mx.array],
+    layout: Layout,
+    metadata: dict[str, Any],
+    nbytes: int,
+    selection: Selection,
+) -> Checkpoint:
+    """The weights among the arrays of a file that holds nothing else."""
+    found = find_weights(path, arrays, lambda _: True, nbytes, **vars(selection))
+    _say_unused(path, found.beside)
+    weights = {name: entry.value for name, entry in found.entries.items()}
+    return Checkpoint(path, weights, layout, part=found.part, metadata=metadata)
 
 
 def _looks_like_safetensors(path: Path) -> bool:
@@ -171,12 +207,13 @@ def _looks_like_safetensors(path: Path) -> bool:
         return file.read(9)[8:] == b"{"
 
 
-def _read_shards(index: Path, ema: bool) -> Checkpoint:
+def _read_shards(index: Path, selection: Selection) -> Checkpoint:
     """Join the files that an index names; every name must be where the index says."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(index, "it has no weight_map")
-    shards = {}
+    shards: dict[str, tuple[dict[str, mx.array], Layout, dict[str, str]]] = {}
+    nbytes = 0
     for name in sorted(set(map(str, weight_map.values()))):
         shard = index.parent / name
         if Path(name).name != name or name.endswith(".json"):
@@ -186,66 +223,36 @@ def _read_shards(index: Path, ema: bool) -> Checkpoint:
         if not shard.is_file():
             raise CheckpointError(index, f"its shard {name!r} is missing")
         check_sums(index.parent, [name])
-        shards[name] = _read_file(shard, ema)
+        arrays, layout, metadata = _read_arrays(shard)
+        arrays = all_torch_arrays(shard) if arrays is None else arrays
+        shards[name] = arrays, layout, metadata
+        nbytes += shard.stat().st_size
     weights = {}
     for key, name in weight_map.items():
-        if key not in shards[name].weights:
+        if key not in shards[name][0]:
             raise CheckpointError(index, f"weight {key!r} is not in {name!r}")
-        weights[key] = shards[name].weights[key]
-    first = next(iter(shards.values()))
-    return Checkpoint(index, weights, first.format, metadata=first.metadata)
+        weights[key] = shards[name][0][key]
+    _, layout, metadata = next(iter(shards.values()))
+    return _flat(index, weights, layout, dict(metadata), nbytes, selection)
 
 
-def _read_torch_file(path: Path, ema: bool) -> Checkpoint:
-    file = read_torch(path)
-    if not isinstance(file.root, dict):
-        raise CheckpointError(path, f"it holds a {type(file.root).__name__}, not a dict of weights")
-    part, entries = _weights_part(file, ema)
-    weights = {key: _weight(file, key, value) for key, value in entries.items()}
-    rest = {key: value for key, value in file.root.items() if part and key != part}
+def _read_torch_file(path: Path, selection: Selection) -> Checkpoint:
+    file = open_torch_dict(path)
+    found = torch_weights(file, selection.ema, selection.weights, selection.skip)
+    _say_unused(path, found.names_aside)
     return Checkpoint(
         path,
-        _unwrapped(weights),
+        found.weights,
         "torch",
-        part=part,
-        metadata=rest,
+        part=found.part,
+        metadata=found.rest,
         ignored=tuple(sorted(file.foreign)),
     )
 
 
-def _weights_part(file: TorchFile, ema: bool) -> tuple[str, dict[Any, Any]]:
-    """Which part of the saved dict is the weights, and that part."""
-    for part in (*EMA_PARTS, *RAW_PARTS) if ema else RAW_PARTS:
-        if isinstance(file.root.get(part), dict) and file.root[part]:
-            return part, file.root[part]
-        if isinstance(file.root.get(part), Foreign):
-            name = file.root[part].name
-            raise CheckpointError(file.path, f"its {part!r} is a {name}, which was not built")
-    if any(isinstance(value, (TensorRef, NumpyArray)) for value in file.root.values()):
-        return "", file.root
-    wanted = ", ".join(file.foreign)
-    raise CheckpointError(
-        file.path,
-        f"it holds no weights (its entries are {[str(key)[:40] for key in file.root][:8]})"
-        + (f"; it wants to call {wanted}, which was not done" if wanted else ""),
-    )
-
-
-def _weight(file: TorchFile, key: Any, value: Any) -> mx.array:
-    if not isinstance(key, str):
-        raise CheckpointError(file.path, f"a weight's name is a {type(key).__name__}")
-    if isinstance(value, TensorRef):
-        return file.read(value)
-    if isinstance(value, NumpyArray) and value.array is not None:
-        return to_mlx(value.array, str(value.array.dtype))
-    what = value.name if isinstance(value, (Foreign, Global)) else type(value).__name__
-    raise CheckpointError(
-        file.path, f"weight {key!r} is no tensor but a {what}; nothing was called"
-    )
-
-
-def _unwrapped(weights: dict[str, mx.array]) -> dict[str, mx.array]:
-    for wrapper in WRAPPERS:
-        if all(key.startswith(wrapper) for key in weights):
-            weights = {key.removeprefix(wrapper): value for key, value in weights.items()}
-    return weights
+def _say_unused(path: Path, names: Sequence[str]) -> None:
+    """Tell of what lies among the weights and is none of theirs."""
+    if names:
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        listed = ", ".join(name[:MAX_SHOWN] for name in names[:8])
+        logger.warning("%s: not used, beside the weights: %s%s", path, listed, more)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from os import PathLike, fspath
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, cast
 
 import mlx.core as mx
 
+from .budget import is_shape, parse_json
 from .errors import CheckpointError
 
 MAX_HEADER = 100_000_000  # the format's own limit
@@ -84,12 +84,7 @@ def _read_header(path: str | PathLike[str]) -> tuple[dict[str, Any], int]:
         if length > MAX_HEADER:
             raise CheckpointError(path, f"its header takes {length} bytes, more than {MAX_HEADER}")
         text = file.read(length)
-    try:
-        header = json.loads(text.decode(), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(path, f"its header is no valid JSON ({error})") from error
-    if not isinstance(header, dict):
-        raise CheckpointError(path, "its header is no JSON object")
+    header = parse_json(path, text, file_size, "its header is ", _unique)
     return header, file_size - 8 - length
 
 
@@ -107,7 +102,7 @@ def _span(path: str | PathLike[str], name: str, entry: Any) -> tuple[int, int, s
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEMSIZE:
         raise CheckpointError(path, f"tensor {name!r} has dtype {dtype!r}, which MLX cannot load")
-    if not (_sizes(shape) and _sizes(offsets) and len(offsets) == 2):
+    if not (is_shape(shape) and _offsets(offsets)):
         raise CheckpointError(path, f"tensor {name!r} has an impossible shape or offsets")
     begin, end = offsets
     expected = math.prod(shape) * ITEMSIZE[dtype]
@@ -118,5 +113,6 @@ def _span(path: str | PathLike[str], name: str, entry: Any) -> tuple[int, int, s
     return begin, end, name
 
 
-def _sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 48 for v in value)
+def _offsets(value: Any) -> bool:
+    sizes = isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 48 for v in value)
+    return sizes and len(value) == 2

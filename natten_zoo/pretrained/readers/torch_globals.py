@@ -1,6 +1,7 @@
 """What a torch checkpoint's pickle may build: tensors by reference, plain containers, NumPy values.
 
-Every argument comes from the file and is checked. `KNOWN` has the functions by the names that the
+Every argument comes from the file and is checked; what a function makes nothing of it refuses, and
+the pickle goes on: it may be beside the weights. `KNOWN` has the functions by the names that the
 pickle calls them by; all other names stay inert.
 """
 
@@ -15,10 +16,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .pickle_machine import Global, PickleError
+from .budget import is_shape
+from .inert import Foreign, Global, RefusedError, hashable
 
 # Torch's storage classes and dtypes, and the NumPy dtype that their bytes are read as.
-STORAGES = {
+_STORAGES = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
     "HalfStorage": "float16",
@@ -31,6 +33,10 @@ STORAGES = {
     "BoolStorage": "bool",
     "ComplexFloatStorage": "complex64",
     "UntypedStorage": "uint8",
+}
+STORAGES = {
+    **{f"torch.{name}": dtype for name, dtype in _STORAGES.items()},
+    "torch.storage.UntypedStorage": "uint8",
 }
 DTYPES = {
     **{name: name for name in (*STORAGES.values(), "uint16", "uint32", "uint64")},
@@ -61,6 +67,11 @@ class TensorRef:
     stride: tuple[int, ...]
 
     @property
+    def where(self) -> tuple[Any, ...]:
+        """The same for all references to one view."""
+        return self.storage.key, self.dtype, self.offset, self.shape, self.stride
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the tensor once it is contiguous."""
         return math.prod(self.shape) * itemsize(self.dtype)
@@ -73,7 +84,13 @@ def itemsize(dtype: str) -> int:
 
 def _check(condition: bool, what: str) -> None:
     if not condition:
-        raise PickleError(f"its pickle describes {what}")
+        raise RefusedError(what)
+
+
+def _check_built(value: Any, kind: type, otherwise: str) -> None:
+    """Refuse what is no `kind`; if it was refused itself, for the same reason."""
+    reason = value.reason if isinstance(value, Foreign) else ""
+    _check(isinstance(value, kind), reason or otherwise)
 
 
 def _count(value: Any) -> bool:
@@ -90,16 +107,15 @@ def build_storage(reference: Any) -> Storage:
     tag, kind, key, _, count = reference
     _check(tag == "storage" and isinstance(key, str) and _count(count), "a malformed storage")
     _check(isinstance(kind, Global), "a storage of no type")
-    name = kind.name.rpartition(".")[2]
-    _check(name in STORAGES, f"a storage of type {kind.name}, which MLX does not know")
-    return Storage(key, STORAGES[name], count)
+    _check(kind.name in STORAGES, f"a storage of type {kind.name}, which MLX does not know")
+    return Storage(key, STORAGES[kind.name], count)
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, dtype: str) -> TensorRef:
-    _check(isinstance(storage, Storage), "a tensor without a storage")
+    _check_built(storage, Storage, "a tensor without a storage")
     _check(_count(offset) and _counts(shape) and _counts(stride), "a tensor of impossible shape")
     _check(len(shape) == len(stride), "a tensor with more sizes than strides, or fewer")
-    _check(all(size < 1 << 31 for size in shape), f"a tensor of shape {shape}")
+    _check(is_shape(shape), f"a tensor of shape {shape}, whose axes MLX cannot count")
     last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
     end = (last + 1) * itemsize(dtype) if math.prod(shape) else 0
     _check(
@@ -110,7 +126,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, dtype: str) -> T
 
 
 def _rebuild_tensor_v2(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> TensorRef:
-    _check(isinstance(storage, Storage), "a tensor without a storage")
+    _check_built(storage, Storage, "a tensor without a storage")
     return _tensor(storage, offset, shape, stride, storage.dtype)
 
 
@@ -129,11 +145,17 @@ def _rebuild_parameter(data: Any, *_: Any) -> Any:
     return data
 
 
+def _rebuild_subclass(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
+    """A tensor of a subclass, or one that has attributes: the tensor that it is."""
+    known = isinstance(function, Global) and function.build in _TENSORS
+    _check(known and isinstance(arguments, tuple), "a tensor of an unknown kind")
+    return function.build(*arguments)
+
+
 def _ordered_dict(pairs: Any = ()) -> dict[Any, Any]:
     _check(isinstance(pairs, (list, tuple)), "a dict made of something else than pairs")
     _check(all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs), "a malformed dict")
-    _check(all(isinstance(p[0], (str, int)) for p in pairs), "a dict with unusual keys")
-    return dict(pairs)
+    return {hashable(key): value for key, value in pairs}
 
 
 def _default_dict(*_: Any) -> dict[Any, Any]:
@@ -165,27 +187,58 @@ class NumpyDtype:
         _check(state[1] in ("<", ">", "|", "="), "a NumPy dtype of unknown byte order")
         self.byteorder = state[1]
 
-    def read(self, data: Any, count: int) -> np.ndarray:
-        """`count` elements out of raw bytes, in native order."""
+    def check(self, data: Any, count: int) -> np.dtype:
+        """The dtype, if `data` holds `count` elements of it."""
         dtype = np.dtype(self.name).newbyteorder(self.byteorder)
-        _check(isinstance(data, bytes), "a NumPy value without bytes")
+        _check(isinstance(data, (bytes, bytearray)), "a NumPy value without bytes")
         _check(len(data) == count * dtype.itemsize, "a NumPy array of the wrong length")
-        return np.frombuffer(data, dtype).astype(dtype.newbyteorder("="))
+        return dtype
 
 
 @dataclass(eq=False)
 class NumpyArray:
-    """A NumPy array that is being unpickled; `array` is set when its state has come."""
+    """A NumPy array that is being unpickled, its bytes where they are until they are asked for.
 
-    array: np.ndarray | None = None
+    Attributes:
+        reason: Why it cannot be read, if so.
+    """
+
+    reason: str = "a NumPy array without contents"
+    _shape: tuple[int, ...] = ()
+    _dtype: np.dtype | None = None
+    _order: Literal["C", "F"] = "C"
+    _data: bytes = b""
 
     def restore(self, state: Any) -> None:
         """Take `(version, shape, dtype, is_fortran, bytes)`."""
         _check(isinstance(state, tuple) and len(state) == 5, "a malformed NumPy array")
         _, shape, dtype, fortran, data = state
-        _check(_counts(shape) and isinstance(dtype, NumpyDtype), "a malformed NumPy array")
-        flat = dtype.read(data, math.prod(shape))
-        self.array = flat.reshape(shape, order="F" if fortran else "C")
+        self.fill(shape, dtype, "F" if fortran else "C", data)
+
+    def fill(self, shape: Any, dtype: Any, order: Literal["C", "F"], data: Any) -> None:
+        """Take the contents."""
+        _check_built(dtype, NumpyDtype, "a malformed NumPy array")
+        _check(_counts(shape), "a malformed NumPy array")
+        self._dtype = dtype.check(data, math.prod(shape))
+        _check(is_shape(shape), f"a NumPy array of shape {shape}, whose axes MLX cannot count")
+        self._shape, self._order, self._data, self.reason = shape, order, data, ""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array."""
+        return len(self._data)
+
+    @property
+    def array(self) -> np.ndarray:
+        """The array, in native order.
+
+        Raises:
+            RefusedError: There is none.
+        """
+        if self._dtype is None or self.reason:
+            raise RefusedError(self.reason)
+        flat = np.frombuffer(self._data, self._dtype).astype(self._dtype.newbyteorder("="))
+        return flat.reshape(self._shape, order=self._order)
 
 
 def _numpy_dtype(name: Any, *_: Any) -> NumpyDtype:
@@ -195,12 +248,20 @@ def _numpy_dtype(name: Any, *_: Any) -> NumpyDtype:
 
 
 def _numpy_scalar(dtype: Any, data: Any = b"") -> Any:
-    _check(isinstance(dtype, NumpyDtype), "a NumPy scalar without a dtype")
-    return dtype.read(data, 1)[0].item()
+    _check_built(dtype, NumpyDtype, "a NumPy scalar without a dtype")
+    return np.frombuffer(data, dtype.check(data, 1))[0].item()
 
 
 def _numpy_reconstruct(*_: Any) -> NumpyArray:
     return NumpyArray()
+
+
+def _numpy_from_buffer(data: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> NumpyArray:
+    """How protocol 5 writes arrays."""
+    _check(order in ("C", "F"), "a NumPy array of unknown order")
+    array = NumpyArray()
+    array.fill(shape, dtype, order, data)
+    return array
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
@@ -209,6 +270,8 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     return codecs.latin_1_encode(text)[0]
 
 
+_TENSORS = (_rebuild_tensor_v2, _rebuild_tensor_v3, _rebuild_parameter)
+
 KNOWN: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": _ordered_dict,
     "collections.defaultdict": _default_dict,
@@ -216,13 +279,18 @@ KNOWN: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
     "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
+    "torch._tensor._rebuild_from_type_v2": _rebuild_subclass,
     "torch.Size": _size,
     "torch.device": _first,
     "numpy.dtype": _numpy_dtype,
     "_codecs.encode": _encode,
     **{
-        f"numpy.{core}.multiarray.{name}": function
+        f"numpy.{core}.{name}": function
         for core in ("core", "_core")
-        for name, function in (("scalar", _numpy_scalar), ("_reconstruct", _numpy_reconstruct))
+        for name, function in (
+            ("multiarray.scalar", _numpy_scalar),
+            ("multiarray._reconstruct", _numpy_reconstruct),
+            ("numeric._frombuffer", _numpy_from_buffer),
+        )
     },
 }

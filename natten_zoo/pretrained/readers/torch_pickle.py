@@ -14,14 +14,12 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from .budget import Budget
 from .errors import CheckpointError
-from .pickle_machine import Foreign, Global, Machine, PickleError
+from .inert import Foreign, Global, PickleError
+from .pickle_machine import Machine
 from .torch_archive import ByteOrder, TorchArchive
-from .torch_globals import KNOWN, READ_AS, TensorRef, build_storage, itemsize
-
-# Tensors may share a storage (tied weights, views), but a file that describes far more than it
-# holds is a bomb.
-MAX_EXPANSION = 8
+from .torch_globals import KNOWN, READ_AS, NumpyArray, TensorRef, build_storage, itemsize
 
 
 @dataclass
@@ -38,23 +36,27 @@ class TorchFile:
     root: Any
     foreign: frozenset[str]
     _archive: TorchArchive
-    _arrays: dict[tuple[Any, ...], mx.array] = field(default_factory=dict)
-    _nbytes: int = 0
+    _budget: Budget
+    _arrays: dict[Any, mx.array] = field(default_factory=dict)
 
-    def read(self, ref: TensorRef) -> mx.array:
+    @property
+    def nbytes(self) -> int:
+        """Size of the file."""
+        return self._archive.nbytes
+
+    def read(self, ref: TensorRef | NumpyArray) -> mx.array:
         """Read one tensor. Tensors that are the same view come back as the same array.
 
         Raises:
-            CheckpointError: If the storage is missing, damaged or smaller than the view.
+            CheckpointError: If the storage is missing, damaged or smaller than the view, or all
+                that was read takes far more than the file.
         """
-        where = (ref.storage.key, ref.dtype, ref.offset, ref.shape, ref.stride)
+        where = ref if isinstance(ref, NumpyArray) else ref.where
         if where not in self._arrays:
-            self._nbytes += ref.nbytes
-            if self._nbytes > MAX_EXPANSION * self._archive.nbytes:
-                raise CheckpointError(
-                    self.path, f"its tensors take more than {MAX_EXPANSION} times the file's size"
-                )
-            self._arrays[where] = self._read(ref)
+            self._budget.spend(ref.nbytes)
+            self._arrays[where] = (
+                to_mlx(ref.array) if isinstance(ref, NumpyArray) else self._read(ref)
+            )
         return self._arrays[where]
 
     def _read(self, ref: TensorRef) -> mx.array:
@@ -83,29 +85,39 @@ def read_torch(path: str | PathLike[str]) -> TorchFile:
             something that would have to be called.
     """
     archive = TorchArchive(path)
-    machine = Machine(KNOWN, build_storage)
+    machine = Machine(KNOWN, build_storage, path, archive.nbytes)
     try:
         root = machine.run(archive.member("data.pkl"))
     except PickleError as error:
         raise CheckpointError(path, str(error)) from error
+    if isinstance(root, Foreign) and root.reason:
+        raise CheckpointError(path, f"its pickle describes {root.reason}")
     if isinstance(root, (Foreign, Global)):
         raise CheckpointError(path, f"it holds no weights but {root.name}, which was not called")
-    return TorchFile(str(path), root, frozenset(machine.foreign), archive)
+    # Tensors may share a storage (tied weights, views), but far more than the file is a bomb.
+    budget = Budget(path, archive.nbytes, free=0, what="tensors")
+    return TorchFile(str(path), root, frozenset(machine.foreign), archive, budget)
 
 
 def _strided(ref: TensorRef, data: memoryview, byteorder: ByteOrder) -> mx.array:
     """Copy a view out of its storage's bytes into an MLX array."""
     dtype = np.dtype(READ_AS.get(ref.dtype, ref.dtype)).newbyteorder(byteorder)
-    if not math.prod(ref.shape):
-        return to_mlx(np.zeros(ref.shape, dtype), ref.dtype)
+    if not math.prod(ref.shape):  # NumPy does not make all shapes that are empty
+        return mx.broadcast_to(to_mlx(np.zeros((), dtype), ref.dtype), ref.shape)
     flat = np.frombuffer(data, dtype, count=len(data) // dtype.itemsize)[ref.offset :]
     stride = [step * dtype.itemsize for step in ref.stride]
     view = np.lib.stride_tricks.as_strided(flat, ref.shape, stride, writeable=False)
     return to_mlx(view, ref.dtype)
 
 
-def to_mlx(array: np.ndarray, dtype: str) -> mx.array:
-    """Copy an array to MLX, which has no float64 on a GPU and takes native byte order only."""
+def to_mlx(array: np.ndarray, dtype: str | None = None) -> mx.array:
+    """Copy an array to MLX, which has no float64 on a GPU and takes native byte order only.
+
+    Args:
+        array: The values.
+        dtype: What they are, where NumPy does not have it: bfloat16 as uint16, bool as uint8.
+    """
+    dtype = str(array.dtype.newbyteorder("=")) if dtype is None else dtype
     if dtype == "bool":
         array = array != 0
     elif dtype == "float64":
