@@ -151,7 +151,7 @@ class NeighborhoodAttention(nn.Module):
         spatial_sizes: Sizes | None = None,
     ) -> mx.array:
         lengths = _one_of(type(self).__name__, lengths, seq_lens, spatial_sizes)
-        self._check_input(x, lengths)
+        self._check_input(x)
         size = x.shape[1:-1]
         if self.pad_small_inputs:
             x = pad_to(x, self.neighborhood.minimum_size)
@@ -174,13 +174,14 @@ class NeighborhoodAttention(nn.Module):
         if lengths is not None:
             self._check_varlen(drops)
             return attend_varlen(hood, query, key, value, lengths, scale=scale, rpb=rpb)[0]
+        self._check_size(query.shape[1:-2])
         if not drops:
             return attend(hood, query, key, value, scale=scale, rpb=rpb)[0]
         logits = attend_qk(hood, query, key, scale=scale, rpb=rpb)
         weights = mx.softmax(logits, axis=-1, precise=True)
         return attend_av(hood, self.attn_drop(weights), value)
 
-    def _check_input(self, x: mx.array, lengths: Sizes | None) -> None:
+    def _check_input(self, x: mx.array) -> None:
         channels = self.num_heads * self.head_dim
         if x.ndim != self.rank + 2 or x.shape[-1] != channels:
             raise ValueError(
@@ -188,10 +189,8 @@ class NeighborhoodAttention(nn.Module):
                 f"channels but got {x.shape}."
             )
 
-        if lengths is None and not self.pad_small_inputs and x.size:
-            self._check_size(x.shape[1:-1])
-
     def _check_size(self, size: tuple[int, ...]) -> None:
+        """Operators refuse small maps as well, but only a layer knows of its option."""
         least = self.neighborhood.minimum_size
         if any(n < m for n, m in zip(size, least, strict=True)):
             raise ValueError(

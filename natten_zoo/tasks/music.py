@@ -96,7 +96,7 @@ def analyze(
 
     Raises:
         ValueError: There are no models or no frames, the spectrograms are of another shape or not
-            finite, or ``fps`` is not positive.
+            finite, ``fps`` is not positive, or a threshold is no probability.
 
     Examples:
         >>> from natten_zoo.models import AllInOneConfig
@@ -113,6 +113,9 @@ def analyze(
         )
     if not (math.isfinite(fps) and fps > 0):
         raise ValueError(f"[analyze] 'fps' must be positive and finite but got {fps}.")
+    for name, threshold in (("beat", beat_threshold), ("downbeat", downbeat_threshold)):
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"[analyze] '{name}_threshold' must be in 0..1 but got {threshold}.")
     check_finite("analyze", "spectrograms", np.array(x))
     logits = average(models, x[None])
     beat, downbeat, section = (np.array(mx.sigmoid(row[0])) for row in logits[:3])

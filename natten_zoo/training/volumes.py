@@ -12,16 +12,15 @@ import numpy as np
 
 from ..configs.record import Record
 from ..data.arrays import Batch, digests
-from ..data.copies import first_copies
 from ..data.labels import output_names, read_labels
-from ..data.listing import is_system
 from ..data.nuclei import is_nuclei, read_nuclei
-from ..data.volumes import SUFFIXES, read_volume
+from ..data.volumes import read_volume
 from ..layers.resize import source_positions
 from ..tasks.volumes import logit_rows, prepare, scale_intensity
 from .config import Recipe
 from .loop import Trainer
 from .step import soft_cross_entropy
+from .volume_files import check_copies, volume_files
 
 # An epoch sees as many voxels as there are, so often: volumes are few, validation is long.
 ROUNDS = 16
@@ -181,7 +180,7 @@ def open_volumes(recipe: Recipe, record: Record) -> VolumeSource:
         classes: tuple[str, ...] = ("background", "nucleus")
     else:
         files = volume_files(folder)
-        check_copies([image for image, _ in files], recipe.val_fraction)
+        check_copies([image for image, _ in files], kept_volumes(len(files), recipe.val_fraction))
         volumes = [read_labeled(*pair, record, recipe.affine) for pair in files]
         classes = _classes(folder / "classes.txt", 1 + max(int(v.labels.max()) for v in volumes))
     train, val = split(volumes, recipe.val_fraction)
@@ -199,40 +198,6 @@ def _classes(file: Path, count: int) -> tuple[str, ...]:
     if len(names) < count:
         raise ValueError(f"[train] {file} must name {count} classes but names {len(names)}.")
     return names
-
-
-def volume_files(folder: Path) -> list[tuple[Path, Path]]:
-    """The images of a folder and their labels, in the order of their names.
-
-    Raises:
-        ValueError: There are no images, or one has no labels.
-    """
-    found = (folder / "images").glob("*")
-    images = sorted(p for p in found if p.name.endswith(SUFFIXES) and not is_system(p.name))
-    if not images:
-        raise ValueError(
-            f"[train] {folder} must have volumes images/NAME.nii.gz and labels/NAME.nii.gz, or be "
-            "stardist's wheel, but has none."
-        )
-    pairs = [(path, folder / "labels" / path.name) for path in images]
-    if missing := [labels.name for _, labels in pairs if not labels.is_file()]:
-        raise ValueError(f"[train] {folder / 'labels'} lacks {', '.join(missing)}.")
-    return pairs
-
-
-def check_copies(images: Sequence[Path], fraction: float) -> None:
-    """Refuse a volume to validate on that is trained on, too, under another name.
-
-    Raises:
-        ValueError: There is one.
-    """
-    kept = kept_volumes(len(images), fraction)
-    for place, first in enumerate(first_copies(images)):
-        if first < kept <= place:
-            raise ValueError(
-                f"[train] {images[place]} would be validated on but is a copy of {images[first]}, "
-                "which is trained on."
-            )
 
 
 def read_labeled(

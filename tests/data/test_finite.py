@@ -31,6 +31,14 @@ def test_frames_a_second(fps):
         analyze(AllInOne(AllInOneConfig(depth=1)), np.zeros((4, 300, 81)), fps=fps)
 
 
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, np.nan])
+@pytest.mark.parametrize("name", ["beat_threshold", "downbeat_threshold"])
+def test_thresholds(name, threshold):
+    with pytest.raises(ValueError, match=rf"'{name}' must be in 0\.\.1"):
+        model = AllInOne(AllInOneConfig(depth=1))
+        analyze(model, np.zeros((4, 300, 81)), **{name: threshold})
+
+
 @BAD
 def test_sequences(bad):
     with pytest.raises(ValueError, match=r"'sequence' must be finite .* at \(2, 0\)"):

@@ -10,9 +10,11 @@ import pytest
 
 from natten_zoo.configs.record import Record
 from natten_zoo.data.nuclei import FILES, FOLDER, is_nuclei, read_nuclei
+from natten_zoo.data.warning import DataWarning
 from natten_zoo.models import NAUNETR
 from natten_zoo.training import Recipe, run, volumes
 from natten_zoo.training.launch import make_trainer
+from natten_zoo.training.volume_files import check_copies, volume_files
 from natten_zoo.training.volumes import (
     Labeled,
     VolumeSource,
@@ -185,6 +187,30 @@ def test_a_folder_of_nifti_files(folder):
     source = open_volumes(recipe(data=str(folder)), coarse)
     assert source.classes == ("air", "bone", "skin")
     assert source.train[0].labels.shape == source.train[0].voxels.shape[:3] == (8, 9, 19)
+
+
+@pytest.mark.parametrize("names", [("imagesTr", "labelsTr"), ("images", "masks")])
+def test_folders_as_others_call_them(folder, names):
+    """Such as nnU-Net, which numbers channels; what is not used is said."""
+    for was, now in zip(("images", "labels"), names, strict=True):
+        (folder / was).rename(folder / now)
+    for path in (folder / names[0]).iterdir():
+        path.rename(path.with_name(path.name.replace(".nii", "_0000.nii")))
+    (folder / names[0] / "._a.nii.gz").write_bytes(b"\0")
+    (folder / "imagesTs").mkdir()
+    (folder / "imagesTs" / "z.nii.gz").write_bytes(b"")
+    with pytest.warns(DataWarning, match=r"not used of .*: imagesTs/"):
+        pairs = volume_files(folder)
+    assert pairs and all(image.is_file() and labels.is_file() for image, labels in pairs)
+
+
+def test_a_copy_is_not_validated_on(folder):
+    images = sorted((folder / "images").iterdir())
+    copy = images[-1].with_name(f"z{images[-1].name}")
+    copy.write_bytes(images[0].read_bytes())
+    with pytest.raises(ValueError, match=f"{copy.name} would be validated on but is a copy of"):
+        check_copies([*images, copy], len(images))
+    check_copies([*images, copy], len(images) + 1)
 
 
 def test_what_is_refused(folder, tmp_path):
