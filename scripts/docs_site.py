@@ -125,8 +125,8 @@ def moved(text: str) -> str:
     return text.replace("](docs/", "](")
 
 
-def on_pre_build(config: MkDocsConfig) -> None:
-    """Lays out the package as it installs, where mkdocs.yml has mkdocstrings look for it."""
+def on_startup(**_: Any) -> None:
+    """Lays out the package as it installs, before mkdocstrings looks for the folder."""
     folder = ROOT / "build" / "as_installed"
     shutil.rmtree(folder, ignore_errors=True)
     link_package(folder)
