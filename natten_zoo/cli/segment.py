@@ -18,6 +18,8 @@ or all of one kind of stuff; the mask is COCO's panoptic image (number = red + 2
 blue) and the JSON has its annotation. --task instance finds things, which may overlap; the mask has
 the numbers of those on top and the JSON each one's own mask, as COCO's runs. --task semantic is as
 above. category_id in the JSON is the model's index of a class, which "category" names.
+
+--page adds street.html, one file for any browser: what the pointer is on is lit up and named.
 """
 
 from __future__ import annotations
@@ -95,6 +97,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="images at a time, of those that are resized to the same size (default: 1)",
     )
     parser.add_argument(
+        "--page",
+        action="store_true",
+        help="also write an HTML page that shows what is under the pointer",
+    )
+    parser.add_argument(
         "--sliding-window",
         action="store_true",
         help="UPerNet: look at overlapping squares of the size that the model was trained on",
@@ -156,6 +163,8 @@ def run(args: argparse.Namespace) -> int:
             else:
                 facts = {"image": str(files[index]), "model": args.model}
                 facts, lines = save(result, overlays[index], facts, args.opacity)
+                if args.page:
+                    lines.append(f"written: {save_page(result, overlays[index], files[index])}")
                 if args.json:  # of several images a line each
                     lines = [as_json(facts, None if len(files) > 1 else 2)]
                 bar.write("\n".join(lines))
@@ -262,6 +271,14 @@ def save(
     write_whole(mask, lambda file: result.mask_image().save(file, "PNG"))
     write_whole(facts_file, lambda file: file.write(f"{text}\n".encode()))
     return facts, [*lines, f"written: {overlay}, {mask}, {facts_file}"]
+
+
+def save_page(result: Segmentation | Segments, overlay: Path, file: Path) -> Path:
+    """Writes the page and returns where."""
+    from ..tasks.segment_page import segment_page
+
+    page = segment_page(result, file.name).encode()
+    return write_whole(overlay.with_suffix(".html"), lambda out: out.write(page))
 
 
 def as_json(facts: dict[str, Any], indent: int | None) -> str:

@@ -112,8 +112,7 @@ class Segments:
 
     def mask_image(self) -> Image.Image:
         """[`map`][] as COCO's panoptic PNG: number = red + 256 green + 65536 blue."""
-        bytes_ = [(self.map >> shift & 255).astype(np.uint8) for shift in (0, 8, 16)]
-        return Image.fromarray(np.stack(bytes_, axis=-1))
+        return number_image(self.map)
 
     def overlay(self, opacity: float = 0.55) -> Image.Image:
         """The image tinted by segment, outlined, with a legend of them on the right."""
@@ -138,6 +137,12 @@ class Segments:
 
     def _boxes(self) -> Iterator[Sequence[int]]:
         return (mask_box(self.mask(segment)) for segment in self.segments)
+
+
+def number_image(numbers: np.ndarray) -> Image.Image:
+    """Numbers `[H, W]` below 2^24 as colors: number = red + 256 green + 65536 blue."""
+    parts = [(numbers >> shift & 255).astype(np.uint8) for shift in (0, 8, 16)]
+    return Image.fromarray(np.stack(parts, axis=-1))
 
 
 def edges(numbers: np.ndarray) -> np.ndarray:

@@ -147,14 +147,14 @@ def test_several_images(capsys, universal_checkpoint, photo, tmp_path):
     for name in ("a.jpg", "b.jpg"):
         (folder / name).write_bytes(photo.read_bytes())
     (folder / "c.jpg").write_bytes(b"no image")
-    arguments = folder, "-m", universal_checkpoint, "-o", tmp_path / "out", "--json"
+    arguments = folder, "-m", universal_checkpoint, "-o", tmp_path / "out", "--json", "--page"
     status, out, err = run(capsys, *arguments, "--batch-size", 2)
     assert status == 1 and "1 of 3 images could not be read" in err
     facts = [json.loads(line) for line in out.splitlines()]
     assert [fact["task"] for fact in facts] == ["panoptic", "panoptic"]
     assert facts[0]["segments"] == facts[1]["segments"]
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == [f"{s}{e}" for s in "ab" for e in (".json", ".png", "_mask.png")]
+    assert names == [f"{s}{e}" for s in "ab" for e in (".html", ".json", ".png", "_mask.png")]
     status, _, err = run(
         capsys, folder, folder, "-m", universal_checkpoint, "-o", tmp_path / "x.png"
     )
