@@ -1,6 +1,7 @@
 """OneFormer and Mask2Former from files in their own formats: the same model whatever the format."""
 
 import json
+import pickle
 from pathlib import Path
 
 import mlx.core as mx
@@ -88,6 +89,18 @@ def test_files_of_upstream(name, tmp_path):
     if name == "oneformer":
         weights["text_encoder.ln_final.weight"] = weights["prompt_ctx.weight"] = np.ones(3, "<f4")
     path = write_torch(tmp_path, weights, iteration=160000, trainer={"x": 1})
+    check(load_small(case, path), case)
+
+
+@BOTH
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_pickles_of_upstream(name, protocol, tmp_path):
+    """`.pkl`, a bare pickle of NumPy arrays, as detectron2's converters write it."""
+    case = given(name)
+    weights = upstream_names(name, case.weights)
+    content = {"model": weights, "__author__": "third_party", "matching_heuristics": True}
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps(content, protocol))
     check(load_small(case, path), case)
 
 

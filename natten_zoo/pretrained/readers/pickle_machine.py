@@ -40,6 +40,7 @@ class Machine:
         persistent: Turns a persistent id (torch's reference to a storage) into an object.
         path: The file that the pickle is in, for messages.
         nbytes: Its size, which bounds what the pickle may build. Default: the pickle's own.
+        largest: Bytes that the pickle may have.
 
     Attributes:
         foreign: The names that the pickle called and that built nothing.
@@ -51,10 +52,11 @@ class Machine:
         persistent: Callable[[Any], Any],
         path: str | PathLike[str] = "pickle",
         nbytes: int | None = None,
+        largest: int = MAX_BYTES,
     ) -> None:
         self._known = known
         self._persistent = persistent
-        self._path, self._nbytes = path, nbytes
+        self._path, self._nbytes, self._largest = path, nbytes, largest
         self._budget = Budget(path, 0)
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
@@ -68,8 +70,8 @@ class Machine:
             PickleError: If it is damaged or uses an instruction that is not offered here.
             CheckpointError: If it builds more than the file's size allows.
         """
-        if len(program) > MAX_BYTES:
-            raise PickleError(f"its pickle takes {len(program)} bytes, more than {MAX_BYTES}")
+        if len(program) > self._largest:
+            raise PickleError(f"its pickle takes {len(program)} bytes, more than {self._largest}")
         nbytes = len(program) if self._nbytes is None else self._nbytes
         self._budget = Budget(self._path, nbytes, what="pickled objects")
         try:

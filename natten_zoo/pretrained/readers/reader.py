@@ -6,6 +6,7 @@
 | Hugging Face folder | `config.json`, `model.safetensors` or `pytorch_model.bin` |
 | `.safetensors` | anything: its metadata or the shapes tell whose layouts it has |
 | `.pth`, `.pt`, `.bin` | a bare state dict (upstream), training checkpoints (timm, mmcv, ...) |
+| `.pkl` | a pickled dict of NumPy arrays (detectron2) |
 | `.npz` | NumPy's and MLX's own |
 
 Whatever the format, one function tells which entries are the weights (`weight_sets`).
@@ -158,7 +159,7 @@ def weight_file(path: Path) -> Path:
     for name in WEIGHT_FILES:
         if (path / name).is_file():
             return path / name
-    suffixes = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz")
+    suffixes = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz", ".pkl")
     others = sorted(p for p in path.iterdir() if p.suffix in suffixes and p.is_file())
     if len(others) == 1:
         return others[0]

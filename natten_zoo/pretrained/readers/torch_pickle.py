@@ -1,7 +1,8 @@
 """Reads what `torch.save` wrote, without torch and without running anything that is in it.
 
 Such a file is a zip archive: `data.pkl` is a pickle that describes the object, and every storage
-is a member of its own, stored uncompressed, which is mapped into memory and copied once.
+is a member of its own, stored uncompressed, which is mapped into memory and copied once. What
+detectron2 keeps as `.pkl` is a pickle alone, with NumPy's arrays in it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -30,19 +32,16 @@ class TorchFile:
         path: The file.
         root: What was saved: containers of plain values, `TensorRef`s and inert `Foreign`s.
         foreign: Names of the classes and functions that the pickle wanted and did not get.
+        nbytes: Size of the file.
     """
 
     path: str
     root: Any
     foreign: frozenset[str]
-    _archive: TorchArchive
+    nbytes: int
     _budget: Budget
+    _archive: TorchArchive | None
     _arrays: dict[Any, mx.array] = field(default_factory=dict)
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the file."""
-        return self._archive.nbytes
 
     def read(self, ref: TensorRef | NumpyArray) -> mx.array:
         """Read one tensor. Tensors that are the same view come back as the same array.
@@ -60,6 +59,7 @@ class TorchFile:
         return self._arrays[where]
 
     def _read(self, ref: TensorRef) -> mx.array:
+        assert self._archive is not None, "without an archive nothing refers to a storage"
         with self._archive.storage(ref.storage.key) as data:
             size = itemsize(ref.storage.dtype)
             if len(data) != ref.storage.count * size:
@@ -86,8 +86,40 @@ def read_torch(path: str | PathLike[str]) -> TorchFile:
     """
     archive = TorchArchive(path)
     machine = Machine(KNOWN, build_storage, path, archive.nbytes)
+    return _opened(path, machine, archive.member("data.pkl"), archive.nbytes, archive)
+
+
+def read_numpy_pickle(path: str | PathLike[str]) -> TorchFile:
+    """Read a bare pickle whose weights are NumPy arrays, as detectron2's `.pkl` files are.
+
+    Args:
+        path: The file, all of which is read.
+
+    Returns:
+        The saved object; its arrays keep their bytes until they are asked for.
+
+    Raises:
+        CheckpointError: If it is damaged, refers to storages outside of it, or what it holds is
+            itself something that would have to be called.
+    """
+    program = Path(path).read_bytes()
+    machine = Machine(KNOWN, _no_storage, path, len(program), largest=len(program))
+    return _opened(path, machine, program, len(program), None)
+
+
+def _no_storage(_: Any) -> Any:
+    raise PickleError("its pickle refers to storages, which a bare pickle has not")
+
+
+def _opened(
+    path: str | PathLike[str],
+    machine: Machine,
+    program: bytes,
+    nbytes: int,
+    archive: TorchArchive | None,
+) -> TorchFile:
     try:
-        root = machine.run(archive.member("data.pkl"))
+        root = machine.run(program)
     except PickleError as error:
         raise CheckpointError(path, str(error)) from error
     if isinstance(root, Foreign) and root.reason:
@@ -95,8 +127,8 @@ def read_torch(path: str | PathLike[str]) -> TorchFile:
     if isinstance(root, (Foreign, Global)):
         raise CheckpointError(path, f"it holds no weights but {root.name}, which was not called")
     # Tensors may share a storage (tied weights, views), but far more than the file is a bomb.
-    budget = Budget(path, archive.nbytes, free=0, what="tensors")
-    return TorchFile(str(path), root, frozenset(machine.foreign), archive, budget)
+    budget = Budget(path, nbytes, free=0, what="tensors")
+    return TorchFile(str(path), root, frozenset(machine.foreign), nbytes, budget, archive)
 
 
 def _strided(ref: TensorRef, data: memoryview, byteorder: ByteOrder) -> mx.array:

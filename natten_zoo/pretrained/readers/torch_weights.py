@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -13,7 +14,7 @@ import mlx.core as mx
 from .errors import CheckpointError
 from .inert import Foreign, Global
 from .torch_globals import NumpyArray, TensorRef
-from .torch_pickle import TorchFile, read_torch
+from .torch_pickle import TorchFile, read_numpy_pickle, read_torch
 from .weight_sets import AVERAGED, EMA_PARTS, RAW_PARTS, Entry, NoWeightsError, find_weights
 
 logger = logging.getLogger("natten_zoo")
@@ -44,10 +45,18 @@ def open_torch_dict(path: str | PathLike[str]) -> TorchFile:
     Raises:
         CheckpointError: It is damaged, or holds something else.
     """
-    file = read_torch(path)
+    file = read_numpy_pickle(path) if _is_bare_pickle(Path(path)) else read_torch(path)
     if not isinstance(file.root, dict):
         raise CheckpointError(path, f"it holds a {type(file.root).__name__}, not a dict of weights")
     return file
+
+
+def _is_bare_pickle(path: Path) -> bool:
+    """Whether a file is called as detectron2's pickles are, and begins as one."""
+    if path.suffix != ".pkl":
+        return False
+    with open(path, "rb") as file:
+        return file.read(1) == b"\x80"
 
 
 def all_torch_arrays(path: str | PathLike[str]) -> dict[str, mx.array]:
