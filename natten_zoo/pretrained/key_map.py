@@ -21,7 +21,8 @@ def key_map(model: Loadable, checkpoint: Checkpoint) -> dict[str, tuple[str, ...
     really happens and not a second list of names.
     """
     names = list(checkpoint.weights)
-    marked = {n: mx.full([2] * checkpoint.weights[n].ndim, i) for i, n in enumerate(names)}
+    # Of three rows, since some translations split one weight into queries, keys and values.
+    marked = {n: mx.full([3] * checkpoint.weights[n].ndim, i) for i, n in enumerate(names)}
     translated = own_names(model, dataclasses.replace(checkpoint, weights=marked))
     return {
         own: tuple(names[int(index)] for index in np.unique(np.array(value)))

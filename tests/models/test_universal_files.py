@@ -7,10 +7,12 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
 from natten_zoo.models import Mask2Former, OneFormer, create_model, load_pretrained
-from natten_zoo.pretrained import CheckpointError
+from natten_zoo.pretrained import CheckpointError, read_checkpoint
 from natten_zoo.pretrained.infer import infer
+from natten_zoo.pretrained.key_map import key_map
 from natten_zoo.pretrained.load import load_weights
 from natten_zoo.pretrained.readers import Checkpoint
 
@@ -160,3 +162,16 @@ def test_a_bare_file_is_known_by_its_name(stem, name):
     }
     record = infer(Checkpoint(Path(f"{stem}.pth"), empty, "torch"), None)
     assert (record.name, record.num_classes) == (name, model.config.num_classes)
+
+
+@BOTH
+def test_a_conversion_tells_what_became_of_every_weight(name, tmp_path):
+    case = given(name)
+    read = read_checkpoint(hub_folder(case, tmp_path / "hub", "bin"))
+    mapping = key_map(case.model, read)
+    assert mapping.keys() == dict(tree_flatten(case.model.parameters())).keys()
+    first = mapping["decoder.layers.0.cross_attn.query_proj.weight"]
+    assert first == mapping["decoder.layers.0.cross_attn.value_proj.weight"] and len(first) == 1
+    assert len(mapping["backbone.levels.0.blocks.0.attn.qkv.weight"]) == 3
+    used = {theirs for names in mapping.values() for theirs in names}
+    assert set(read.weights) - used == {k for k in read.weights if k.startswith("criterion.")}
