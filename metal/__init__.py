@@ -22,29 +22,31 @@ class Kernel:
 
     Attributes:
         inputs: In the order in which the kernel is given them.
-        outputs: Each with its size for a problem of one token: a template argument, or None for 1.
+        outputs: Each with its size for a problem of one token: a template argument or a number.
     """
 
     inputs: tuple[str, ...]
-    outputs: Mapping[str, str | None]
+    outputs: Mapping[str, str | int]
 
 
 _COMMON = ("params", "lengths", "rpb")
 KERNELS = {
-    "attention_forward": Kernel(("query", "key", "value", *_COMMON), {"out": "DV", "lse": None}),
+    "attention_forward": Kernel(
+        ("query", "key", "value", *_COMMON), {"out": "DV", "lse": 1, "stats": 2}
+    ),
     "attention_backward_query": Kernel(
-        ("query", "key", "value", "out", "d_out", "lse", "d_lse", *_COMMON),
-        {"d_query": "D", "delta": None, "d_rpb": None},
+        ("query", "key", "value", "out", "d_out", "stats", "d_lse", *_COMMON),
+        {"d_query": "D", "marks": 4, "d_rpb": 1},
     ),
     "attention_backward_key": Kernel(
-        ("query", "key", "value", "d_out", "lse", "delta", *_COMMON),
+        ("query", "key", "value", "d_out", "marks", *_COMMON),
         {"d_key": "D", "d_value": "DV"},
     ),
-    "qk": Kernel(("query", "key", *_COMMON), {"logits": None}),
-    "av": Kernel(("attn", "value", *_COMMON), {"out": "DV", "d_rpb": None}),
+    "qk": Kernel(("query", "key", *_COMMON), {"logits": 1}),
+    "av": Kernel(("attn", "value", *_COMMON), {"out": "DV", "d_rpb": 1}),
     "av_backward_value": Kernel(("attn", "d_out", *_COMMON), {"d_value": "DV"}),
 }
-FLOAT32 = ("rpb", "lse", "d_lse", "delta", "d_rpb")  # whatever the dtype of the others
+FLOAT32 = ("rpb", "lse", "d_lse", "stats", "marks", "d_rpb")  # whatever the dtype of the others
 INT32 = ("params", "lengths")
 
 HEADERS = ("arithmetic.h", "window.h", "tile.h", "slab.h", "walk.h", "rows.h")

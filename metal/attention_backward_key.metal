@@ -2,7 +2,7 @@
 // is a closed form, so there is neither a map nor an atomic.
 //
 // template  as attention_forward; Q and G count keys
-// inputs    query key value d_out lse delta params lengths rpb
+// inputs    query key value d_out marks params lengths rpb
 // outputs   d_key [B, *L, Hkv, D], d_value [B, *L, Hkv, DV]
 // grid      items * Hkv threadgroups
 constexpr int FK = (D + 7) / 8, FV = (DV + 7) / 8;
@@ -22,8 +22,7 @@ const na_point few = na_size(Q0, Q1, Q2), many = na_size(G0 * Q0, G1 * Q1, G2 * 
 const na_tile tile = na_key_tile<RANK, PLAIN>(params, lengths, item, many);
 const na_point corner = na_team_place<AXIS, G0, G1, G2>(thread_index / NA_TEAM, few);
 const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head);
-const float scale = na_float(params[NA_SCALE]), log2_scale = scale * NA_LOG2E;
-const na_marks marks = {lse, delta};
+const float factor = na_float(params[NA_SCALE]), scale = factor * NA_LOG2E;
 na_table bins = na_bins<RANK>(params);
 NA_EACH_AXIS(a) bins.pitch[a] *= tile.axis[a].rank_step;  // of a query t
 
@@ -60,22 +59,27 @@ NA_EACH_SLAB(seeing, reach) {
       const na_picked at = na_pick<SHAPE>(walk, column, i);
       na_pairs<float> s, dp;
       na_pairs<na_weight<T>> p, ds;
-      na_pack<float, 2> mark[2];
+      na_pack<float, 4> mark[2];
       NA_UNROLL for (int e = 0; e < 2; e++)
-        mark[e] = *(const TGP na_pack<float, 2>*)(queries + at.column[e] + FK * 8);
+        mark[e] = *(const TGP na_pack<float, 4>*)(queries + at.column[e] + FK * 8);
       NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
         s.e[e] = 0.0f;
-        dp.e[e] = mark[e % 2].e[1];
+        dp.e[e] = mark[e % 2].e[2];
       }
-      na_dot<FK>(s, k, queries, at, me);
+      na_dot<FK, true>(s, k, queries, at, me);
       na_dot<FV>(dp, v, gradients, at, me);
       NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
-        float more = na_mask<SHAPE>(column, i, e, mark[e % 2].e[0] + column.hidden[e]);
-        if (BIAS && na_in_sight<SHAPE>(column, i, e)) {
+        float more = na_mask<SHAPE>(column, i, e, column.hidden[e]);
+        const na_pack<float, 4> of = mark[e % 2];
+        if (!NA_SAME_DOTS && of.e[3] != 0.0f && more == 0.0f)
+          s.e[e] = na_plain_dot<D>(query + na_row<RANK>(rows, na_token<SHAPE>(column, i, e)) * D,
+                                   key + mine[e / 2].row * D);
+        if (BIAS && more == 0.0f) {
           const int bin = mine[e / 2].bin - na_entry_at<SHAPE>(bins, column, i, e);
-          more += na_bias(rpb[head * params[NA_BINS] + bin]);
+          more = na_bias(rpb[head * params[NA_BINS] + bin]);
         }
-        const float weight = na_exp2(s.e[e] * log2_scale + more);
+        const float logit = na_multiply_add(s.e[e], scale, more);
+        const float weight = na_exp2(logit + of.e[0] + of.e[1]);
         p.e[e] = na_weight<T>(weight);
         ds.e[e] = na_weight<T>(weight * dp.e[e]);
       }
@@ -85,5 +89,5 @@ NA_EACH_SLAB(seeing, reach) {
   }
 }
 
-na_store_rows<D>(d_key, dk, mine, scale, me);
+na_store_rows<D>(d_key, dk, mine, factor, me);
 na_store_rows<DV>(d_value, dv, mine, 1.0f, me);

@@ -1,10 +1,11 @@
-// Gradient of the query, delta = rowsum(d_out * out) - d_lse for the second pass, and every
-// team's share of the gradient of rpb. Tiled like attention_forward.
+// Gradient of the query, what the second pass needs to know of each (marks), and every team's share
+// of the gradient of rpb. Tiled like attention_forward.
 //
 // template  as attention_forward, and BINS: entries of rpb per head that a team sums in
 //           threadgroup memory (0: in d_rpb itself, where they would not fit)
-// inputs    query key value out d_out lse d_lse params lengths rpb
-// outputs   d_query [B, *out, H, D], delta [B, *out, H] float,
+// inputs    query key value out d_out stats d_lse params lengths rpb
+// outputs   d_query [B, *out, H, D], marks [B, *out, H, 4] float: minus the two stats, minus
+//           delta = rowsum(d_out * out) - d_lse, and whether the logits are large (rows.h),
 //           d_rpb [H, slices * teams, 2K-1 per axis] float, to be summed over its second axis
 // grid      slices * H threadgroups; with BIAS each works through several items
 constexpr int FK = (D + 7) / 8, FV = (DV + 7) / 8;
@@ -29,7 +30,7 @@ const na_table bins = na_bins<RANK>(params);
 const DEV float* bias = rpb + head * count;
 TGP float* close = close_bins + team * BINS;
 DEV float* share_of_rpb = d_rpb + (long(head * slices + slice) * TEAMS + team) * count;
-const float scale = na_float(params[NA_SCALE]), log2_scale = scale * NA_LOG2E;
+const float factor = na_float(params[NA_SCALE]), scale = factor * NA_LOG2E;
 
 na_clear_tails<THREADS, D, PITCH>(keys, CAPACITY, thread_index);
 na_clear_tails<THREADS, DV, PITCH>(values, CAPACITY, thread_index);
@@ -40,7 +41,9 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
   const na_rows rows = na_query_rows<RANK>(params, tile, head);
   const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head);
   na_query mine[NA_ROWS];
-  float shift[NA_ROWS], norm[NA_ROWS];
+  float delta[NA_ROWS];
+  na_stats softmax[NA_ROWS];
+  bool large[NA_ROWS];
   na_frag<T> q[FK], o[FV], g_out[FV];
   na_frag<float> sum[FK];
   na_clear<FK>(sum);
@@ -54,9 +57,16 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
   NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
     const long row = mine[h].row;
     const float dot = na_row_dot<FV>(g_out, o, h);  // by all lanes, live or not
-    shift[h] = mine[h].live ? dot - d_lse[row] : 0.0f;
-    norm[h] = mine[h].live ? lse[row] * NA_LOG2E : 0.0f;
-    if (mine[h].stored && me.column == 0) delta[row] = shift[h];
+    delta[h] = mine[h].live ? dot - d_lse[row] : 0.0f;
+    softmax[h] = na_stats_of(stats, row, mine[h].live);
+    large[h] = na_is_large(softmax[h]);
+    if (large[h])
+      softmax[h] = na_recount<RANK, BIAS, D>(mine[h], query, key, key_rows, bins, bias, scale);
+    if (mine[h].stored && me.column == 0) {
+      const na_pack<float, 4> mark = {
+          {-softmax[h].top, -softmax[h].log_sum, -delta[h], large[h] ? 1.0f : 0.0f}};
+      *(DEV na_pack<float, 4>*)(marks + row * 4) = mark;
+    }
   }
 
   const na_box seen = na_keys_seen<RANK>(tile, na_size(0, 0, 0), many);
@@ -71,28 +81,31 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
     const na_walk walk = na_walk_over<SHAPE>(wanted, slab);
     NA_EACH_COLUMN(walk) {
       const na_column column = na_column_at<SHAPE>(walk, mine, across, me);
-      float base[2 * NA_ROWS];
-      NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) base[e] = column.hidden[e] - norm[e / 2];
       for (int i = 0; i < walk.depth; i += SHAPE::DEEP) {
         const na_picked at = na_pick<SHAPE>(walk, column, i);
         na_pairs<float> s, dp;
         na_pairs<na_weight<T>> ds;
         NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
           s.e[e] = 0.0f;
-          dp.e[e] = -shift[e / 2];
+          dp.e[e] = -delta[e / 2];
         }
         na_dot<FK>(s, q, keys, at, me);
         na_dot<FV>(dp, g_out, values, at, me);
         float share[2 * NA_ROWS];
         int bin[2 * NA_ROWS];
         NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
-          float more = na_mask<SHAPE>(column, i, e, base[e]);
+          float more = na_mask<SHAPE>(column, i, e, column.hidden[e]);
+          const na_query of = mine[e / 2];
           bin[e] = -1;
-          if (BIAS && na_in_sight<SHAPE>(column, i, e)) {
-            bin[e] = mine[e / 2].bin + na_entry_at<SHAPE>(bins, column, i, e);
-            more += na_bias(bias[bin[e]]);
+          if (large[e / 2] && more == 0.0f)
+            s.e[e] = na_plain_dot<D>(
+                query + of.row * D, key + na_row<RANK>(key_rows, na_token<SHAPE>(column, i, e)) * D);
+          if (BIAS && more == 0.0f) {
+            bin[e] = of.bin + na_entry_at<SHAPE>(bins, column, i, e);
+            more = na_bias(bias[bin[e]]);
           }
-          share[e] = na_exp2(s.e[e] * log2_scale + more) * dp.e[e];
+          const float logit = na_multiply_add(s.e[e], scale, more);
+          share[e] = na_exp2(logit - softmax[e / 2].top - softmax[e / 2].log_sum) * dp.e[e];
           ds.e[e] = na_weight<T>(share[e]);
         }
         na_accumulate<FK>(sum, ds, keys, at, me);
@@ -100,9 +113,9 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
       }
     }
   }
-  float factor[NA_ROWS];
-  NA_UNROLL for (int h = 0; h < NA_ROWS; h++) factor[h] = mine[h].live ? scale : 0.0f;
-  na_store_rows<D>(d_query, sum, mine, factor, me);
+  float factors[NA_ROWS];
+  NA_UNROLL for (int h = 0; h < NA_ROWS; h++) factors[h] = mine[h].live ? factor : 0.0f;
+  na_store_rows<D>(d_query, sum, mine, factors, me);
 }
 if (BIAS) na_write_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
 else if (group == 0 && thread_index == 0) d_rpb[0] = 0.0f;

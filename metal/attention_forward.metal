@@ -1,4 +1,5 @@
-// Neighborhood attention: out = softmax(scale * query . key + rpb) value, and the log-sum-exp.
+// Neighborhood attention: out = softmax(scale * query . key + rpb) value, the log-sum-exp, and for the
+// backward passes its two parts: a number near the largest logit, and log2 of the sum from there.
 //
 // template  T; RANK; PLAIN (neither dilation, stride, window_stride, causal axis nor lengths);
 //           D, DV (head dims of query/key and of value); BIAS; SLAB (bytes);
@@ -6,7 +7,7 @@
 //           AXIS (of columns), HIGH (rows along it in which the keys of a fragment lie)
 // inputs    query [B, *out, H, D], key [B, *L, Hkv, D], value [B, *L, Hkv, DV], params, lengths,
 //           rpb [H, 2K-1 per axis] float
-// outputs   out [B, *out, H, DV], lse [B, *out, H] float
+// outputs   out [B, *out, H, DV], lse [B, *out, H] float, stats [B, *out, H, 2] float
 // grid      items * H threadgroups
 constexpr int FK = (D + 7) / 8, FV = (DV + 7) / 8;  // fragments of a row
 constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();  // of both slabs
@@ -33,8 +34,8 @@ const DEV float* bias = rpb + head * params[NA_BINS];
 const float scale = na_float(params[NA_SCALE]) * NA_LOG2E;
 
 na_query mine[NA_ROWS];
-float top[NA_ROWS], total[NA_ROWS];  // of my queries: about the maximum (of log2 logits), and sum
-float limit[NA_ROWS];                // how far above top a logit may be; nothing before the first
+float top[NA_ROWS], total[NA_ROWS];  // of my queries: a logit near the largest, and sum from there
+float limit[NA_ROWS];                // the largest logit that is near enough; none before the first
 na_frag<T> q[FK];
 na_frag<float> sum[FV];
 na_clear<FV>(sum);
@@ -61,10 +62,8 @@ NA_EACH_SLAB(seen, reach) {
   const na_walk walk = na_walk_over<SHAPE>(wanted, slab);
   NA_EACH_COLUMN(walk) {
     const na_column column = na_column_at<SHAPE>(walk, mine, across, me);
-    float base[2 * NA_ROWS];  // what is added to a logit
-    NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) base[e] = column.hidden[e] - top[e / 2];
     for (int i = 0; i < walk.depth; i += DEEP * STEP) {
-      na_pairs<float> s[STEP];
+      na_pairs<float> s[STEP];  // logits
       na_picked at[STEP];
       bool higher = false;
       NA_UNROLL for (int g = 0; g < STEP; g++) {
@@ -73,9 +72,10 @@ NA_EACH_SLAB(seen, reach) {
         at[g] = na_pick<SHAPE, STEP>(walk, column, j);
         na_dot<FK>(s[g], q, keys, at[g], me);
         NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
-          s[g].e[e] = s[g].e[e] * scale + na_mask<SHAPE>(column, j, e, base[e]);
-          if (BIAS && na_in_sight<SHAPE>(column, j, e))
-            s[g].e[e] += na_bias(bias[mine[e / 2].bin + na_entry_at<SHAPE>(bins, column, j, e)]);
+          float more = na_mask<SHAPE>(column, j, e, column.hidden[e]);
+          if (BIAS && more == 0.0f)
+            more = na_bias(bias[mine[e / 2].bin + na_entry_at<SHAPE>(bins, column, j, e)]);
+          s[g].e[e] = na_multiply_add(s[g].e[e], scale, more);
         }
         NA_UNROLL for (int h = 0; h < NA_ROWS; h++)
           higher = higher || na_fmax(s[g].e[2 * h], s[g].e[2 * h + 1]) > limit[h];
@@ -87,22 +87,20 @@ NA_EACH_SLAB(seen, reach) {
           NA_UNROLL for (int g = 0; g < STEP; g++)
             best = na_fmax(best, na_fmax(s[g].e[2 * h], s[g].e[2 * h + 1]));
           best = na_row_max(best);
-          const float rise = best > limit[h] ? best : 0.0f;
-          if (best > limit[h]) limit[h] = SLACK;
-          shrink[h] = na_exp2(-na_fmax(rise, 0.0f));
-          top[h] += rise;
-          total[h] *= shrink[h];
-          NA_UNROLL for (int e = 2 * h; e < 2 * h + 2; e++) {
-            base[e] -= rise;
-            NA_UNROLL for (int g = 0; g < STEP; g++) s[g].e[e] -= rise;
+          shrink[h] = 1.0f;
+          if (best > limit[h]) {
+            shrink[h] = na_exp2(na_fmin(top[h] - best, 0.0f));
+            top[h] = best;
+            limit[h] = best + SLACK;
           }
+          total[h] *= shrink[h];
         }
         na_scale_rows<FV>(sum, shrink);
       }
       NA_UNROLL for (int g = 0; g < STEP; g++) {
         na_pairs<na_weight<T>> p;
         NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
-          const float weight = na_exp2(s[g].e[e]);
+          const float weight = na_exp2(s[g].e[e] - top[e / 2]);
           total[e / 2] += weight;
           p.e[e] = na_weight<T>(weight);
         }
@@ -116,8 +114,12 @@ float norm[NA_ROWS];
 NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
   total[h] = na_row_sum(total[h]);
   norm[h] = mine[h].live ? na_reciprocal(total[h]) : 0.0f;
-  if (mine[h].stored && me.column == 0)
+  if (mine[h].stored && me.column == 0) {
+    const float log_total = mine[h].live ? na_log2(total[h]) : 0.0f;
     lse[mine[h].row] =
-        mine[h].live ? (top[h] + na_log2(total[h])) * NA_LN2 : na_float(NA_MINUS_INFINITY);
+        mine[h].live ? (top[h] + log_total) * NA_LN2 : na_float(NA_MINUS_INFINITY);
+    stats[mine[h].row * 2] = mine[h].live ? top[h] : 0.0f;
+    stats[mine[h].row * 2 + 1] = log_total;
+  }
 }
 na_store_rows<DV>(out, sum, mine, norm, me);

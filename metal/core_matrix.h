@@ -1,6 +1,7 @@
 // Products of 8x8 matrices by Metal's simdgroups: a team is a simdgroup.
 
 enum { NA_SECOND_LANE = 8 };  // what the numbers of two lanes that share a row differ by, besides 1
+enum { NA_SAME_DOTS = 0 };    // nobody promises an order of sums (rows.h)
 
 // A lane holds two neighbors of a matrix row: (row, column) and (row, column + 1).
 template <typename T>
@@ -29,7 +30,7 @@ METAL_FUNC void na_multiply(thread float* sum, const thread T* left, vec<T, 2> r
 }
 
 // dot[row, token] += left[row, channel] * slab[token, channel], over F * 8 channels.
-template <int F, typename T>
+template <int F, bool SWAPPED = false, typename T>
 METAL_FUNC void na_dot(thread na_pairs<float>& dot, const thread na_frag<T>* left,
                        const threadgroup T* slab, const thread na_picked& at, na_lane me) {
   const threadgroup T *one = slab + me.row + at.column[0], *other = slab + me.row + at.column[1];

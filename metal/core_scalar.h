@@ -4,6 +4,8 @@
 // Windows of four neighbors overlap more than those of eight, so that less is masked than in
 // products of matrices.
 
+enum { NA_SAME_DOTS = 0 };  // sums over lanes begin with the own one (rows.h)
+
 // The type in which weights are multiplied.
 template <typename T>
 using na_weight = float;
@@ -78,7 +80,7 @@ NA_FN void na_read(THR T* to, const TGP T* from) {
 }
 
 // dot[row, token] += left[row, channel] * slab[token, channel], over F * 8 channels.
-template <int F, typename T>
+template <int F, bool SWAPPED = false, typename T>
 NA_FN void na_dot(THR na_pairs<float>& dot, const THR na_frag<T>* left, const TGP T* slab,
                   const THR na_picked& at, na_lane me) {
   constexpr int N = na_run<F>();

@@ -1,6 +1,7 @@
 // Products of 16x8 matrices by CUDA's tensor cores: a team is a warp.
 
 enum { NA_SECOND_LANE = 2 };  // what the numbers of two lanes that share a row differ by, besides 1
+enum { NA_SAME_DOTS = 1 };    // the same bits whichever of two rows is left, queries or keys
 
 // A lane holds two neighbors of a matrix row, as tensor cores have them: (row, column) and
 // (row, column + 1), and the same of row + 8.
@@ -93,19 +94,22 @@ NA_FN void na_multiply_tf32(float* sum, const unsigned* a, const unsigned* b) {
       : "r"(a[0]), "r"(a[2]), "r"(a[1]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 // The two numbers of a lane are its columns 2 i and 2 i + 1 here, i and i + 4 to the tensor core:
-// for both operands alike, so that the sum over them is the same.
+// for both operands alike, so that the sum over them is the same. SWAPPED has the sums of the operands
+// in each other's places, to the last bit.
+template <bool SWAPPED = false>
 NA_FN void na_multiply(float* sum, const float* left, const float* right) {
   unsigned high_a[4], low_a[4], high_b[2], low_b[2];
   na_split<4>(left, high_a, low_a);
   na_split<2>(right, high_b, low_b);
+  if (SWAPPED) na_multiply_tf32(sum, high_a, low_b);
   na_multiply_tf32(sum, low_a, high_b);
-  na_multiply_tf32(sum, high_a, low_b);
+  if (!SWAPPED) na_multiply_tf32(sum, high_a, low_b);
   na_multiply_tf32(sum, high_a, high_b);
 }
 
 // ---- dot[row, token] += left[row, channel] * slab[token, channel], over F * 8 channels.
 
-template <int F, typename T>
+template <int F, bool SWAPPED = false, typename T>
 NA_FN void na_dot(na_pairs<float>& dot, const na_frag<T>* left, const T* slab,
                   const na_picked& at, na_lane) {
   unsigned right[F];
@@ -114,14 +118,14 @@ NA_FN void na_dot(na_pairs<float>& dot, const na_frag<T>* left, const T* slab,
     na_multiply_two(dot.e, left[f].e, left[f + 1].e, right + f);
   if (F % 2) na_multiply(dot.e, left[F - 1].e, right[F - 1]);
 }
-template <int F>
+template <int F, bool SWAPPED = false>
 NA_FN void na_dot(na_pairs<float>& dot, const na_frag<float>* left, const float* slab,
                   const na_picked& at, na_lane me) {
   NA_UNROLL for (int f = 0; f < F; f++) {
     const float2 pair =
         *reinterpret_cast<const float2*>(slab + at.mine + f * 8 + me.column);
     const float right[2] = {pair.x, pair.y};
-    na_multiply(dot.e, left[f].e, right);
+    na_multiply<SWAPPED>(dot.e, left[f].e, right);
   }
 }
 

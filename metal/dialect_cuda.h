@@ -40,6 +40,7 @@ NA_FN float na_reciprocal(float x) {
 }
 NA_FN float na_multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
 NA_FN float na_fmax(float a, float b) { return fmaxf(a, b); }
+NA_FN float na_fmin(float a, float b) { return fminf(a, b); }
 NA_FN long na_product(int a, int b) {  // one instruction, wherever the factors come from
   long product;
   asm("mul.wide.s32 %0, %1, %2;" : "=l"(product) : "r"(a), "r"(b));

@@ -81,6 +81,61 @@ NA_FN void na_clear(THR na_frag<float>* part) {
     NA_UNROLL for (int e = 0; e < NA_HELD * NA_WIDE; e++) part[f].e[e] = 0.0f;
 }
 
+// ---- Logits on which all passes agree. What a core sums up depends in its last bits on the order, and
+// of large logits these bits are powers of 2: a weight would be off by as much. Where the core does not
+// promise the same sums in all passes (NA_SAME_DOTS) the backward ones take the products of rows with
+// large logits one after the other, from device memory: slow, and hardly ever needed.
+
+#define NA_LARGE 256.0f  // from where on a row's largest logit, in powers of 2, is large
+
+struct na_stats {
+  float top;      // a logit near the largest one, in powers of 2
+  float log_sum;  // log2 of the sum of 2^(logit - top)
+};
+
+NA_FN na_stats na_stats_of(const DEV float* stats, long row, bool live) {
+  na_stats of = {0.0f, 0.0f};
+  if (live) {
+    of.top = stats[row * 2];
+    of.log_sum = stats[row * 2 + 1];
+  }
+  return of;
+}
+
+NA_FN bool na_is_large(const na_stats of) {
+  return !NA_SAME_DOTS && na_fmax(of.top, -of.top) > NA_LARGE;
+}
+
+template <int D, typename T>
+NA_FN float na_plain_dot(const DEV T* query, const DEV T* key) {
+  float dot = 0.0f;
+  NA_ROLLED for (int d = 0; d < D; d++) dot = na_multiply_add(float(query[d]), float(key[d]), dot);
+  return dot;
+}
+
+// The stats of a query, of logits that are computed so.
+template <int RANK, bool BIAS, int D, typename T>
+NA_FN na_stats na_recount(const na_query mine, const DEV T* query, const DEV T* key,
+                          const na_rows key_rows, const na_table bins, const DEV float* bias,
+                          float scale) {
+  const na_sight sight = mine.sight;
+  float top = NA_MASKED, sum = 0.0f;
+  for (int z = 0; z < (RANK > 2 ? sight.count[0] : 1); z++)
+    for (int y = 0; y < (RANK > 1 ? sight.count[1] : 1); y++)
+      for (int x = 0; x < sight.count[2]; x++) {
+        na_point token = na_size(z, y, x);
+        NA_EACH_AXIS(a) token.at[a] += sight.first[a];
+        const float dot =
+            na_plain_dot<D>(query + mine.row * D, key + na_row<RANK>(key_rows, token) * D);
+        const float more = BIAS ? na_bias(bias[mine.bin + na_entry<RANK>(bins, token)]) : 0.0f;
+        const float logit = na_multiply_add(dot, scale, more), higher = na_fmax(top, logit);
+        sum = sum * na_exp2(top - higher) + na_exp2(logit - higher);
+        top = higher;
+      }
+  const na_stats of = {top, na_log2(sum)};
+  return of;
+}
+
 // ---- Bins: a simdgroup's own sums per relative position, in threadgroup memory (NEAR entries) or,
 // where they would not fit (NEAR == 0), in device memory. No atomics, hence the same sums each run.
 

@@ -102,17 +102,11 @@ NA_FN constexpr int na_pitch() {
   return (D + 7) / 8 * 8 + NA_PAD_BYTES / int(sizeof(T));
 }
 
-// Two floats of a query, negative: its LSE, of base 2, and delta. In a slab they follow its row.
-struct na_marks {
-  const DEV float* lse;  // null: nothing follows
-  const DEV float* delta;
-};
-
 // Copies the rows [D] and [DV] of all tokens of `slab` from device to threadgroup memory, WIDE
-// elements at once, and the marks.
+// elements at once. The four marks of a query, unless they are null, follow its row.
 template <int RANK, int THREADS, int D, int DV, int PITCH, int WIDE, typename T>
 NA_FN void na_copy_rows(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* value,
-                        const na_marks marks, const na_rows rows, const na_box slab,
+                        const DEV float* marks, const na_rows rows, const na_box slab,
                         uint thread_index) {
   constexpr int VECTORS = (D > DV ? D : DV) / WIDE;
   constexpr int SHARE = NA_TEAM < 32 && VECTORS % 2 == 0 ? VECTORS / 2 : VECTORS;
@@ -130,10 +124,9 @@ NA_FN void na_copy_rows(TGP T* keys, const DEV T* key, TGP T* values, const DEV 
       if (d < D) na_copy<WIDE>(keys + n * PITCH + d, key + row * D + d);
       if (d < DV) na_copy<WIDE>(values + n * PITCH + d, value + row * DV + d);
     }
-    if (marks.lse && lane == 0) {
-      const na_pack<float, 2> mark = {{-marks.lse[row] * NA_LOG2E, -marks.delta[row]}};
-      *(TGP na_pack<float, 2>*)(keys + n * PITCH + (D + 7) / 8 * 8) = mark;
-    }
+    if (marks && lane == 0)
+      *(TGP na_pack<float, 4>*)(keys + n * PITCH + (D + 7) / 8 * 8) =
+          *(const DEV na_pack<float, 4>*)(marks + row * 4);
     na_next_round<RANK>(slab, rounds, token);
   }
 }
@@ -142,7 +135,7 @@ NA_FN void na_copy_rows(TGP T* keys, const DEV T* key, TGP T* values, const DEV 
 // a slice of another.
 template <int RANK, int THREADS, int D, int DV, int PITCH, typename T>
 NA_FN void na_stage(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* value,
-                    const na_marks marks, const na_rows rows, const na_box slab,
+                    const DEV float* marks, const na_rows rows, const na_box slab,
                     uint thread_index) {
   constexpr int MOST = 16 / int(sizeof(T)), BOTH = D | DV | MOST;
   constexpr int WIDE = BOTH & -BOTH;  // the largest power of two that divides all
@@ -159,7 +152,7 @@ NA_FN void na_stage(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* v
 template <int RANK, int THREADS, int D, int DV, int PITCH, typename T>
 NA_FN void na_stage(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* value,
                     const na_rows rows, const na_box slab, uint thread_index) {
-  const na_marks none = {0, 0};
+  const DEV float* none = 0;
   na_stage<RANK, THREADS, D, DV, PITCH>(keys, key, values, value, none, rows, slab, thread_index);
 }
 

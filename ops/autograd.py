@@ -28,7 +28,11 @@ Mapped = tuple[list[mx.array], list[int]]  # arrays, and the axis of each that w
 
 
 def attention(problem: Problem, tier: Tier) -> ArrayFunction:
-    """``(query, key, value[, rpb][, lengths]) -> [out, lse]``, differentiable in both outputs."""
+    """``(query, key, value[, rpb][, lengths]) -> [out, lse, stats]``.
+
+    Differentiable in ``out`` and ``lse``; ``stats`` is what the tier's backward needs to find the
+    weights again (see `Problem`).
+    """
     if tier.is_differentiable():
         return lambda *inputs: list(tier.forward(problem, *_unpack(problem, inputs, 3)))
     return _attention(problem, tier)
@@ -57,13 +61,14 @@ def _attention(problem: Problem, tier: Tier) -> ArrayFunction:
         query, key, value, rpb, lengths = _unpack(problem, inputs, 3)
         if problem.batch == 0:
             shape = query.shape[:-1]
-            return [mx.zeros((*shape, problem.value_dim), problem.dtype), mx.zeros(shape)]
+            out = mx.zeros((*shape, problem.value_dim), problem.dtype)
+            return [out, mx.zeros(shape), mx.zeros((*shape, 2))]
         return list(tier_forward(problem, query, key, value, rpb, lengths))
 
     def backward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
-        *given, out, lse, d_out, d_lse = inputs
+        *given, out, _, stats, d_out, d_lse, _ = inputs
         query, key, value, rpb, lengths = _unpack(problem, given, 3)
-        grads = tier_backward(problem, query, key, value, rpb, lengths, out, lse, d_out, d_lse)
+        grads = tier_backward(problem, query, key, value, rpb, lengths, out, stats, d_out, d_lse)
         return [g for g in grads if g is not None]
 
     return _differentiable(problem, forward, backward, rpb_at=3)

@@ -82,7 +82,7 @@ def attend(
         return _dense(problem, query, key, value, additional)
     tier = backend.choose(problem, op)
     arrays = [query, key, value] if rpb is None else [query, key, value, rpb]
-    out, lse = autograd.attention(problem, tier)(*arrays)
+    out, lse, _ = autograd.attention(problem, tier)(*arrays)
     if additional:
         extra, extra_lse = dense.full_attention(query.flatten(1, -3), *additional, problem.scale)
         extra, extra_lse = extra.reshape(out.shape), extra_lse.reshape(lse.shape)
@@ -114,7 +114,9 @@ def na2d(
     [`Neighborhood`][] defines $N(i)$. Sums and the softmax are in float32. Differentiable
     in every array (once, in reverse mode); the gradients are the same bits from run to run. Tiers
     work on tiles of tokens, in which a key that a query does not see has the weight zero: a NaN or
-    an infinity in one token may so reach queries beside its window.
+    an infinity in a key or value may so reach queries beside those that see it. On each axis these
+    are fewer than 64 tokens away in the pure tier and fewer than 16 in the others, times the
+    dilation. One in a query stays there.
 
     Args:
         query: ``[batch, height, width, heads, head_dim]``; float32, float16 or bfloat16.

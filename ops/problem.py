@@ -15,6 +15,7 @@ from .neighborhood import Neighborhood
 
 DTYPES = (mx.float32, mx.float16, mx.bfloat16)
 VALID_KEPT = 1024
+LARGEST_SCALE = 2.3e38  # times log2(e), as the tiers have it, it is a float32
 _valid: dict[tuple[Any, ...], Problem] = {}
 
 
@@ -31,6 +32,9 @@ class Problem:
     - lengths: int32 ``[batch, rank]`` or absent: tokens of each sample on each axis
     - output: ``[batch, *out, heads, value_dim]`` in the dtype of the query
     - LSE: ``[batch, *out, heads]``, float32, natural logarithm
+    - stats: ``[batch, *out, heads, 2]``, float32, base 2: a number ``r`` near a row's largest logit
+      and the logarithm of the sum of ``2^(logit - r)``. Apart, because one float32 would lose the
+      sum of large logits
 
     With ``lengths`` sample ``b`` is the corner ``[0, lengths[b])`` of the padded array and its
     windows are those of an array of that size. Queries outside it give zeros, an LSE of
@@ -103,16 +107,23 @@ def checked_scale(op: str, scale: Any, head_dim: int, name: str = "scale") -> fl
 
     Raises:
         TypeError: If it is not a number. An array would be evaluated, and lose its gradient.
-        ValueError: If it is not finite.
+        ValueError: If it is not finite as the tiers need it.
     """
     if scale is None:
         default: float = head_dim**-0.5
         return default
     if isinstance(scale, bool) or not isinstance(scale, numbers.Real):
         raise TypeError(f"[{op}] '{name}' must be a number but got {scale!r}.")
-    if not math.isfinite(scale):
-        raise ValueError(f"[{op}] '{name}' must be finite but got {scale!r}.")
-    return float(scale)
+    try:
+        number = float(scale)
+    except OverflowError:  # an integer
+        number = math.inf
+    if not abs(number) <= LARGEST_SCALE:
+        raise ValueError(
+            f"[{op}] '{name}' must be finite in float32, at most {LARGEST_SCALE:g}, but got "
+            f"{scale!r}."
+        )
+    return number
 
 
 def check_not_empty(op: str, name: str, array: mx.array) -> None:

@@ -102,8 +102,11 @@ class Tier(Protocol):
         value: mx.array,
         rpb: mx.array | None,
         lengths: mx.array | None,
-    ) -> tuple[mx.array, mx.array]:
-        """``(out, lse)``: ``softmax(scale * q k^T + rpb) v`` over each window, and its LSE."""
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        """``(out, lse, stats)``: ``softmax(scale * q k^T + rpb) v`` over each window, and its LSE.
+
+        ``stats`` is what `backward` computes the weights from: the LSE in two parts.
+        """
 
     def backward(
         self,
@@ -114,11 +117,11 @@ class Tier(Protocol):
         rpb: mx.array | None,
         lengths: mx.array | None,
         out: mx.array,
-        lse: mx.array,
+        stats: mx.array,
         d_out: mx.array,
         d_lse: mx.array,
     ) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
-        """``(d_query, d_key, d_value, d_rpb)``, the weights recomputed from the LSE."""
+        """``(d_query, d_key, d_value, d_rpb)``, the weights recomputed from ``stats``."""
 
     def qk(
         self,
@@ -178,10 +181,10 @@ class Launched:
         value: mx.array,
         rpb: mx.array | None,
         lengths: mx.array | None,
-    ) -> tuple[mx.array, mx.array]:
+    ) -> tuple[mx.array, mx.array, mx.array]:
         """See `Tier.forward`."""
-        out, lse = self.launch("forward", problem, (query, key, value), rpb, lengths)
-        return out, lse
+        out, lse, stats = self.launch("forward", problem, (query, key, value), rpb, lengths)
+        return out, lse, stats
 
     def backward(
         self,
@@ -192,12 +195,12 @@ class Launched:
         rpb: mx.array | None,
         lengths: mx.array | None,
         out: mx.array,
-        lse: mx.array,
+        stats: mx.array,
         d_out: mx.array,
         d_lse: mx.array,
     ) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
         """See `Tier.backward`."""
-        arrays = query, key, value, out, lse, d_out, d_lse
+        arrays = query, key, value, out, stats, d_out, d_lse
         d_query, d_key, d_value, *d_rpb = self.launch("backward", problem, arrays, rpb, lengths)
         return d_query, d_key, d_value, _like(rpb, d_rpb)
 

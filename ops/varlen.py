@@ -56,7 +56,7 @@ def attend_varlen(
     problem = attention_problem(op, hood, query, key, value, scale, rpb, lengths)
     query = downsample(problem, query)
     arrays = [query, key, value] if rpb is None else [query, key, value, rpb]
-    out, lse = autograd.attention(problem, backend.choose(problem, op))(*arrays, lengths)
+    out, lse, _ = autograd.attention(problem, backend.choose(problem, op))(*arrays, lengths)
     return out, lse
 
 

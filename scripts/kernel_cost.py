@@ -173,9 +173,9 @@ def ours(case: Case, core: Core | None) -> list[Cost]:
     q, k, v, g = case.arrays()
     with use_device(replace(current(), enough_threadgroups=1, core=core)):
         with metal_emulator.record() as forward:
-            out, lse = gpu.forward(case.problem, q, k, v, None, None)
+            out, lse, stats = gpu.forward(case.problem, q, k, v, None, None)
         with metal_emulator.record() as backward:
-            gpu.backward(case.problem, q, k, v, None, None, out, lse, g, mx.zeros(lse.shape))
+            gpu.backward(case.problem, q, k, v, None, None, out, stats, g, mx.zeros(lse.shape))
     return [cost(case, "ours", "forward", forward), cost(case, "ours", "backward", backward)]
 
 

@@ -1,7 +1,7 @@
 """The GPU tier: the kernels of metal/, on Metal or on CUDA.
 
 One text for both (docs/kernels.md). Nothing is materialised but what a caller asks for: the
-backward pass recomputes the weights from the LSE, once per query and once per key.
+backward pass recomputes the weights from two numbers of each row, once per query and once per key.
 """
 
 from __future__ import annotations

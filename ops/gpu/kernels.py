@@ -105,7 +105,7 @@ def _try(name: str, plan: Plan) -> None:
     sizes = dict(zip(("D", "DV"), plan.template.dims, strict=True))
     longest = max(plan.template.dims)
     inputs = [mx.zeros(longest, dtype(array, plan)) for array in kernel.inputs if array != "params"]
-    shapes = [(sizes[size] if size else 1,) for size in kernel.outputs.values()]
+    shapes = [(sizes[n] if isinstance(n, str) else n,) for n in kernel.outputs.values()]
     if "d_rpb" in kernel.outputs and plan.template.sums_rpb:
         shapes[-1] = (plan.teams,)
     mx.eval(_run(name, one, one.params, inputs, shapes))

@@ -79,7 +79,7 @@ def _forward(p: Problem, device: Device) -> Program:
     dims = p.head_dim, p.value_dim
     plan = lay_out(p, device, dims, scale=p.scale, has_rpb=p.has_rpb, channels=FORWARD_CHANNELS)
     step = _step("attention_forward", p, plan)
-    return Program(("query", "key", "value"), (step,), ("out", "lse"))
+    return Program(("query", "key", "value"), (step,), ("out", "lse", "stats"))
 
 
 def _backward(p: Problem, device: Device) -> Program:
@@ -93,7 +93,7 @@ def _backward(p: Problem, device: Device) -> Program:
         _step("attention_backward_query", p, by_query),
         _step("attention_backward_key", p, by_key),
     )
-    arrays = ("query", "key", "value", "out", "lse", "d_out", "d_lse")
+    arrays = ("query", "key", "value", "out", "stats", "d_out", "d_lse")
     return Program(arrays, steps, _gradients(p, "d_query", "d_key", "d_value"))
 
 
@@ -155,7 +155,8 @@ def _shape(name: str, problem: Problem, plan: Plan) -> tuple[int, ...]:
     shapes: dict[str, tuple[int, ...]] = {
         "out": (*queries, problem.value_dim),
         "lse": queries,
-        "delta": queries,
+        "stats": (*queries, 2),
+        "marks": (*queries, 4),
         "logits": slots,
         "d_attn": slots,
         "d_query": (*queries, problem.head_dim),

@@ -162,7 +162,8 @@ struct Run {
   Tensor value = Tensor(p, true, p.value_dim).randomize();
   Tensor d_out = Tensor(p, false, p.value_dim).randomize();
   Tensor d_lse = Tensor(p, false, 1).randomize();
-  Tensor attn{p, false, p.slots()}, out{p, false, p.value_dim}, lse{p, false, 1};
+  Tensor attn{p, false, p.slots()}, out{p, false, p.value_dim};
+  Tensor lse{p, false, 1}, stats{p, false, 2};
   std::vector<float> rpb, d_rpb, d_rpb_again;
   std::vector<int32_t> lengths;
   Arrays a;
@@ -182,6 +183,7 @@ struct Run {
     a.value = value.view();
     a.out = out.view();
     a.lse = lse.view();
+    a.stats = stats.view();
     a.d_out = d_out.view();
     a.d_lse = d_lse.view();
     a.rpb = biased ? rpb.data() : nullptr;

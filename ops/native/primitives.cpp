@@ -28,10 +28,10 @@ struct Signature {
 const Signature& signature(Op op) {
   using A = Arrays;
   static const std::array<Signature, 6> all = {{
-      {"NattenAttention", attention_forward, {&A::query, &A::key, &A::value}, {&A::out, &A::lse}},
+      {"NattenAttention", attention_forward, {&A::query, &A::key, &A::value}, {&A::out, &A::lse, &A::stats}},
       {"NattenAttentionBackward",
        attention_backward,
-       {&A::query, &A::key, &A::value, &A::out, &A::lse, &A::d_out, &A::d_lse},
+       {&A::query, &A::key, &A::value, &A::out, &A::stats, &A::d_out, &A::d_lse},
        {&A::d_query, &A::d_key, &A::d_value}},
       {"NattenQK", qk_forward, {&A::query, &A::key}, {&A::attn}},
       {"NattenQKBackward",
@@ -57,8 +57,11 @@ Op gradient_of(Op op) {
   }
 }
 
-// The only arrays by token that have no channels, and are float32 whatever the others are.
+// Arrays by token that have no channels.
 bool is_lse(Member member) { return member == &Arrays::lse || member == &Arrays::d_lse; }
+
+// What is float32 whatever the others are.
+bool is_float32(Member member) { return is_lse(member) || member == &Arrays::stats; }
 
 mx::Shape shape_of(Member member, const Call& call) {
   using A = Arrays;
@@ -72,6 +75,8 @@ mx::Shape shape_of(Member member, const Call& call) {
   shape.push_back(by_key ? p.kv_heads : p.heads);
   if (member == &A::attn || member == &A::d_attn) {
     shape.push_back(p.slots());
+  } else if (member == &A::stats) {
+    shape.push_back(2);
   } else if (member == &A::value || member == &A::d_value || member == &A::out ||
              member == &A::d_out) {
     shape.push_back(p.value_dim);
@@ -152,10 +157,12 @@ class NeighborhoodOp : public mx::Primitive {
     const auto options = primals.begin() + signature(op_).inputs.size();  // rpb and lengths
     std::vector<mx::array> inputs(primals.begin(), options);
     const Op gradient = gradient_of(op_);
-    if (gradient == Op::kAttentionBackward) {
-      inputs.insert(inputs.end(), outputs.begin(), outputs.end());
+    size_t cotangents_used = cotangents.size();
+    if (gradient == Op::kAttentionBackward) {  // of out and lse; stats are between us
+      inputs.insert(inputs.end(), {outputs[0], outputs[2]});
+      cotangents_used = 2;
     }
-    for (size_t i = 0; i < cotangents.size(); ++i) {  // a rule of the user's may give other dtypes
+    for (size_t i = 0; i < cotangents_used; ++i) {  // a rule of the user's may give other dtypes
       inputs.push_back(mx::astype(cotangents[i], outputs[i].dtype(), stream()));
     }
     inputs.insert(inputs.end(), options, primals.end());
@@ -191,7 +198,7 @@ class NeighborhoodOp : public mx::Primitive {
     auto shapes = primitive->output_shapes(inputs);
     std::vector<mx::Dtype> dtypes(shapes.size(), inputs[0].dtype());
     for (size_t i = 0; i < dtypes.size(); ++i) {
-      if (i >= one.outputs.size() || is_lse(one.outputs[i])) dtypes[i] = mx::float32;
+      if (i >= one.outputs.size() || is_float32(one.outputs[i])) dtypes[i] = mx::float32;
     }
     return mx::array::make_arrays(std::move(shapes), dtypes, primitive, std::move(inputs));
   }
@@ -321,7 +328,7 @@ std::vector<mx::array> apply(Op op, const Call& call, std::vector<mx::array> inp
   const Signature& one = signature(op);
   const mx::Stream stream = mx::to_stream(std::monostate{}, mx::Device::cpu);
   for (size_t i = 0; i < inputs.size(); ++i) {
-    if (is_lse(one.inputs[i])) inputs[i] = mx::astype(inputs[i], mx::float32, stream);
+    if (is_float32(one.inputs[i])) inputs[i] = mx::astype(inputs[i], mx::float32, stream);
   }
   if (rpb) {
     inputs.push_back(mx::astype(*rpb, mx::float32, stream));

@@ -21,6 +21,11 @@ SUPPORT = Support(
     )
 )
 
+# Attention computes its scores in powers of 2.
+LOG2E, LN2 = 1.4426950408889634, 0.6931471805599453
+# A bias is at least this, above the scores of keys that are not seen. The same in all tiers: it is
+# the LSE of a row that a bias hides altogether.
+LEAST_BIAS = -1e29
 # 2^x on [-0.5, 0.5]: the smallest relative error that degree 5 and 2^0 = 1 allow.
 EXP2 = (0.00132647273, 0.0096715127, 0.0555073374, 0.240222421, 0.693146978, 1.0)
 
@@ -47,26 +52,26 @@ def forward(
     value: mx.array,
     rpb: mx.array | None,
     lengths: mx.array | None,
-) -> tuple[mx.array, mx.array]:
-    """``(out, lse)``."""
-    tiles = Tiles(problem, rpb, lengths)
-    query = problem.scale * _by_query(problem, query, lengths)
+) -> tuple[mx.array, mx.array, mx.array]:
+    """``(out, lse, stats)``."""
+    tiles = Tiles(problem, _base_2(rpb), lengths)
+    query = problem.scale * LOG2E * _by_query(problem, query, lengths)
     key, value = (_by_key(problem, x, lengths) for x in (key, value))
 
     def attend(part: Part) -> PartResults:
         scores, _, _ = _scores(tiles, part, query, key)  # [h, t, tk, rows]
-        top = scores.max(axis=-2, keepdims=True)
-        weights = _exp(scores - top)
+        top = scores.max(axis=-2, keepdims=True)  # [h, t, 1, rows]
+        weights = _exp2(scores - top)
         total = weights.sum(axis=-2, keepdims=True)
         out = weights.mT @ tiles.keys(part, value) / total.mT
-        return [out, (mx.log(total) + top).mT], [], []
+        return [out, mx.concatenate([top, mx.log2(total)], axis=-2).mT], [], []
 
-    (out, lse), _, _ = tiles.map(attend)
-    lse = lse.squeeze(-1)
+    (out, stats), _, _ = tiles.map(attend)
+    lse = LN2 * stats.sum(axis=-1)
     if lengths is not None:
         seen = _seen(problem, lengths)[..., None]
         out, lse = mx.where(seen[..., None], out, 0.0), mx.where(seen, lse, -mx.inf)
-    return out.astype(problem.dtype), lse
+    return out.astype(problem.dtype), lse, stats
 
 
 def backward(
@@ -77,32 +82,33 @@ def backward(
     rpb: mx.array | None,
     lengths: mx.array | None,
     out: mx.array,
-    lse: mx.array,
+    stats: mx.array,
     d_out: mx.array,
     d_lse: mx.array,
 ) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
-    """``(d_query, d_key, d_value, d_rpb)``, the weights recomputed from the LSE."""
-    tiles = Tiles(problem, rpb, lengths)
+    """``(d_query, d_key, d_value, d_rpb)``, the weights recomputed from ``stats``."""
+    tiles = Tiles(problem, _base_2(rpb), lengths)
     delta = (out.astype(mx.float32) * d_out.astype(mx.float32)).sum(axis=-1) - d_lse
+    per_query = mx.concatenate([stats, delta[..., None]], axis=-1)
     if lengths is not None:
-        seen = _seen(problem, lengths)[..., None]
-        lse, delta = mx.where(seen, lse, 0.0), mx.where(seen, delta, 0.0)
-    query = problem.scale * _by_query(problem, query, lengths)
+        per_query = mx.where(_seen(problem, lengths)[..., None, None], per_query, 0.0)
+    per_query = flat(per_query)
+    query = problem.scale * LOG2E * _by_query(problem, query, lengths)
     d_out = _by_query(problem, d_out, lengths)
     key, value = (_by_key(problem, x, lengths) for x in (key, value))
-    per_query = flat(mx.stack([lse, delta], axis=-1))
 
     def differentiate(part: Part) -> PartResults:
         scores, q, k = _scores(tiles, part, query, key)
         v, d_o = tiles.keys(part, value), tiles.queries(part, d_out)
-        lse, delta = mx.split(tiles.queries(part, per_query).mT, 2, axis=-2)  # [h, t, 1, rows]
-        weights = _exp(scores - lse)
+        top, log_sum, delta = mx.split(tiles.queries(part, per_query).mT, 3, axis=-2)
+        weights = _exp2(scores - top - log_sum)  # the scores as forward had them, bit by bit
         d_scores = weights * (v @ mx.contiguous(d_o.mT) - delta)
         d_q = problem.scale * (d_scores.mT @ k)
         return [d_q], [d_scores @ q, weights @ d_o], [] if rpb is None else [d_scores]
 
     grads = tiles.map(differentiate)
     (d_query,), (d_key, d_value), d_rpb = grads
+    d_key = LN2 * d_key  # the queries were in powers of 2
     d_query, d_key, d_value = (x.astype(problem.dtype) for x in (d_query, d_key, d_value))
     return d_query, d_key, d_value, None if rpb is None else d_rpb[0].astype(rpb.dtype)
 
@@ -212,13 +218,18 @@ def _seen(problem: Problem, lengths: mx.array) -> mx.array:
     return inside_samples([mx.arange(n) * s for n, s in steps], lengths)
 
 
-def _exp(x: mx.array) -> mx.array:
-    """``exp(x)`` for ``x <= 0``."""
+def _base_2(rpb: mx.array | None) -> mx.array | None:
+    """A bias in powers of 2."""
+    return None if rpb is None else LOG2E * mx.maximum(rpb.astype(mx.float32), LEAST_BIAS)
+
+
+def _exp2(x: mx.array) -> mx.array:
+    """``2^x`` for ``x <= 0``."""
     if mx.default_device() != mx.cpu:
-        return mx.exp(x)
+        return mx.exp(LN2 * x)
     # MLX's exponential takes 12 ns a number on a CPU, this a quarter: 2^n from the bits of n, times
     # a polynomial (relative error 2e-7) for the rest. Below 2^-100 it is exactly zero.
-    x = mx.maximum(x * 1.4426950408889634, -100.0)
+    x = mx.maximum(x, -100.0)
     shifted = x + 12582912.0  # 1.5 * 2^23: rounds, and leaves n in the low bits
     rest = x - (shifted - 12582912.0)
     power = EXP2[0] * rest + EXP2[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,7 +21,7 @@ from natten_zoo.ops.gpu import kernels
 from natten_zoo.ops.gpu.device import current, use_device
 from natten_zoo.ops.problem import Problem
 from tests.metal_emulator import StrictError, install, record
-from tests.ops.gpu.problems import case_of, check_attention, worst
+from tests.ops.gpu.problems import Case, case_of, check_attention, worst
 
 FORWARD, KEY, QUERY = (
     f"attention_{name}.metal" for name in ("forward", "backward_key", "backward_query")
@@ -32,7 +33,8 @@ FIRST, LAST = rf"\A(.*?){BARRIER}", rf"\A(.*){BARRIER}"
 class Mutant(NamedTuple):
     """A replacement by regular expression in a file of metal/, and what must give it away.
 
-    ``caught`` is how the kind of a report begins, "numbers" or "strict".
+    ``caught`` is how the kind of a report begins, "numbers" or "strict". ``on`` names the
+    problem of `CASES` that gives it away.
     """
 
     file: str
@@ -40,6 +42,7 @@ class Mutant(NamedTuple):
     replacement: str
     caught: str
     core: Core = MATRIX
+    on: str = "2-D"
 
 
 MUTANTS = {
@@ -66,8 +69,8 @@ MUTANTS = {
     "row beyond the array loaded": Mutant("rows.h", r"live && \(", "(", "out-of-bounds"),
     "index beyond an array": Mutant(
         FORWARD,
-        r"e < 2 \* NA_ROWS; e\+\+\) base",
-        "e <= 2 * NA_ROWS; e++) base",
+        r"e < 2 \* NA_ROWS; e\+\+\) s\[g\]\.e\[e\] = 0",
+        "e <= 2 * NA_ROWS; e++) s[g].e[e] = 0",
         "array-out-of-bounds",
     ),
     # what is read, and what is written
@@ -77,7 +80,9 @@ MUTANTS = {
     "last round of staging missed": Mutant(
         "slab.h", r"n < rounds\.count; n", "n < rounds.count - TOKENS; n", "uninit-"
     ),
-    "LSE and delta not staged": Mutant(KEY, r"= \{lse, delta\}", "= {0, 0}", "uninit-"),
+    "marks not staged": Mutant(
+        KEY, "marks, rows, slab", "(const DEV float*)0, rows, slab", "uninit-"
+    ),
     "bins not cleared": Mutant("rows.h", r"sums\[i\] = 0\.0f;", ";", "uninit-"),
     "sum not initialised": Mutant(FORWARD, r"na_clear<FV>\(sum\);", "", "uninitialised-value"),
     "padding queries stored": Mutant("rows.h", r"if \(!home\.stored\) continue;", "", "race-WW"),
@@ -94,6 +99,27 @@ MUTANTS = {
     ),
     "inverse window one query too short": Mutant(
         "window.h", r"key \+ middle \+ 1", "key + middle", "numbers"
+    ),
+    "reference too far below the logits": Mutant(
+        FORWARD, r"SLACK = 8\.0f", "SLACK = 200.0f", "numbers", on="climbing"
+    ),
+    "keys beyond a column's end seen": Mutant(
+        "walk.h", r"if \(SHAPE::DEEP \* NA_ROWS > 1\)  //", "if (false)  //", "numbers", on="long"
+    ),
+    "bias pitch from the last axis alone": Mutant(
+        "tile.h",
+        r"(na_table na_bins.*?)na_axis_of\(p, a\)\[NA_KERNEL\]",
+        r"\1na_axis_of(p, 2)[NA_KERNEL]",
+        "out-of-bounds",
+        on="3-D",
+    ),
+    "products in another order": Mutant(
+        QUERY,
+        r"large\[h\] = na_is_large\(softmax\[h\]\)",
+        "large[h] = false",
+        "numbers",
+        SCALAR_4,
+        "large",
     ),
     # teams of few lanes
     "partners of another team": Mutant(
@@ -126,7 +152,7 @@ SAMPLE = (
     "row beyond the array loaded",
     "index beyond an array",
     "slab twice as large",
-    "LSE and delta not staged",
+    "marks not staged",
     "sum not initialised",
     "LSE stored by every lane",
     "slab passed as device memory",
@@ -162,15 +188,50 @@ def mutated(mutant: Mutant | None, core: Core) -> Iterator[None]:
         yield
 
 
-def outcome(mutant: Mutant | None, core: Core, order: int = 0) -> set[str]:
-    """What gives a mutant away: kinds of reports, "numbers", "strict"; nothing for none."""
+def usual() -> Case:
     hood = Neighborhood.of(2, (5, 7))
-    problem = Problem(hood, 1, (13, 19), 1, 1, 16, 16, 0.25, mx.float32, has_rpb=True)
+    return case_of(Problem(hood, 1, (13, 19), 1, 1, 16, 16, 0.25, mx.float32, has_rpb=True))
+
+
+def solid() -> Case:
+    hood = Neighborhood.of(3, (2, 3, 4))
+    return case_of(Problem(hood, 1, (4, 6, 9), 1, 1, 8, 8, 0.25, mx.float32, has_rpb=True))
+
+
+def climbing() -> Case:
+    """Each logit is 2^8 times the one before it, all through a window of 31 keys."""
+    problem = Problem(Neighborhood.of(1, 31), 1, (40,), 1, 1, 8, 8, 1.0, mx.float32)
+    steps = mx.zeros((1, 40, 1, 8)).at[..., 0].add(8 * math.log(2) * mx.arange(40)[None, :, None])
+    first = mx.zeros((1, 40, 1, 8)).at[..., 0].add(1.0)
+    return replace(case_of(problem), query=first, key=steps)
+
+
+def long() -> Case:
+    """More keys than a slab has room for, which is cut in the middle of a column."""
+    problem = Problem(Neighborhood.of(1, 180), 1, (300,), 1, 1, 8, 8, 0.25, mx.float32)
+    return case_of(problem)
+
+
+def large() -> Case:
+    """Logits of 4e8: in 2-D, where queries lie otherwise among the lanes than keys."""
+    problem = Problem(Neighborhood.of(2, (3, 5)), 1, (13, 19), 1, 1, 16, 16, 0.25, mx.float32)
+    case = case_of(problem)
+    return replace(case, query=1e4 * case.query, key=1e4 * case.key)
+
+
+CASES = {"2-D": usual, "3-D": solid, "climbing": climbing, "long": long, "large": large}
+
+
+def outcome(mutant: Mutant | None, core: Core, order: int = 0, on: str = "2-D") -> set[str]:
+    """What gives a mutant away: kinds of reports, "numbers", "strict"; nothing for none."""
     with install(raise_faults=False, order=order), mutated(mutant, core), record() as launches:
         try:
-            wrong = worst(check_attention(case_of(problem)), mx.float32)
+            errors = check_attention(CASES[on]())
         except StrictError:
             return {"strict"}
+    if on == "large":  # where weights are 0 or 1 the other gradients are differences of equals
+        errors = {name: errors[name] for name in ("out", "d_value")}
+    wrong = worst(errors, mx.float32)
     kinds = {r.kind for launch in launches for r in launch.reports}
     return kinds | ({"numbers"} if wrong else set())
 
@@ -179,6 +240,14 @@ def outcome(mutant: Mutant | None, core: Core, order: int = 0) -> set[str]:
 @pytest.mark.parametrize("order", [0, 1, 2])
 def test_kernels_as_they_are(core: Core, order: int) -> None:
     assert not outcome(None, core, order)
+
+
+@pytest.mark.parametrize(
+    "on",
+    [name if name == "climbing" else pytest.param(name, marks=pytest.mark.slow) for name in CASES],
+)
+def test_kernels_are_right_where_mutants_are_wrong(on: str) -> None:
+    assert not outcome(None, MATRIX, on=on)
 
 
 def test_the_sample_has_every_way_to_be_caught() -> None:
@@ -190,7 +259,7 @@ def test_the_sample_has_every_way_to_be_caught() -> None:
 )
 def test_mutant(name: str) -> None:
     mutant = MUTANTS[name]
-    found = outcome(mutant, mutant.core)
+    found = outcome(mutant, mutant.core, on=mutant.on)
     assert any(kind.startswith(mutant.caught) for kind in found), found
     if mutant.caught == "numbers":
         assert found == {"numbers"}, "reports catch it by now: say so"

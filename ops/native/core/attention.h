@@ -5,10 +5,10 @@
 
 namespace natten {
 
-// query, key, value [, rpb, lengths] -> out, lse
+// query, key, value [, rpb, lengths] -> out, lse, stats
 void attention_forward(const Problem& problem, const Arrays& arrays);
 
-// query, key, value, out, lse, d_out, d_lse [, rpb, lengths] -> d_query, d_key, d_value [, d_rpb]
+// query, key, value, out, stats, d_out, d_lse [, rpb, lengths] -> d_query, d_key, d_value [, d_rpb]
 void attention_backward(const Problem& problem, const Arrays& arrays);
 
 // query, key [, rpb, lengths] -> attn: scores by slot, -inf in the slots that a query lacks

@@ -1,5 +1,9 @@
-// P = exp(S - LSE), in powers of 2, dS = P (dO V^T - delta) with delta = rowsum(dO O) - dLSE;
+// P = 2^(S - top - log2 sum), dS = P (dO V^T - delta) with delta = rowsum(dO O) - dLSE;
 // dQ = scale dS K, dK = scale dS^T Q, dV = P^T dO, dB = dS summed by relative position.
+//
+// S - top is a small difference of numbers that may be large, and at most 0: all passes compute the
+// same bits of S, the bias, then the products of scaled queries and keys, channel by channel, and
+// top is one of them. An LSE of one float32 would have lost the sum.
 #include <algorithm>
 #include <vector>
 
@@ -47,7 +51,7 @@ class QueryGradient {
     float* d_bias = d_rpb_ ? arena_.take<float>(table_.size()) : nullptr;
     for (int i = 0; i < p_.sharing(); ++i) {
       const int head = task_.kv_head * p_.sharing() + i;
-      if (bias) table_.read(a_.rpb + int64_t{1} * head * bias_entries(p_), kLog2E, kLeastBias, bias);
+      if (bias) table_.read(rpb_of(p_, a_.rpb, head), kLog2E, kLeastBias, bias);
       if (d_bias) std::memset(d_bias, 0, table_.size() * sizeof(float));
       rows_.use_head(bias, d_bias);
       for_each_tile(*task_.unit, [&](const int* tile) { run_tile(tile, head); });
@@ -64,22 +68,24 @@ class QueryGradient {
     load_lanes(a_.query, a_.query.at(b, head), lanes, p_.head_dim, p_.scale * kLog2E, query_);
     load_lanes(a_.out, a_.out.at(b, head), lanes, p_.value_dim, 1, out_);
     load_lanes(a_.d_out, a_.d_out.at(b, head), lanes, p_.value_dim, 1, d_out_);
-    const Floats lse = load_one(a_.lse, a_.lse.at(b, head), lanes) * kLog2E;
+    const Stats stats = load_stats(a_.stats, a_.stats.at(b, head), lanes);
     Floats delta = -load_one(a_.d_lse, a_.d_lse.at(b, head), lanes);
     for (int d = 0; d < p_.value_dim; ++d) delta += d_out_[d] * out_[d];
     store_one(delta_, delta_.at(b, head), lanes, delta);
     clear(d_query_, p_.head_dim);
-    for (int first = 0; first < rows_.count();) first += add_chunk(first, lse, delta);
+    for (int first = 0; first < rows_.count();) first += add_chunk(first, stats, delta);
     store_lanes(a_.d_query, a_.d_query.at(b, head), lanes, p_.head_dim, splat(p_.scale), d_query_);
   }
 
-  int add_chunk(int first, Floats lse, Floats delta) {
+  int add_chunk(int first, const Stats& stats, Floats delta) {
     const int count = rows_.prepare(first);
     const Floats* bias = rows_.bias();
     const Rows keys = keys_.of(rows_);
-    scores(query_, keys, count, p_.head_dim, [&](int j) { return bias[j] - lse; }, weights_);
+    scores(query_, keys, count, p_.head_dim, [&](int j) { return bias[j]; }, weights_);
     scores(d_out_, values_.of(rows_), count, p_.value_dim, [&](int) { return -delta; }, d_scores_);
-    for (int j = 0; j < count; ++j) d_scores_[j] *= exp2(weights_[j]);
+    for (int j = 0; j < count; ++j) {
+      d_scores_[j] *= exp2(weights_[j] - stats.top - stats.log_sum);
+    }
     accumulate(d_scores_, keys, count, p_.head_dim, d_query_);
     rows_.add_gradient(d_scores_, count);
     return count;
@@ -105,7 +111,8 @@ class KeyGradient {
         queries_(arena_, *task.unit, p_.head_dim), d_outs_(arena_, *task.unit, p_.value_dim),
         table_(p_, *task.plan, Lanes::kKeys),
         rows_(*task.unit, *task.plan, table_, arena_),
-        lse_(arena_.take<float>(task.unit->cells())),
+        top_(arena_.take<float>(task.unit->cells())),
+        log_sum_(arena_.take<float>(task.unit->cells())),
         deltas_(arena_.take<float>(task.unit->cells())),
         key_(take_lanes(arena_, p_.head_dim)), value_(take_lanes(arena_, p_.value_dim)),
         weights_(arena_.take<Floats>(TileRows::kChunk)),
@@ -124,7 +131,7 @@ class KeyGradient {
     for (int i = 0; i < p_.sharing(); ++i) {
       const int head = task_.kv_head * p_.sharing() + i;
       read(head);
-      if (bias) table_.read(a_.rpb + int64_t{1} * head * bias_entries(p_), kLog2E, kLeastBias, bias);
+      if (bias) table_.read(rpb_of(p_, a_.rpb, head), kLog2E, kLeastBias, bias);
       rows_.use_head(bias, nullptr);
       int64_t t = 0;
       for_each_tile(unit, [&](const int* tile) {
@@ -136,7 +143,7 @@ class KeyGradient {
     for_each_tile(unit, [&](const int* tile) {
       const TileLanes lanes(unit, *task_.plan, tile);
       const int b = task_.batch, h = task_.kv_head;
-      store_lanes(a_.d_key, a_.d_key.at(b, h), lanes, p_.head_dim, splat(p_.scale),
+      store_lanes(a_.d_key, a_.d_key.at(b, h), lanes, p_.head_dim, splat(kLn2),
                   d_keys + t * key_size);
       store_lanes(a_.d_value, a_.d_value.at(b, h), lanes, p_.value_dim, splat(1),
                   d_values + t * value_size);
@@ -148,10 +155,12 @@ class KeyGradient {
   void read(int head) {
     const int b = task_.batch;
     const Unit& unit = *task_.unit;
-    queries_.read(a_.query, a_.query.at(b, head));
+    queries_.read(a_.query, a_.query.at(b, head), p_.scale * kLog2E);
     d_outs_.read(a_.d_out, a_.d_out.at(b, head));
-    for_each_row(a_.lse, unit, a_.lse.at(b, head),
-                 [&](int cell, int64_t at) { lse_[cell] = number(a_.lse, at) * kLog2E; });
+    for_each_row(a_.stats, unit, a_.stats.at(b, head), [&](int cell, int64_t at) {
+      top_[cell] = number(a_.stats, at);
+      log_sum_[cell] = number(a_.stats, at + a_.stats.channel_stride);
+    });
     for_each_row(delta_, unit, delta_.at(b, head),
                  [&](int cell, int64_t at) { deltas_[cell] = number(delta_, at); });
   }
@@ -160,7 +169,7 @@ class KeyGradient {
     const TileLanes lanes(*task_.unit, *task_.plan, tile);
     const int b = task_.batch, h = task_.kv_head;
     rows_.enter(tile);
-    load_lanes(a_.key, a_.key.at(b, h), lanes, p_.head_dim, p_.scale * kLog2E, key_);
+    load_lanes(a_.key, a_.key.at(b, h), lanes, p_.head_dim, 1, key_);
     load_lanes(a_.value, a_.value.at(b, h), lanes, p_.value_dim, 1, value_);
     for (int first = 0; first < rows_.count();) first += add_chunk(first, d_key, d_value);
   }
@@ -169,14 +178,14 @@ class KeyGradient {
     const int count = rows_.prepare(first);
     const Floats* bias = rows_.bias();
     const Rows queries = queries_.of(rows_), d_outs = d_outs_.of(rows_);
-    const float *lse = lse_ + rows_.origin(), *delta = deltas_ + rows_.origin();
+    const float *top = top_ + rows_.origin(), *log_sum = log_sum_ + rows_.origin();
+    const float* delta = deltas_ + rows_.origin();
     const int* at = rows_.cells();
-    scores(key_, queries, count, p_.head_dim, [&](int j) { return bias[j] - lse[at[j]]; },
-           weights_);
+    scores(key_, queries, count, p_.head_dim, [&](int j) { return bias[j]; }, weights_);
     scores(value_, d_outs, count, p_.value_dim, [&](int j) { return splat(-delta[at[j]]); },
            d_scores_);
     for (int j = 0; j < count; ++j) {
-      weights_[j] = exp2(weights_[j]);
+      weights_[j] = exp2(weights_[j] - top[at[j]] - log_sum[at[j]]);
       d_scores_[j] *= weights_[j];
     }
     accumulate(weights_, d_outs, count, p_.value_dim, d_value);
@@ -192,7 +201,7 @@ class KeyGradient {
   Panel queries_, d_outs_;
   BiasTable table_;
   TileRows rows_;
-  float *lse_, *deltas_;
+  float *top_, *log_sum_, *deltas_;
   Floats *key_, *value_, *weights_, *d_scores_;
 };
 

@@ -23,7 +23,7 @@ class Forward {
     float* bias = a_.rpb ? arena_.take<float>(table_.size()) : nullptr;
     for (int i = 0; i < p_.sharing(); ++i) {
       const int head = task_.kv_head * p_.sharing() + i;
-      if (bias) table_.read(a_.rpb + int64_t{1} * head * bias_entries(p_), kLog2E, kLeastBias, bias);
+      if (bias) table_.read(rpb_of(p_, a_.rpb, head), kLog2E, kLeastBias, bias);
       rows_.use_head(bias, nullptr);
       for_each_tile(*task_.unit, [&](const int* tile) { run_tile(tile, head); });
     }
@@ -33,14 +33,17 @@ class Forward {
   void run_tile(const int* tile, int head) {
     const TileLanes lanes(*task_.unit, *task_.plan, tile);
     rows_.enter(tile);
-    load_lanes(a_.query, a_.query.at(task_.batch, head), lanes, p_.head_dim, p_.scale * kLog2E, query_);
+    const int64_t at = a_.query.at(task_.batch, head);
+    load_lanes(a_.query, at, lanes, p_.head_dim, p_.scale * kLog2E, query_);
     clear(out_, p_.value_dim);
     highest_ = splat(kMasked);
     total_ = Floats{};
     for (int first = 0; first < rows_.count();) first += add_chunk(first);
     store_lanes(a_.out, a_.out.at(task_.batch, head), lanes, p_.value_dim, 1.0f / total_, out_);
-    const Floats lse = highest_ / kLog2E + log(total_);
+    const Floats log_total = log(total_), lse = highest_ * kLn2 + log_total;
     store_one(a_.lse, a_.lse.at(task_.batch, head), lanes, lse);
+    const Stats stats{highest_, log_total * kLog2E};
+    store_stats(a_.stats, a_.stats.at(task_.batch, head), lanes, stats);
   }
 
   // Softmax over chunks of rows: what was summed is rescaled when a higher score turns up.
@@ -83,6 +86,7 @@ void attention_forward(const Problem& problem, const Arrays& arrays) {
   if (arrays.lengths) {
     fill_queries(arrays.out, problem, problem.value_dim, 0);
     fill_queries(arrays.lse, problem, 1, -std::numeric_limits<float>::infinity());
+    fill_queries(arrays.stats, problem, 2, 0);
   }
   Schedule(problem, arrays, Lanes::kQueries).run([&](const Task& task) {
     Forward(problem, arrays, task).run();

@@ -76,7 +76,7 @@ class Dots : Sum {
     float* bias = rpb ? arena_.take<float>(table_.size()) : nullptr;
     for (int i = 0; i < p_.sharing(); ++i) {
       const int head = task_.kv_head * p_.sharing() + i;
-      if (bias) table_.read(rpb + int64_t{1} * head * bias_entries(p_), 1, kNoLimit, bias);
+      if (bias) table_.read(rpb_of(p_, rpb, head), 1, kNoLimit, bias);
       rows_.use_head(bias, nullptr);
       for_each_tile(unit, [&](const int* tile) {
         const TileLanes lanes(unit, *task_.plan, tile);

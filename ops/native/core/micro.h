@@ -31,11 +31,19 @@ template <int N>
   for (int n = 0; n < N; ++n) out[n] = sum[n];
 }
 
-// The product of n <= N rows.
+// The product of n <= N rows. A single one is taken twice: GCC does not fuse multiply and add where
+// there is but one sum to wait for, and every score has to be rounded like every other (backward.cpp).
 template <int N>
 inline void some_scores(int n, const Floats* lanes, const float* const* row, int dim, Floats* out) {
   if (n == N) return scores<N>(lanes, row, dim, out);
-  if constexpr (N > 1) some_scores<N - 1>(n, lanes, row, dim, out);
+  if constexpr (N > 2) {
+    some_scores<N - 1>(n, lanes, row, dim, out);
+  } else {
+    const float* twice[2] = {row[0], row[0]};
+    Floats same[2] = {out[0], out[0]};
+    scores<2>(lanes, twice, dim, same);
+    out[0] = same[0];
+  }
 }
 
 template <int N>

@@ -11,9 +11,9 @@ namespace {
 constexpr size_t kAlignment = 64;
 
 template <class Element>
-void read(const typename Element::Raw* in, int64_t stride, int channels, float* out) {
+void read(const typename Element::Raw* in, int64_t stride, int channels, float factor, float* out) {
   for_each_block(channels, [&](int c, int n) {
-    store(out + c, load_some<Element>(in + c * stride, stride, n));
+    store(out + c, load_some<Element>(in + c * stride, stride, n) * factor);
   });
 }
 
@@ -51,7 +51,7 @@ void* Arena::take_bytes(size_t bytes) {
 
 void read_row(const View& view, int64_t offset, int channels, float* out) {
   with_type(view, [&](auto element, const auto* data) {
-    read<decltype(element)>(data + offset, view.channel_stride, channels, out);
+    read<decltype(element)>(data + offset, view.channel_stride, channels, 1, out);
   });
 }
 
@@ -71,14 +71,14 @@ void fill_row(const View& view, int64_t offset, int channels, float value) {
   });
 }
 
-void pack_rows(const View& view, int64_t head_offset, const Unit& unit, int channels, int pitch,
-               float* out) {
+void pack_rows(const View& view, int64_t head_offset, const Unit& unit, int channels, float factor,
+               int pitch, float* out) {
   const int64_t ahead = 8 * unit.axis[kAxes - 1]->row_at.step * view.axis_stride[kAxes - 1];
   with_type(view, [&](auto element, const auto* data) {
     for_each_row(view, unit, head_offset, [&](int cell, int64_t offset) {
       float* row = out + int64_t{1} * cell * pitch;
       __builtin_prefetch(data + offset + ahead);
-      read<decltype(element)>(data + offset, view.channel_stride, channels, row);
+      read<decltype(element)>(data + offset, view.channel_stride, channels, factor, row);
     });
   });
 }

@@ -38,9 +38,9 @@ void read_row(const View& view, int64_t offset, int channels, float* out);
 void write_row(const View& view, int64_t offset, int channels, const float* in);
 void fill_row(const View& view, int64_t offset, int channels, float value);
 
-// The rows of a unit, packed one after the other: [cells, pitch].
-void pack_rows(const View& view, int64_t head_offset, const Unit& unit, int channels, int pitch,
-               float* out);
+// The rows of a unit times a factor, packed one after the other: [cells, pitch].
+void pack_rows(const View& view, int64_t head_offset, const Unit& unit, int channels, float factor,
+               int pitch, float* out);
 
 // One number of a float32 array.
 inline float& number(const View& view, int64_t offset) {

@@ -53,6 +53,7 @@ struct View {
 // The arrays of a call; which of them are set depends on the operation.
 struct Arrays {
   View query, key, value, out, lse, attn;          // attn: [..., heads, slots]
+  View stats;  // [..., heads, 2]: of a row the largest score (base 2), and log2 of the sum from there
   View d_query, d_key, d_value, d_out, d_lse, d_attn;
   const float* rpb = nullptr;     // [heads, 2K - 1 per axis]
   float* d_rpb = nullptr;

@@ -18,13 +18,14 @@ constexpr int kBlock = 8;
 using Floats = float __attribute__((vector_size(kLanes * sizeof(float))));
 using Ints = int32_t __attribute__((vector_size(kLanes * sizeof(int32_t))));
 
-constexpr float kLog2E = 1.44269504088896341f;
+constexpr float kLog2E = 1.44269504088896341f, kLn2 = 0.693147180559945309f;
 
 // Score of a key that a query does not see. Finite, so that no difference of scores is NaN.
 constexpr float kMasked = -3e38f;
 
-// What an attention's bias is at least, so that no key in a window looks like one outside.
-constexpr float kLeastBias = -1e38f;
+// What an attention's bias is at least, so that no key in a window looks like one outside. The same
+// in all tiers: it is the LSE of a row that a bias hides altogether.
+constexpr float kLeastBias = -1e29f * kLog2E;
 
 inline Floats splat(float x) { return Floats{} + x; }
 

@@ -51,12 +51,11 @@ void Schedule::run(const std::function<void(const Task&)>& body) const {
   });
 }
 
-void Panel::read(const View& view, int64_t head_offset) {
+void Panel::read(const View& view, int64_t head_offset, float factor) {
   version_ = -1;
   // The loops over rows read them eight floats at a time.
-  if (view.dtype != DType::kFloat32 || view.channel_stride != 1 || channels_ % 8 != 0) {
-    return pack(view, head_offset);
-  }
+  const bool in_place = view.dtype == DType::kFloat32 && view.channel_stride == 1 && factor == 1;
+  if (!in_place || channels_ % 8 != 0) return pack(view, head_offset, factor);
   for (int a = 0; a < kAxes; ++a) {
     head_offset += unit_.axis[a]->row_at(unit_.rows[a].begin) * view.axis_stride[a];
     step_[a] = unit_.axis[a]->row_at.step * view.axis_stride[a];
@@ -64,10 +63,10 @@ void Panel::read(const View& view, int64_t head_offset) {
   first_ = static_cast<const float*>(view.data) + head_offset;
 }
 
-void Panel::pack(const View& view, int64_t head_offset) {
+void Panel::pack(const View& view, int64_t head_offset, float factor) {
   const int64_t pitch = padded(channels_, kLanes);
   if (packed_ == nullptr) packed_ = arena_.take<float>(unit_.cells() * pitch);
-  pack_rows(view, head_offset, unit_, channels_, pitch, packed_);
+  pack_rows(view, head_offset, unit_, channels_, factor, pitch, packed_);
   first_ = packed_;
   int64_t step = pitch;
   for (int a = kAxes - 1; a >= 0; --a) {

@@ -30,18 +30,19 @@ class Schedule {
   int kv_heads_;
 };
 
-// The rows of a unit as float32: where they lie if that is what they are, else packed.
+// The rows of a unit as float32: where they lie if that is what they are, else packed, as are those
+// that are to be multiplied by a factor.
 class Panel {
  public:
   Panel(Arena& arena, const Unit& unit, int channels)
       : arena_(arena), unit_(unit), channels_(channels),
         offsets_(arena.take<int64_t>(TileRows::kChunk)) {}
 
-  void read(const View& view, int64_t head_offset);
+  void read(const View& view, int64_t head_offset, float factor = 1);
   Rows of(const TileRows& rows);
 
  private:
-  void pack(const View& view, int64_t head_offset);
+  void pack(const View& view, int64_t head_offset, float factor);
 
   Arena& arena_;
   const Unit& unit_;
@@ -73,6 +74,10 @@ inline int bias_entries(const Problem& p) {
   return (2 * p.axis[0].kernel - 1) * (2 * p.axis[1].kernel - 1) * (2 * p.axis[2].kernel - 1);
 }
 
+inline const float* rpb_of(const Problem& p, const float* rpb, int head) {
+  return rpb + int64_t{1} * head * bias_entries(p);
+}
+
 // One number per lane, of a float32 array without channels.
 inline Floats load_one(const View& view, int64_t head_offset, const TileLanes& lanes) {
   Floats out{};
@@ -89,6 +94,34 @@ inline void store_one(const View& view, int64_t head_offset, const TileLanes& la
   lanes.offsets(view, head_offset, at);
   for (int l = 0; l < kLanes; ++l) {
     if (lanes.valid[l]) number(view, at[l]) = in[l];
+  }
+}
+
+// What the softmax of a row was: its largest score, and log2 of the sum of 2^(score - top).
+struct Stats {
+  Floats top{}, log_sum{};
+};
+
+inline Stats load_stats(const View& view, int64_t head_offset, const TileLanes& lanes) {
+  Stats out;
+  int64_t at[kLanes];
+  lanes.offsets(view, head_offset, at);
+  for (int l = 0; l < kLanes; ++l) {
+    if (!lanes.valid[l]) continue;
+    out.top[l] = number(view, at[l]);
+    out.log_sum[l] = number(view, at[l] + view.channel_stride);
+  }
+  return out;
+}
+
+inline void store_stats(const View& view, int64_t head_offset, const TileLanes& lanes,
+                        const Stats& in) {
+  int64_t at[kLanes];
+  lanes.offsets(view, head_offset, at);
+  for (int l = 0; l < kLanes; ++l) {
+    if (!lanes.valid[l]) continue;
+    number(view, at[l]) = in.top[l];
+    number(view, at[l] + view.channel_stride) = in.log_sum[l];
   }
 }
 

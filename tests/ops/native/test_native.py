@@ -34,10 +34,10 @@ def test_attention(dtype):
     for seed in range(40):
         c = Case(seed, dtype)
         inputs = (c.query, c.key, c.value, c.rpb)
-        out, lse = native.forward(c.problem, *inputs, c.lengths)
+        out, lse, stats = native.forward(c.problem, *inputs, c.lengths)
         check((out, lse), c.reference.forward(*map(exact, inputs)), dtype, c.problem)
         d_out, d_lse = c.array(*out.shape), c.array(*lse.shape).astype(mx.float32)
-        grads = native.backward(c.problem, *inputs, c.lengths, out, lse, d_out, d_lse)
+        grads = native.backward(c.problem, *inputs, c.lengths, out, stats, d_out, d_lse)
         wanted = c.reference.backward(*map(exact, (*inputs, d_out, d_lse)))
         check(grads, wanted, dtype, c.problem)
 
@@ -122,7 +122,7 @@ def test_vmap_folds_lengths_into_the_batch(axis):
     x, lengths = mx.random.normal((3, 2, 9, 1, 8)), mx.array([[[9], [4]], [[5], [9]], [[3], [7]]])
     many = lengths[0] if axis is None else mx.moveaxis(lengths, 0, axis)
     run = autograd.attention(problem, native)
-    out, lse = mx.vmap(lambda x, n: run(x, x, x, n), (0, axis))(x, many)
+    out, lse, _ = mx.vmap(lambda x, n: run(x, x, x, n), (0, axis))(x, many)
     for i in range(3):
         one = run(x[i], x[i], x[i], lengths[0 if axis is None else i])
         assert mx.array_equal(out[i], one[0]) and mx.array_equal(lse[i], one[1])

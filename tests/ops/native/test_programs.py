@@ -82,7 +82,7 @@ def arrays(op: str, p: Problem) -> list[mx.array]:
     keys = (p.batch, *p.spatial, p.kv_heads)
     slots = (*queries, p.neighborhood.volume)
     shapes = {"query": (*queries, p.head_dim), "key": (*keys, p.head_dim)}
-    shapes |= {"value": (*keys, p.value_dim), "lse": queries, "d_lse": queries}
+    shapes |= {"value": (*keys, p.value_dim), "stats": (*queries, 2), "d_lse": queries}
     shapes |= {name: (*queries, p.value_dim) for name in ("out", "d_out")}
     shapes |= {name: slots for name in ("attn", "d_logits")}
     wanted = [mx.random.normal(shapes[name]).astype(p.dtype) for name in program(op, p).arrays]
@@ -131,11 +131,11 @@ def test_results_are_those_of_python(metal, monkeypatch, dtype):  # noqa: F811
         c = Case(seed, dtype)
         p, extras = c.problem, [x for x in (c.rpb, c.lengths) if x is not None]
         qkv, lengths = [c.query, c.key, c.value], [] if c.lengths is None else [c.lengths]
-        out, lse = gpu.forward(p, *qkv, c.rpb, c.lengths)
+        out, lse, stats = gpu.forward(p, *qkv, c.rpb, c.lengths)
         attn = mx.random.normal((*c.query.shape[:-1], p.neighborhood.volume)).astype(dtype)
         given = {
             "forward": [*qkv, *extras],
-            "backward": [*qkv, out, lse, out, lse, *extras],
+            "backward": [*qkv, out, stats, out, lse, *extras],
             "qk": [c.query, c.key, *extras],
             "qk_backward": [c.query, c.key, attn, *extras],
             "av": [attn, c.value, *lengths],
