@@ -18,7 +18,8 @@ def test_files_exist():
         r"`((?:configs|docs|metal|natten_zoo|ops|scripts|tests)/[\w/]*(?:\.\w+)?)", PAGE
     )
     paths += re.findall(r"\]\((?!http)([^)#]+)\)", PAGE)
-    paths = [path for path in paths if not re.search("NAME|core_$|test_$", path)]
+    # Names with a gap to fill, and what `make editor` makes.
+    paths = [path for path in paths if not re.search("NAME|core_$|test_$|^natten_zoo/ops$", path)]
     assert len(paths) > 20
     assert not [path for path in paths if not (ROOT / path).exists()]
 
