@@ -13,7 +13,7 @@ import numpy as np
 from .archives import is_archive, unpack
 from .copies import first_copies, identity
 from .image_folder import ImageFolder
-from .listing import images_in, subfolders
+from .listing import images_in, subfolders, why_no_file
 from .lists import KINDS, Row, labeled_list, read_list
 from .names import find, in_order, loose
 from .splits import TEST, TRAIN, VAL, find_layout, part_of, say_unused
@@ -83,6 +83,8 @@ def open_labeled(
     path = Path(data)
     if not path.exists():
         raise FileNotFoundError(f"[data] no such file or folder: {path}.")
+    if not path.is_dir() and (kind := why_no_file(path)):
+        raise ValueError(f"[data] {path} must be {KINDS}, but is {kind}.")
     if path.is_file() and is_archive(path):
         path = unpack(path, unpack_to)
     images = _open_list(path) if path.is_file() else _open_folder(path)

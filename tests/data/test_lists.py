@@ -1,5 +1,6 @@
 """Lists of labeled images as programs and people write them, and names that need a second look."""
 
+import os
 import unicodedata
 
 import pytest
@@ -81,3 +82,9 @@ def test_numbered_folders_are_their_numbers(flat, tmp_path):
         flat(f"val/{number:04}", 1)
     images = opened(flat.root, tmp_path)
     assert images.classes == ("0", "2", "10") and images.val.labels == [0, 1, 2]
+
+
+def test_a_pipe_is_no_data_set(tmp_path):
+    os.mkfifo(tmp_path / "flowers.tar")
+    with pytest.raises(ValueError, match=r"flowers\.tar must be a folder, .*, but is a pipe"):
+        opened(tmp_path / "flowers.tar", tmp_path)
