@@ -15,7 +15,7 @@ import pytest
 from natten_zoo import metal
 from natten_zoo.ops import Neighborhood
 from natten_zoo.ops.gpu.device import current
-from natten_zoo.ops.gpu.plan import lay_out
+from natten_zoo.ops.gpu.plan import MAX_ROWS, lay_out
 from natten_zoo.ops.problem import Problem
 
 COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
@@ -85,6 +85,39 @@ def test_rows_beyond_2_31(library, by_key, options):
         assert row == np.ravel_multi_index((batch, y, x, head), shape)
     assert batch == problem.batch - 1
     assert row > 2**31
+
+
+# A team at the end of the largest sample that the tier takes has rows beyond it: nobody reads them,
+# but where they would be is computed.
+BEYOND = """
+int main() {
+  na_rows rows;
+  rows.base = 0;
+  rows.step[0] = rows.step[2] = 1;
+  rows.step[1] = 46340;
+  return na_row<2>(rows, na_size(0, 46341 + 7, 5)) == 46348L * 46340L + 5 ? 0 : 1;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "product", ["na_product(place.at[a], rows.step[a])", "place.at[a] * rows.step[a]"]
+)
+def test_rows_beyond_the_largest_sample(tmp_path, product):
+    """A product of 32 bits would overflow, which the second one shows."""
+    if COMPILER is None:
+        pytest.skip("needs a C++ compiler")
+    right = "na_product(place.at[a], rows.step[a])"
+    assert 46341 * 46340 < MAX_ROWS < 46348 * 46340
+    tile = metal.source("tile.h")
+    assert right in tile
+    texts = [DIALECT, metal.source("arithmetic.h"), metal.source("window.h")]
+    (tmp_path / "rows.cpp").write_text("\n".join([*texts, tile.replace(right, product), BEYOND]))
+    command = [COMPILER, "-std=c++17", "-O1", "-fsanitize=undefined"]
+    command += ["-fsanitize-undefined-trap-on-error", "-o", tmp_path / "rows"]
+    subprocess.run([*command, tmp_path / "rows.cpp"], check=True)
+    done = subprocess.run([tmp_path / "rows"], check=False)
+    assert (done.returncode == 0) == (product == right)
 
 
 def test_quotients_are_exact(library):
