@@ -15,6 +15,10 @@ from .listing import is_image_name, is_system, subfolders
 from .lists import BESIDE_IMAGES
 from .splits import part_of
 
+# What an archive may unpack to: images deflate by little, drawings by much but they are small.
+FREE = 1 << 30
+EXPANSION = 20
+
 
 def is_archive(path: Path) -> bool:
     """Whether a file is a tar (also compressed) or zip archive."""
@@ -50,19 +54,47 @@ def unpack(archive: Path, folder: Path) -> Path:
 
 
 def _extract(archive: Path, folder: Path) -> None:
+    budget = _Budget(archive)
     damage = (tarfile.TarError, zipfile.BadZipFile, EOFError, LZMAError, zlib.error, RuntimeError)
     try:
         if tarfile.is_tarfile(archive):
             with tarfile.open(archive) as tar:
-                files = [member for member in tar if member.isfile()]
+                files = []
+                for member in tar:
+                    budget.spend(member.size)
+                    if member.isfile():
+                        files.append(member)
                 wanted = _wanted(archive, [member.name for member in files])
                 chosen = [member for member in files if member.name in wanted]
                 tar.extractall(folder, chosen, filter="data")
         else:
             with zipfile.ZipFile(archive) as package:
+                for info in package.infolist():
+                    budget.spend(info.file_size)
                 package.extractall(folder, _wanted(archive, package.namelist()))
     except damage as error:
         raise ValueError(f"[data] {archive} can't be unpacked: {error}.") from error
+
+
+class _Budget:
+    """An account of bytes that an archive may still unpack to."""
+
+    def __init__(self, archive: Path) -> None:
+        self.archive = archive
+        self.left = FREE + EXPANSION * archive.stat().st_size
+
+    def spend(self, nbytes: int) -> None:
+        """Count a member that is about to be unpacked.
+
+        Raises:
+            ValueError: It would be too much.
+        """
+        self.left -= nbytes
+        if self.left < 0:
+            raise ValueError(
+                f"[data] {self.archive} unpacks to more than {EXPANSION} times its size; unpack it "
+                "yourself if that is right, and name the folder."
+            )
 
 
 def _wanted(archive: Path, names: Iterable[str]) -> set[str]:

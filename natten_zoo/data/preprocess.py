@@ -277,6 +277,8 @@ def in_words(record: Record, task: Task) -> str:
 
 
 def _center(image: Image.Image, size: Sequence[int]) -> Image.Image:
+    if tuple(size) == image.size:
+        return image  # which a crop would copy
     left, top = (round((n - kept) / 2) for n, kept in zip(image.size, size, strict=True))
     return image.crop((left, top, left + size[0], top + size[1]))
 

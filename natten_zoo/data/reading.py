@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray
 LARGEST_JPEG = 2**29
 DRAFT_SIZE = 2048
 REDUCED = "reduced"  # in the `info` of such an image
+ORIENTATION = 0x0112  # in EXIF; 1 is upright
+BAND = 1 << 20  # pixels that are converted at once
 
 
 class ImageError(ValueError):
@@ -123,16 +126,34 @@ def upright(image: Image.Image, channels: int = 3) -> Image.Image:
     Raises:
         ImageError: Its pixels have no agreed white.
     """
-    image = ImageOps.exif_transpose(image)
+    image.load()  # some formats tell the orientation after the pixels
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    mode = "RGB" if channels == 3 else "L"
     if image.mode == "F":
         raise ImageError("floating-point pixels have no agreed white; save it with 8 or 16 bits.")
     if image.mode.startswith("I"):
-        image = _eight_bits(image)
-    elif image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB" if channels == 3 else "L")
+        return _in_bands(image, mode, _eight_bits)
+    if image.has_transparency_data:
+        return _in_bands(image, mode, _on_white)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _in_bands(
+    image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]
+) -> Image.Image:
+    """Converts some rows at a time: a small file can hold an image of half a gigabyte."""
+    result = Image.new(mode, image.size)
+    rows = max(1, BAND // image.width)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        result.paste(convert(band).convert(mode), (0, top))
+    return result
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

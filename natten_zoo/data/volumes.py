@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from .listing import why_no_file
 
 VolumeSource = str | os.PathLike[str]
 SUFFIXES = (".nii", ".nii.gz")
+# What a volume may take, however small its file is, and as a multiple of that: masks deflate well.
+FREE = 2 << 30
+EXPANSION = 64
 # Millimeters per unit; a file that does not tell means millimeters.
 UNITS = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 
@@ -194,6 +198,12 @@ def _load(nibabel: Any, path: Path) -> Any:
         raise VolumeError(f"its voxels are {image.get_data_dtype()}, not single numbers.")
     if image.ndim not in (3, 4) or 0 in image.shape:
         raise VolumeError(f"it must have three axes, or four with channels, but is {image.shape}.")
+    nbytes = 4 * math.prod(image.shape)  # as float32
+    files = [Path(part.filename) for part in image.file_map.values() if part.filename]
+    if nbytes > FREE + EXPANSION * sum(file.stat().st_size for file in files):
+        raise VolumeError(
+            f"it takes {nbytes / 1e9:.1f} GB, more than {EXPANSION} times its size, and is refused."
+        )
     if int(image.header["xyzt_units"]) % 8 > 3:
         raise VolumeError("it has an unknown unit of length.")
     return image
