@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 import mlx.core as mx
 import numpy as np
@@ -315,3 +316,18 @@ CASES = {
 EACH_TIER = pytest.mark.parametrize("tier", [*tiers(), *emulated()])
 # MLX does not trace into the emulator.
 EACH_TRACED_TIER = pytest.mark.parametrize("tier", tiers())
+# Cases for the emulator in every run: each builds kernels of its own.
+SAMPLE = (
+    "1-D", "2-D", "3-D", "causal", "dilation leaves a rest", "stride", "window_stride", "GQA",
+    "dim 33", "varlen",
+)  # fmt: skip
+
+
+def on_each_tier(names: Iterable[str]) -> pytest.MarkDecorator:
+    """Parametrizes by name of a case and tier; in the emulator what is not in SAMPLE is slow."""
+    emulator = [
+        pytest.param(name, tier, marks=[] if name in SAMPLE else pytest.mark.slow)
+        for name in names
+        for tier in emulated()
+    ]
+    return pytest.mark.parametrize(("name", "tier"), [*product(names, tiers()), *emulator])

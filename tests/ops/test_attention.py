@@ -20,6 +20,7 @@ from tests.ops.cases import (
     attention,
     attention_error,
     emulated,
+    on_each_tier,
     plain_error,
     tiers,
 )
@@ -35,8 +36,7 @@ def runs(case, tier):
         pytest.skip(f"{tier}: {reason}")
 
 
-@EACH_TIER
-@pytest.mark.parametrize("name", CASES)
+@on_each_tier(CASES)
 def test_outputs_and_gradients(name, tier):
     runs(CASES[name], tier)
     worst = attention_error(CASES[name], tier)

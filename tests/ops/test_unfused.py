@@ -12,6 +12,7 @@ from tests.ops.cases import (
     EACH_TRACED_TIER,
     TOLERANCE,
     av_error,
+    on_each_tier,
     options,
     qk_error,
 )
@@ -19,8 +20,7 @@ from tests.ops.cases import (
 WHOLE = [name for name, case in CASES.items() if case.lengths is None]
 
 
-@EACH_TIER
-@pytest.mark.parametrize("name", WHOLE)
+@on_each_tier(WHOLE)
 @pytest.mark.parametrize("error", [qk_error, av_error])
 def test_outputs_and_gradients(error, name, tier):
     case = CASES[name]

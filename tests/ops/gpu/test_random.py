@@ -28,7 +28,7 @@ def problems_of(families: Iterable[Family], count: int, sample: int) -> pytest.M
     return pytest.mark.parametrize("family, count", given)
 
 
-@problems_of(FAMILIES, 28, sample=4)
+@problems_of(FAMILIES, 28, sample=2)
 def test_attention(metal, family, count):  # noqa: F811
     for case in random_cases(family, seed=FAMILIES.index(family), count=count):
         wrong = worst(check_attention(case), family.dtype)
@@ -37,7 +37,7 @@ def test_attention(metal, family, count):  # noqa: F811
 
 
 # The separate products are for whole simdgroups, whatever a family asks for.
-@problems_of([f for f in FAMILIES if f.core.whole], 12, sample=2)
+@problems_of([f for f in FAMILIES if f.core.whole], 12, sample=1)
 def test_unfused(metal, family, count):  # noqa: F811
     for case in random_cases(family, seed=100 + FAMILIES.index(family), count=count):
         wrong = worst(check_unfused(case), family.dtype)

@@ -76,7 +76,7 @@ def test_a_bias_never_reaches_beyond_a_window(metal, core, bias):  # noqa: F811
 @pytest.mark.parametrize("family", [FAMILIES[i] for i in (0, 4, 9, 11, 14)], ids=str)
 def test_no_schedule_and_no_fast_math_matters(toolchain, family, changes):  # noqa: F811
     with metal_emulator.install(**changes):
-        for case in random_cases(family, seed=7, count=4):
+        for case in random_cases(family, seed=FAMILIES.index(family), count=4):  # built before
             assert worst(check_attention(case), family.dtype) is None
 
 
@@ -141,7 +141,7 @@ def off_boundary(x: mx.array, offset: int) -> mx.array:
 def test_threadgroups_keep_apples_limits(metal):  # noqa: F811
     with metal_emulator.record() as launches:
         for family in FAMILIES:
-            for case in random_cases(family, seed=3, count=1):
+            for case in random_cases(family, seed=FAMILIES.index(family), count=1):  # built before
                 gradients(case)
     assert len(launches) >= 3 * len(FAMILIES)
     for launch in launches:

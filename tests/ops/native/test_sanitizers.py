@@ -44,7 +44,8 @@ def run(program: Path, problems: int, **env: str) -> None:
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
-@pytest.mark.parametrize("march", ("native", pytest.param("", marks=pytest.mark.slow)))
+@pytest.mark.slow
+@pytest.mark.parametrize("march", ("native", ""))
 def test_address_and_undefined(tmp_path: Path, march: str) -> None:
     flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     program = build(tmp_path, *flags, *([f"-march={march}"] if march else []))
