@@ -139,7 +139,7 @@ def test_a_scale_that_float32_does_not_have(scale):
 
 
 # Queries along an axis that a tier computes together, at most; the docstring of na2d says so.
-TOGETHER = {"pure": 64, "nanobind": 16, "fast_metal": 16}
+TOGETHER = {"pure": 64, "nanobind": 16, "fast_metal": 16, "cuda": 16}
 
 
 @EACH_TIER
