@@ -78,7 +78,7 @@ def _decode(path: Path) -> Iterator[Any]:
 def _image(frame: Any) -> Image.Image:
     """A frame as an upright image of its own: decoders reuse theirs."""
     if isinstance(frame, Image.Image):
-        return upright(frame)
+        return upright(frame.copy())
     image = frame.to_image()
     matrix = frame.side_data.get("DISPLAYMATRIX")
     return image if matrix is None else displayed(image, np.frombuffer(bytes(matrix), np.int32))
