@@ -1,11 +1,11 @@
 // Gradient of the query, what the second pass needs to know of each (marks), and every team's share
-// of the gradient of rpb. Tiled like attention_forward.
+// of the gradient of rpb. Tiled like attention_forward. The marks are minus the two stats, minus
+// delta = rowsum(d_out * out) - d_lse, and whether the logits are large (rows.h).
 //
 // template  as attention_forward, and BINS: entries of rpb per head that a team sums in
 //           threadgroup memory (0: in d_rpb itself, where they would not fit)
 // inputs    query key value out d_out stats d_lse params lengths rpb
-// outputs   d_query [B, *out, H, D], marks [B, *out, H, 4] float: minus the two stats, minus
-//           delta = rowsum(d_out * out) - d_lse, and whether the logits are large (rows.h),
+// outputs   d_query [B, *out, H, D], marks [B, *out, H, 4] float,
 //           d_rpb [H, slices * teams, 2K-1 per axis] float, to be summed over its second axis
 // grid      slices * H threadgroups; with BIAS each works through several items
 constexpr int FK = (D + 7) / 8, FV = (DV + 7) / 8;

@@ -256,7 +256,8 @@ def test_what_hugging_face_cannot_compute_is_refused(name, change, message):
 def test_configuration_of_hugging_face():
     config = OneFormerConfig.from_huggingface(
         {"backbone_config": {"model_type": "dinat", "embed_dim": 192, "depths": [3, 4, 18, 5],
-                             "num_heads": [6, 12, 24, 48], "kernel_size": 11}}
+                             "num_heads": [6, 12, 24, 48], "kernel_size": 11,
+                             "dilations": [[1] * depth for depth in (3, 4, 18, 5)]}}
     )  # fmt: skip
     assert (config.num_queries, config.depth, config.query_depth) == (150, 9, 2)
     assert (config.channels, config.hidden, config.pixel_hidden) == (256, 2048, 1024)

@@ -58,7 +58,8 @@ def test_all_frames_of_a_clip_are_changed_alike():
     augment = Augment(options, 3, 16, [0.1, 0.5, 0.9], [1.0, 2.0, 3.0])
     inputs, targets = augment(clips, mx.array([0, 1, 2, 0, 1, 2]), mx.ones(6))
     assert inputs.shape == (6, 4, 16, 16, 3) and targets.shape == (6, 3)
-    assert mx.array_equal(inputs, mx.broadcast_to(inputs[:, :1], inputs.shape))
+    # But for what a product of matrices rounds from column to column.
+    assert mx.allclose(inputs, mx.broadcast_to(inputs[:, :1], inputs.shape), atol=1e-5)
 
 
 def test_clips_keep_the_order_of_frames_and_channels():

@@ -120,7 +120,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(recipe, tmp_path, capsys):
     path.write_text(recipe(out="").to_yaml())
     command = ["finetune", "-c", str(path), "--out", str(tmp_path / "file" / "run")]
     assert main(command) == 2
-    assert "Not a directory" in capsys.readouterr().err
+    assert "run: not a directory" in capsys.readouterr().err
 
 
 def test_a_damaged_checkpoint_is_passed_over(recipe, tmp_path, capsys):
