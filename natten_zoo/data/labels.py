@@ -32,7 +32,7 @@ def class_names(label_set: str | Sequence[str] | None) -> tuple[str, ...] | None
     """
     if label_set == "imagenet-1k":
         return imagenet_classes()[1]
-    if isinstance(label_set, str) and (scene := scene_classes(label_set)):
+    if scene := scene_classes(label_set):
         return tuple(entry.name for entry in scene)
     if label_set == "fashion-mnist":
         return fashion_mnist.CLASSES

@@ -26,7 +26,6 @@ class SceneClass(NamedTuple):
     color: tuple[int, ...] | None = None
 
 
-@cache
 def scene_classes(label_set: object) -> tuple[SceneClass, ...] | None:
     """The classes of a label set in the order of a model's outputs; None if it is none of scenes.
 
@@ -40,6 +39,11 @@ def scene_classes(label_set: object) -> tuple[SceneClass, ...] | None:
     """
     if not isinstance(label_set, str) or label_set.removesuffix(THINGS) not in LABEL_SETS:
         return None
+    return _classes_of(label_set)
+
+
+@cache
+def _classes_of(label_set: str) -> tuple[SceneClass, ...]:
     file = FOLDER / f"{label_set.removesuffix(THINGS)}_classes.txt"
     lines = file.read_text(encoding="utf-8").splitlines()
     classes = tuple(_read(line) for line in lines if not line.startswith("#"))

@@ -11,7 +11,7 @@ from natten_zoo.data import ImageError, Preprocess, read_image
 from natten_zoo.data.fashion_mnist import FOLDER, fashion_mnist, read_idx
 from natten_zoo.data.image_files import find_images, read_batches
 from natten_zoo.data.image_folder import ImageFolder
-from natten_zoo.data.labels import class_names, imagenet_classes, read_labels
+from natten_zoo.data.labels import class_colors, class_names, imagenet_classes, read_labels
 from natten_zoo.data.warning import DataWarning
 
 GREY = Preprocess(size=4, crop_pct=1.0, mean=(0.0,), std=(1.0,))
@@ -167,6 +167,7 @@ def test_imagenet_names():
     assert class_names("fashion-mnist")[3] == "Dress"
     assert class_names("imagenet-22k") is class_names(None) is None
     assert class_names(["cat", "dog"]) == ("cat", "dog")
+    assert class_colors(["cat", "dog"], 2) == class_colors(("cat", "dog"), 2)
 
 
 @pytest.mark.parametrize(
