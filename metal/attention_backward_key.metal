@@ -10,8 +10,8 @@ constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();  // of both slabs
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T)));
 constexpr int THREADS = NA_TEAM * G0 * G1 * G2;
-threadgroup T queries[CAPACITY * PITCH];
-threadgroup T gradients[CAPACITY * PITCH];
+NA_SHARED T queries[CAPACITY * PITCH];
+NA_SHARED T gradients[CAPACITY * PITCH];
 
 const uint thread_index = thread_index_in_threadgroup;
 const int kv_heads = params[NA_KV_HEADS], group = int(threadgroup_position_in_grid.x);

@@ -13,9 +13,9 @@ constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();  // of both slabs
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T)));
 constexpr int TEAMS = G0 * G1 * G2, THREADS = NA_TEAM * TEAMS;
-threadgroup T keys[CAPACITY * PITCH];
-threadgroup T values[CAPACITY * PITCH];
-threadgroup float close_bins[BINS > 0 ? TEAMS * BINS : 1];
+NA_SHARED T keys[CAPACITY * PITCH];
+NA_SHARED T values[CAPACITY * PITCH];
+NA_SHARED float close_bins[BINS > 0 ? TEAMS * BINS : 1];
 static_assert(!BIAS || NA_TEAM == 32, "sums per relative position need teams of a simdgroup");
 
 const uint thread_index = thread_index_in_threadgroup, team = thread_index / NA_TEAM;

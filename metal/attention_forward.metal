@@ -16,8 +16,8 @@ constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T)));
 constexpr int THREADS = NA_TEAM * G0 * G1 * G2, DEEP = SHAPE::DEEP;
 constexpr int STEP = NA_ROWS;  // fragments between two looks at the maximum
 constexpr float SLACK = 8.0f;  // weights may reach 2^8 before all are rescaled
-threadgroup T keys[CAPACITY * PITCH];
-threadgroup T values[CAPACITY * PITCH];
+NA_SHARED T keys[CAPACITY * PITCH];
+NA_SHARED T values[CAPACITY * PITCH];
 
 const uint thread_index = thread_index_in_threadgroup;
 const int heads = params[NA_HEADS], group = int(threadgroup_position_in_grid.x);

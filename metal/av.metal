@@ -9,8 +9,8 @@ constexpr int FV = (DV + 7) / 8, PITCH = na_pitch<T, DV>();
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (PITCH * int(sizeof(T)));
 constexpr int TEAMS = G0 * G1 * G2, THREADS = NA_TEAM * TEAMS;
-threadgroup T values[CAPACITY * PITCH];
-threadgroup float close_bins[BINS > 0 ? TEAMS * BINS : 1];
+NA_SHARED T values[CAPACITY * PITCH];
+NA_SHARED float close_bins[BINS > 0 ? TEAMS * BINS : 1];
 
 const uint thread_index = thread_index_in_threadgroup, team = thread_index / NA_TEAM;
 const int heads = params[NA_HEADS], group = int(threadgroup_position_in_grid.x);

@@ -9,7 +9,7 @@ constexpr int FV = (DV + 7) / 8, PITCH = na_pitch<T, DV>();
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (PITCH * int(sizeof(T)));
 constexpr int THREADS = NA_TEAM * G0 * G1 * G2;
-threadgroup T gradients[CAPACITY * PITCH];
+NA_SHARED T gradients[CAPACITY * PITCH];
 
 const uint thread_index = thread_index_in_threadgroup;
 const int kv_heads = params[NA_KV_HEADS], group = int(threadgroup_position_in_grid.x);

@@ -16,7 +16,7 @@
 #define NA_ROLLED _Pragma("unroll 1")
 
 typedef unsigned int uint;
-#define threadgroup __shared__ __align__(16)
+#define NA_SHARED __shared__ __align__(16)
 #define thread_index_in_threadgroup threadIdx.x
 #define threadgroup_position_in_grid blockIdx
 #define threadgroups_per_grid gridDim

@@ -5,6 +5,8 @@
 #define DEV device
 #define TGP threadgroup
 #define THR thread
+// Arrays of threadgroup memory. Up to 16 bytes of one move at once, wherever the compiler lays it.
+#define NA_SHARED alignas(16) threadgroup
 #define NA_FN METAL_FUNC
 #define NA_UNROLL _Pragma("clang loop unroll(full)")
 #define NA_ROLLED _Pragma("clang loop unroll(disable)")

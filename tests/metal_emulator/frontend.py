@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .rewrites import rewrite
+from .rewrites import expand_storage, rewrite
 
 # Inputs of fewer elements than this lie in the constant address space
 # (mlx/backend/common/metal_kernel.cpp).
@@ -131,7 +131,7 @@ class Kernel:
             '#line 1 "signature.metal"',
             self._signature(),
             '#line 1 "body.metal"',
-            rewrite(self.source),
+            rewrite(expand_storage(self.source, self.header)),
             "}",
             '#line 1 "entry.metal"',
         ]

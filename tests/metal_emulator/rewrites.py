@@ -31,6 +31,14 @@ def rewrite(source: str, threadgroup_variables: bool = True) -> str:
     return source
 
 
+def expand_storage(source: str, header: str) -> str:
+    """Replaces the header's macros for ``alignas(N) threadgroup`` in a body by what they stand for."""
+    storage = re.findall(r"^#define (\w+) (alignas\(\d+\) threadgroup)$", header, re.M)
+    for name, meaning in storage:
+        source = re.sub(rf"\b{name}\b", meaning, source)
+    return source
+
+
 def _apply(source: str, edits: list[Edit]) -> str:
     for start, end, text in sorted(edits, reverse=True):
         source = source[:start] + text + source[end:]
@@ -74,24 +82,26 @@ def _allocate_threadgroup_variables(source: str, masked: str) -> list[Edit]:
 
     clang allows such variables only in kernels that are no templates.
     """
-    type_ = r"([\w:]+(?:\s*<[^;<>]*(?:<[^;<>]*>[^;<>]*)*>)?(?:::\w+)?)"
+    type_ = r"[\w:]+(?:\s*<[^;<>]*(?:<[^;<>]*>[^;<>]*)*>)?(?:::\w+)?"
     declarator = r"\w+\s*(?:\[[^;]*?\]\s*)*(?:=\s*\{[^;{}]*\}\s*)?"
     statement = re.compile(
-        rf"(?:(?<=[;{{}}])|^)(\s*)threadgroup\s+(?!const\b){type_}\s+((?:{declarator},?\s*)+)(?=;)",
+        rf"(?:(?<=[;{{}}])|^)(\s*)(?:alignas\((?P<align>\d+)\)\s+)?threadgroup\s+(?!const\b)"
+        rf"(?P<type>{type_})\s+(?P<all>(?:{declarator},?\s*)+)(?=;)",
         re.M,
     )
     edits: list[Edit] = []
     number = 0
     for found in statement.finditer(masked):
         variables = []
-        for declared in _split_top_level(source[found.start(3) : found.end(3)]):
+        for declared in _split_top_level(source[found.start("all") : found.end("all")]):
             name, extents = re.match(r"\s*(\w+)\s*([^=]*)", declared, re.S).groups()  # type: ignore[union-attr]
             number += 1
             kind = f"__type_of_{name}"
+            alignment = found["align"] or f"alignof({kind})"
             variables.append(
-                f"typedef {found[2]} {kind} {extents.strip()}; "
+                f"typedef {found['type']} {kind} {extents.strip()}; "
                 f"threadgroup {kind}& {name} = *(threadgroup {kind}*)"
-                f'__msl_threadgroup_variable({number}, sizeof({kind}), "{name}")'
+                f'__msl_threadgroup_variable({number}, sizeof({kind}), {alignment}, "{name}")'
             )
         edits.append((found.start(), found.end(), found[1] + "; ".join(variables)))
     return edits

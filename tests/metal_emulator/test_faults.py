@@ -86,8 +86,24 @@ CASES = {
         "misaligned",
     ),
     "misaligned threadgroup vector": Case(
-        SHARED + "t[l] = a[i]; " + BARRIER + "b[i] = ((threadgroup float2*)(t + 1))[l / 4].x;",
+        "alignas(8) "
+        + SHARED
+        + "t[l] = a[i]; "
+        + BARRIER
+        + "b[i] = ((threadgroup float2*)(t + 1))[l / 4].x;",
         "misaligned",
+    ),
+    "threadgroup vector at the alignment of its elements": Case(
+        SHARED + "t[l] = a[i]; " + BARRIER + "b[i] = ((threadgroup float2*)t)[l / 2].x;",
+        "misaligned",
+    ),
+    "clean threadgroup vector": Case(
+        "alignas(8) "
+        + SHARED
+        + "t[l] = a[i]; "
+        + BARRIER
+        + "b[i] = ((threadgroup float2*)t)[l / 2].x;",
+        None,
     ),
     "write to an input": Case("((device float*)a)[i] = 1; b[i] = 0;", "write-to-const"),
     # races

@@ -65,6 +65,9 @@ MUTANTS = {
     "slab longer than its memory": Mutant(
         FORWARD, r"na_slab_size<SHAPE>\(seen, CAPACITY", r"\g<0> * 2", "out-of-bounds"
     ),
+    "threadgroup arrays aligned for their elements": Mutant(
+        "dialect_metal.h", r"alignas\(16\) threadgroup", "alignas(4) threadgroup", "misaligned"
+    ),
     "slab twice as large": Mutant(FORWARD, "= SLAB /", "= 2 * SLAB /", "threadgroup-memory"),
     "row beyond the array loaded": Mutant("rows.h", r"live && \(", "(", "out-of-bounds"),
     "index beyond an array": Mutant(

@@ -102,7 +102,8 @@ void access_variable(u64 in_memory, u32 size, bool write, u32 alignment, u64 pc)
     return out_of_bounds(size, write, pc,
                          format("byte offset %lld of threadgroup variable '%s' (%u bytes)",
                                 (long long)offset, v.name ? v.name : "?", v.size));
-  if (offset % alignment) misaligned(alignment, offset, "threadgroup variable", v.name, pc);
+  if ((u64)(v.data + offset) % alignment)
+    misaligned(alignment, offset, "threadgroup variable", v.name, pc);
   Counts& counts = launch->counts;
   (write ? counts.threadgroup_write_bytes : counts.threadgroup_read_bytes) += size;
   require_granule(offset, size);
@@ -172,8 +173,9 @@ void find_unwritten_outputs() {
   }
 }
 
-// Storage of a `threadgroup T name[N];` statement, the same for all threads of a threadgroup.
-EXPORT void* __msl_threadgroup_variable(u32 id, u32 bytes, const char* name) {
+// Storage of a `threadgroup T name[N];` statement, the same for all threads of a threadgroup. A GPU may
+// lay variables back to back: each has the alignment that it was declared with, and none better.
+EXPORT void* __msl_threadgroup_variable(u32 id, u32 bytes, u32 alignment, const char* name) {
   Variable& v = variables[id % MOST_VARIABLES];
   if (v.threadgroup == threadgroup_serial) return v.data;
   if (id >= MOST_VARIABLES || bytes > LARGEST_VARIABLE) {
@@ -184,10 +186,10 @@ EXPORT void* __msl_threadgroup_variable(u32 id, u32 bytes, const char* name) {
   v.threadgroup = threadgroup_serial;
   v.size = bytes;
   v.name = name;
-  v.data = variable_memory + ((u64)id << VARIABLE_SLOT_BITS) + VARIABLE_LEAD;
+  v.data = variable_memory + ((u64)id << VARIABLE_SLOT_BITS) + VARIABLE_LEAD + alignment;
   memset(v.data, 0xff, bytes);  // NaN in every float type
   if (launch->checked) v.cells.resize(bytes / launch->granule + 1);
-  used_threadgroup_bytes += (bytes + 15) / 16 * 16;
+  used_threadgroup_bytes = (used_threadgroup_bytes + alignment - 1) / alignment * alignment + bytes;
   if (used_threadgroup_bytes > launch->threadgroup_limit)
     report("threadgroup-memory",
            format("the kernel uses %u bytes of threadgroup memory (limit %u)",

@@ -17,7 +17,8 @@ void __msl_matrix_multiply(thread void* d, const thread void* a, const thread vo
 ulong __msl_atomic(ulong address, uint op, uint type, ulong value, ulong expected);
 void __msl_fence(uint flags);
 uint __msl_lane(void);
-threadgroup void* __msl_threadgroup_variable(uint id, uint bytes, const constant char* name);
+threadgroup void* __msl_threadgroup_variable(uint id, uint bytes, uint alignment,
+                                             const constant char* name);
 
 float expf(float);
 float exp2f(float);
