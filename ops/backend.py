@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 import mlx.core as mx
 
+from . import gpu
 from .neighborhood import Neighborhood
 from .problem import Problem
 from .tier import KernelError, Tier
 
 if TYPE_CHECKING:
-    from . import gpu, native, pure
+    from . import native, pure
 
     _FACES: tuple[Tier, ...] = (gpu, native, pure)  # mypy holds each module against the face
 
@@ -198,7 +199,14 @@ def or_pure(
 
 def _first(problem: Problem) -> tuple[Tier | None, dict[str, str]]:
     """The tier for a problem, None if the forced one cannot, and why others before it do not."""
-    wanted = get_backend()
+    return _first_of(problem, get_backend(), gpu.circumstances())
+
+
+@lru_cache(maxsize=4096)
+def _first_of(
+    problem: Problem, wanted: str, circumstances: Hashable
+) -> tuple[Tier | None, dict[str, str]]:
+    # To ask every tier takes as long as all the rest of a call.
     reasons: dict[str, str] = {}
     for name in TIERS if wanted == "auto" else [wanted]:
         reason = why_not(name, problem)

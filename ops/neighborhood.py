@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
+from operator import ge
 from types import ModuleType
 from typing import Any
 
@@ -48,6 +49,13 @@ class Neighborhood:
     stride: tuple[int, ...]
     window_stride: tuple[int, ...]
     is_causal: tuple[bool, ...]
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(getattr(self, field.name) for field in fields(self)))
 
     @classmethod
     def of(
@@ -111,7 +119,7 @@ class Neighborhood:
         """Keys per query: the product of the kernel sizes."""
         return math.prod(self.kernel_size)
 
-    @property
+    @cached_property
     def minimum_size(self) -> tuple[int, ...]:
         """The smallest length of each axis on which every window is whole."""
         return tuple(k * d for k, d in zip(self.kernel_size, self.dilation, strict=True))
@@ -130,9 +138,13 @@ class Neighborhood:
         whole = tuple(size) == self.kernel_size
         return whole and not any(self.is_causal) and all(d == 1 for d in self.dilation)
 
+    def fits(self, size: Sequence[int]) -> bool:
+        """Whether every window is whole in ``size`` tokens, one number per axis."""
+        return all(map(ge, size, self.minimum_size))
+
     def check_size(self, size: Sequence[int], op: str) -> None:
         """Raises a `ValueError` when a window does not fit into ``size`` tokens."""
-        if any(n < m for n, m in zip(size, self.minimum_size, strict=True)):
+        if not self.fits(size):
             raise ValueError(
                 f"[{op}] 'kernel_size' * 'dilation' must fit into the input on every axis but got "
                 f"kernel_size {self.kernel_size} and dilation {self.dilation} for an input of "

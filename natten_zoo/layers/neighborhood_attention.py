@@ -191,12 +191,12 @@ class NeighborhoodAttention(nn.Module):
 
     def _check_size(self, size: tuple[int, ...]) -> None:
         """Operators refuse small maps as well, but only a layer knows of its option."""
-        least = self.neighborhood.minimum_size
-        if any(n < m for n, m in zip(size, least, strict=True)):
+        if not self.neighborhood.fits(size):
             raise ValueError(
                 f"[{type(self).__name__}] a map of {size} tokens is smaller than 'kernel_size' "
-                f"times 'dilation'; the smallest input that works is {least}, and with "
-                "pad_small_inputs=True smaller ones are padded."
+                f"times 'dilation'; the smallest input that works is "
+                f"{self.neighborhood.minimum_size}, and with pad_small_inputs=True smaller ones "
+                "are padded."
             )
 
     def _check_varlen(self, drops: bool) -> None:

@@ -6,7 +6,7 @@ backward pass recomputes the weights from two numbers of each row, once per quer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cache
 
 import mlx.core as mx
@@ -42,6 +42,12 @@ def why_not(problem: Problem) -> str | None:
     steps = (step for each in programs for step in each.steps)
     reasons = (kernels.why_failed(step.kernel, step.plan) for step in steps)
     return next((reason for reason in reasons if reason), None)
+
+
+def circumstances() -> Hashable:
+    """What `why_not` depends on beside the problem: choices of a tier are kept by it."""
+    on_gpu = mx.default_device().type == mx.DeviceType.gpu
+    return on_gpu, (current(), kernels.failed()) if on_gpu else platform()
 
 
 def outruns_dense(problem: Problem) -> bool:

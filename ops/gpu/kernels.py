@@ -63,6 +63,11 @@ def failures(device: Device) -> dict[Build, str]:
     return {build: why for build, why in list(_failed.items()) if build.is_on(device)}
 
 
+def failed() -> frozenset[Build]:
+    """What could not be built on any GPU so far."""
+    return frozenset(_failed)
+
+
 def why_failed(kernel: str, plan: Plan) -> str | None:
     """Why a kernel could not be built earlier, if so."""
     return _failed.get(Build.of(kernel, plan))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import cast
 
 # First: it loads the library that the extension links to.
@@ -20,7 +20,7 @@ from .. import gpu
 from ..gpu.device import current
 from ..problem import Problem
 from ..tier import Launched, Support
-from .extension import Call, Extension
+from .extension import Call, Extension, Operation
 from .programs import compiled
 
 NAME = "nanobind"
@@ -102,14 +102,18 @@ def launch(
     if _on_gpu():
         run = compiled(_extension(), op, problem, current())
         return run([*arrays, *(x for x in (rpb, lengths) if x is not None)])
-    ext = _extension()
-    return ext.apply(ext.Op[op.upper()], _call(problem), list(arrays), rpb, lengths)
+    return _extension().apply(_operation(op), _call(problem), list(arrays), rpb, lengths)
 
 
 _launched = Launched(launch)
 forward, backward = _launched.forward, _launched.backward
 qk, qk_backward = _launched.qk, _launched.qk_backward
 av, av_backward = _launched.av, _launched.av_backward
+
+
+@cache
+def _operation(op: str) -> Operation:
+    return _extension().Op[op.upper()]
 
 
 @lru_cache(maxsize=1024)
