@@ -23,6 +23,7 @@ PAGES = (
     "dinat3d",
     "allin1",
     "naf",
+    "ltx_decoder",
     "na_unetr",
 )
 

@@ -124,6 +124,20 @@ print((-probabilities).argsort()[:5])
         data_sets=("moving_fashion",),
     ),
     Task(
+        name="video-decoding",
+        short="decoder",
+        inputs="latents",
+        hub="image-to-video",
+        use="""\
+import mlx.core as mx
+from natten_zoo.models import {name}
+
+model = {name}.from_pretrained("{repo_id}")
+latents = mx.random.normal((1, 3, 8, 8, model.config.in_chans))  # [batch, frames, rows, columns]
+pixels = model(latents)  # [1, 17, 256, 256, 3], about -1..1
+""",
+    ),
+    Task(
         name="volume-segmentation",
         short="volume",
         inputs="volumes",

@@ -9,7 +9,7 @@ from .dinat_attention import (
 )
 from .drop_path import DropPath, drop_path_schedule
 from .init import init_weights
-from .mlp import MLP, ReLUMLP
+from .mlp import MLP, ReLUMLP, SwiGLU
 from .neighborhood_attention import (
     NeighborhoodAttention,
     NeighborhoodAttention1D,
@@ -17,6 +17,7 @@ from .neighborhood_attention import (
     NeighborhoodAttention3D,
 )
 from .patch_embed import PatchEmbed
+from .rotary import axial_split, rotate_axes
 from .transformer_layer import TransformerLayer
 
 __all__ = [
@@ -33,7 +34,10 @@ __all__ = [
     "NeighborhoodAttention3D",
     "PatchEmbed",
     "ReLUMLP",
+    "SwiGLU",
     "TransformerLayer",
+    "axial_split",
     "drop_path_schedule",
     "init_weights",
+    "rotate_axes",
 ]

@@ -6,6 +6,7 @@ from .allin1 import AllInOne, AllInOneConfig
 from .base import Classifier, Config, Model
 from .dinat_s import DiNAT_s, DiNATsConfig
 from .isotropic import IsotropicConfig, IsotropicNAT
+from .ltx_decoder import LTXDecoder, LTXDecoderConfig
 from .mask2former import Mask2Former, Mask2FormerConfig
 from .na_unetr import NAUNETR, NAUNETRConfig
 from .naf import NAF, NAFConfig
@@ -31,6 +32,7 @@ ARCHITECTURES.update(
         NAUNETR,
         Mask2Former,
         OneFormer,
+        LTXDecoder,
     )
 )
 
@@ -52,6 +54,8 @@ __all__ = [
     "Hierarchical",
     "IsotropicConfig",
     "IsotropicNAT",
+    "LTXDecoder",
+    "LTXDecoderConfig",
     "Mask2Former",
     "Mask2FormerConfig",
     "Model",

@@ -13,8 +13,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-# What a batch norm has seen, which MLX keeps among the parameters.
-_STATISTICS = (".running_mean", ".running_var")
+# What a batch norm has seen, or a decoder's latents were like, which are among the parameters.
+_STATISTICS = (".running_mean", ".running_var", "latents_mean", "latents_std")
 # Counting patches classes, so only one thread may count at a time.
 _lock = Lock()
 
@@ -61,7 +61,7 @@ def count_cost(model: nn.Module, *inputs: mx.array) -> Cost:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Parameters; what batch norms have seen is none."""
+    """Parameters; statistics of data are none."""
     values: Any = tree_flatten(model.parameters())
     return sum(value.size for name, value in values if not name.endswith(_STATISTICS))
 

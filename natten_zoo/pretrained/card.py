@@ -52,7 +52,7 @@ def _metadata(model: Loadable, record: Record | None, repo_id: str) -> ModelCard
 
     facts: dict[str, Any] = {}
     if record is not None:
-        facts = {"license": record.license.lower() or None, "base_model": record.hub}
+        facts = {**_license(record), "base_model": record.hub}
         if record.classes in DATASETS:
             facts["datasets"] = DATASETS[str(record.classes)][0]
             if record.top1 is not None:
@@ -63,6 +63,14 @@ def _metadata(model: Loadable, record: Record | None, repo_id: str) -> ModelCard
         pipeline_tag=find_task(model.TASK).hub or model.TASK,
         **facts,
     )
+
+
+def _license(record: Record) -> dict[str, str | None]:
+    """The license in the Hub's words, which has identifiers of the usual ones only."""
+    if " " not in record.license:
+        return {"license": record.license.lower() or None}
+    name = record.license.lower().replace(" ", "-")
+    return {"license": "other", "license_name": name, "license_link": record.source}
 
 
 def _result(record: Record) -> EvalResult:

@@ -23,6 +23,8 @@ HUGGING_FACE = {
     "oneformer": "OneFormer",
     "mask2former": "Mask2Former",
 }
+# `_class_name` of a diffusers config.json.
+DIFFUSERS = {"LTX2VideoDiffusionDecoderModel": "LTXDecoder"}
 # Fields of a record that tell how images are prepared.
 _PREPARATION = ("input_size", "crop_pct", "crop_mode", "longest", "interpolation", "mean", "std")
 
@@ -61,7 +63,7 @@ def describe(
         return _registered(named(get_record(variant), checkpoint))
     if record is not None and "config" not in config:
         return _registered(record)
-    if "architecture" in config or "model_type" in config:
+    if not config.keys().isdisjoint(("architecture", "model_type", "_class_name")):
         return _configured(checkpoint, config)
     return _registered(_prepared(infer(checkpoint, cls), checkpoint))
 
@@ -130,8 +132,10 @@ def named(record: Record, checkpoint: Checkpoint) -> Record:
 
 
 def _configured(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Description:
-    """Read a `config.json`: that of `save_pretrained`, of transformers or of timm."""
+    """Read a `config.json`: that of `save_pretrained`, of transformers, diffusers or timm."""
     try:
+        if "_class_name" in config and "architecture" not in config:
+            return _diffusers(checkpoint, config)
         if "model_type" in config and "architecture" not in config:
             return _hugging_face(checkpoint, config)
         if is_timm(config):
@@ -188,6 +192,18 @@ def _hugging_face(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Descript
         }
     )
     return Description(architecture, values, _usable(record))
+
+
+def _diffusers(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Description:
+    """The configuration of a diffusers model."""
+    kind = config["_class_name"]
+    if not isinstance(kind, str) or kind not in DIFFUSERS:
+        raise CheckpointError(
+            checkpoint.path, f"it is a {kind!r}; those of diffusers read here are {list(DIFFUSERS)}"
+        )
+    architecture = DIFFUSERS[kind]
+    values = model_class(architecture).Config.from_diffusers(config).to_dict()  # type: ignore[attr-defined]
+    return Description(architecture, values, None)
 
 
 def _preprocessing(checkpoint: Checkpoint) -> dict[str, Any]:
