@@ -32,7 +32,7 @@ def rewrite(source: str, threadgroup_variables: bool = True) -> str:
 
 
 def expand_storage(source: str, header: str) -> str:
-    """Replaces the header's macros for ``alignas(N) threadgroup`` in a body by what they stand for."""
+    """Replaces the header's macros for ``alignas(N) threadgroup`` in a body by their meaning."""
     storage = re.findall(r"^#define (\w+) (alignas\(\d+\) threadgroup)$", header, re.M)
     for name, meaning in storage:
         source = re.sub(rf"\b{name}\b", meaning, source)

@@ -80,7 +80,7 @@ def test_additional_keys_do_not_ignore_it(softcap, monkeypatch):
     """Even if every tier knew it: keys without a place are attended to apart."""
     knowing = replace(pure.SUPPORT, features=pure.SUPPORT.features | {"softcap"})
     monkeypatch.setattr(pure, "SUPPORT", knowing)
-    # What a tier supports never changes, so choices are kept: another size of batch is another choice.
+    # What a tier supports never changes, so choices are kept: another batch is another choice.
     x, more = mx.zeros((3, 9, 2, 8)), mx.zeros((3, 4, 2, 8))
     with ops.use_backend("pure"):
         assert ops.na1d(x, x, x, 3).shape == x.shape
