@@ -170,7 +170,7 @@ class Upsample(nn.Module):
                 the earlier one is a duplicate and left out.
         """
         extra = first and self.stride[0] == 2
-        done = []
+        done: list[mx.array] = []
         for slab in clip.take():
             done.append(self._shuffled(self.proj(slab))[:, int(extra and not done) :])
             cut.settle(done[-1])
