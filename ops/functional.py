@@ -8,9 +8,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import mlx.core as mx
 
 from . import autograd, backend, dense
+from .cross_resolution import attend_finer, differs
 from .neighborhood import BoolOrBools, IntOrInts, Neighborhood
 from .problem import Problem, attention_problem, check_floats, check_neighborhood, downsample
 from .tier import Support
@@ -44,7 +47,7 @@ def attend(
 
     Args:
         hood: Who sees whom; its rank is that of the arrays.
-        query: ``[batch, *spatial, heads, head_dim]``.
+        query: ``[batch, *spatial, heads, head_dim]``, or finer: see [`na2d`][].
         key: ``[batch, *spatial, kv_heads, head_dim]``.
         value: ``[batch, *spatial, kv_heads, value_dim]``.
         scale: As in [`na2d`][natten_zoo.ops.na2d], and so is all that follows.
@@ -72,12 +75,22 @@ def attend(
     """
     check_neighborhood("attend", hood)
     op = op or f"na{hood.rank}d"
+    if differs(query, key):
+        at_keys = partial(
+            attend,
+            hood,
+            scale=scale,
+            additional_keys=additional_keys,
+            additional_values=additional_values,
+            op=op,
+        )
+        return attend_finer(op, hood, query, key, value, rpb, at_keys)
     problem = attention_problem(op, hood, query, key, value, scale, rpb)
     additional = _check_additional(op, problem, additional_keys, additional_values)
     query = downsample(problem, query)
     # Where every window is the whole map, this is plain attention. MLX has that, and unless the
     # tier that would compute the problem is faster at it, MLX's own is used.
-    plain = hood.covers(problem.spatial) and not dense.SUPPORT.why_not(problem)
+    plain = problem.neighborhood.covers(problem.spatial) and not dense.SUPPORT.why_not(problem)
     if plain and not backend.outruns_dense(problem):
         return _dense(problem, query, key, value, additional)
     tier = backend.choose(problem, op)
@@ -119,11 +132,14 @@ def na2d(
     dilation. One in a query stays there.
 
     Args:
-        query: ``[batch, height, width, heads, head_dim]``; float32, float16 or bfloat16.
+        query: ``[batch, height, width, heads, head_dim]``; float32, float16 or bfloat16. Its height
+            and width may be multiples of the key's, each by a factor of its own: a query then has
+            the window of the cell of the keys' map that it lies in (``stride`` has to be 1), as if
+            keys and values were upsampled and dilated by the factors, which they need not be.
         key: ``[batch, height, width, kv_heads, head_dim]``, where ``kv_heads`` divides ``heads``:
             query head ``h`` uses key head ``h // (heads // kv_heads)``.
         value: ``[batch, height, width, kv_heads, value_dim]``.
-        kernel_size: Keys per query and axis, an integer or one per axis.
+        kernel_size: Keys per query and axis, an integer or one per axis; -1 for a whole axis.
         stride: Keeps the queries 0, s, 2s, ...: the output has ``ceil(size / stride)`` tokens. Not
             what NATTEN >= 0.20 calls stride: that is ``window_stride``. Note the order, which is
             natten-mlx's: ``na2d(q, k, v, 7, 2)`` has a stride of 2, but ``na2d_qk(q, k, 7, 2)``,

@@ -15,6 +15,7 @@ import numpy as np
 
 IntOrInts = int | Sequence[int]
 BoolOrBools = bool | Sequence[bool]
+WHOLE = -1  # a kernel_size: all tokens of an axis
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Neighborhood:
     https://arxiv.org/abs/2504.16922, named ``stride`` in NATTEN >= 0.20).
 
     Args:
-        kernel_size: Keys per query and axis; even sizes have the extra key on the left.
+        kernel_size: Keys per query and axis; even sizes have the extra key on the left. -1 is
+            the whole axis, as in Cosmos' configurations, whatever its length: `on` says how many.
         dilation: Step between the keys of a window.
         stride: Step between the queries that are kept.
         window_stride: Queries that share one window; at most ``kernel_size``.
@@ -83,8 +85,8 @@ class Neighborhood:
 
         Raises:
             TypeError: If a size is not an integer (bools are refused) or a flag not a bool.
-            ValueError: If a size is below 1, a sequence has another length than ``rank``, or a
-                stride is larger than the kernel.
+            ValueError: If a size is below 1 and no ``kernel_size`` of -1, a sequence has another
+                length than ``rank``, a stride is larger than the kernel, or a whole axis dilated.
         """
         # Validation costs as much as a small forward pass; repr tells 1 from True and np.int64(1).
         key = repr((rank, kernel_size, dilation, stride, window_stride, is_causal))
@@ -92,15 +94,22 @@ class Neighborhood:
         if known is not None:
             return known
         one = cls(
-            per_axis(op, "kernel_size", kernel_size, rank),
+            per_axis(op, "kernel_size", kernel_size, rank, or_whole=True),
             per_axis(op, "dilation", dilation, rank),
             per_axis(op, "stride", stride, rank),
             per_axis(op, "window_stride", window_stride, rank),
             flags_per_axis(op, "is_causal", is_causal, rank),
         )
+        whole = [k == WHOLE for k in one.kernel_size]
+        if any(w and d != 1 for w, d in zip(whole, one.dilation, strict=True)):
+            raise ValueError(
+                f"[{op}] 'dilation' must be 1 on axes that a window spans (kernel_size {WHOLE}) "
+                f"but got {one.dilation}."
+            )
         for name in ("stride", "window_stride"):
             steps = getattr(one, name)
-            if any(s > k for s, k in zip(steps, one.kernel_size, strict=True)):
+            pairs = zip(steps, one.kernel_size, strict=True)
+            if any(s > k != WHOLE for s, k in pairs):
                 raise ValueError(
                     f"[{op}] '{name}' must not be larger than 'kernel_size' {one.kernel_size} "
                     f"on any axis but got {steps}."
@@ -116,18 +125,50 @@ class Neighborhood:
 
     @property
     def volume(self) -> int:
-        """Keys per query: the product of the kernel sizes."""
-        return math.prod(self.kernel_size)
+        """Keys per query: the product of the kernel sizes, which must be known."""
+        return math.prod(self._known_size())
 
     @cached_property
     def minimum_size(self) -> tuple[int, ...]:
         """The smallest length of each axis on which every window is whole."""
-        return tuple(k * d for k, d in zip(self.kernel_size, self.dilation, strict=True))
+        sizes = (max(1, k) for k in self.kernel_size)
+        return tuple(k * d for k, d in zip(sizes, self.dilation, strict=True))
 
     @property
     def bias_shape(self) -> tuple[int, ...]:
         """Relative positions per axis, ``2 * kernel_size - 1``: the table of ``rpb``."""
-        return tuple(2 * k - 1 for k in self.kernel_size)
+        return tuple(2 * k - 1 for k in self._known_size())
+
+    def _known_size(self) -> tuple[int, ...]:
+        if WHOLE in self.kernel_size:
+            raise ValueError(
+                f"[Neighborhood] 'kernel_size' must be known here but got {self.kernel_size}: "
+                f"{WHOLE} stands for a whole axis, whose length depends on the input."
+            )
+        return self.kernel_size
+
+    def on(self, size: Sequence[int], op: str = "Neighborhood") -> Neighborhood:
+        """The same neighborhood with axes that a window spans counted: ``size`` tokens per axis.
+
+        Raises:
+            ValueError: If a stride is larger than such an axis.
+
+        Examples:
+            >>> Neighborhood.of(2, (-1, 3)).on((8, 9)).kernel_size
+            (8, 3)
+        """
+        if WHOLE not in self.kernel_size:
+            return self
+        pairs = zip(self.kernel_size, size, strict=True)
+        return Neighborhood.of(
+            self.rank,
+            tuple(n if k == WHOLE else k for k, n in pairs),
+            self.dilation,
+            self.stride,
+            self.window_stride,
+            self.is_causal,
+            op=op,
+        )
 
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Queries per axis that ``stride`` keeps of ``size`` tokens."""
@@ -213,8 +254,10 @@ def _windows(hood: Neighborhood, axis: int, length: int) -> tuple[np.ndarray, np
     return first, count
 
 
-def per_axis(op: str, name: str, value: IntOrInts, rank: int) -> tuple[int, ...]:
-    """One positive integer per axis from an integer or a sequence of ``rank`` integers."""
+def per_axis(
+    op: str, name: str, value: IntOrInts, rank: int, *, or_whole: bool = False
+) -> tuple[int, ...]:
+    """One positive integer (or `WHOLE`) per axis from an integer or a sequence of ``rank``."""
     values = [value] * rank if isinstance(value, numbers.Integral) else _sequence(op, name, value)
     for v in values:
         if isinstance(v, (bool, np.bool_)) or not isinstance(v, numbers.Integral):
@@ -223,8 +266,11 @@ def per_axis(op: str, name: str, value: IntOrInts, rank: int) -> tuple[int, ...]
             )
     if len(values) != rank:
         raise ValueError(f"[{op}] '{name}' must have {rank} entries but got {value!r}.")
-    if any(v < 1 for v in values):
-        raise ValueError(f"[{op}] '{name}' must be at least 1 on every axis but got {value!r}.")
+    if any(v < 1 and not (or_whole and v == WHOLE) for v in values):
+        also = f", or {WHOLE} for a whole axis," if or_whole else ""
+        raise ValueError(
+            f"[{op}] '{name}' must be at least 1{also} on every axis but got {value!r}."
+        )
     return tuple(int(v) for v in values)
 
 

@@ -217,6 +217,7 @@ def _validate(
         )
     batch, *spatial, heads, head_dim = query.shape
     check_heads(op, heads, key.shape[-2])
+    hood = hood.on(spatial, op)
     hood.check_size(spatial, op)
     if rpb is not None:
         check_rpb(op, rpb, heads, hood)

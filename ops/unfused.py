@@ -339,6 +339,7 @@ def _av_problem(op: str, hood: Neighborhood, attn: mx.array, value: mx.array) ->
             raise ValueError(f"[{op}] '{name}' must have {hood.rank + 3} axes but got {x.shape}.")
         check_not_empty(op, name, x)
     batch, *spatial, kv_heads, value_dim = value.shape
+    hood = hood.on(spatial, op)
     hood.check_size(spatial, op)
     heads = attn.shape[-2]
     expected = (batch, *hood.output_size(spatial), heads, hood.volume)

@@ -35,7 +35,8 @@ class NeighborhoodAttention(nn.Module):
     Args:
         embed_dim: Channels of the input and the output.
         num_heads: Attention heads; must divide ``embed_dim``.
-        kernel_size: Window size, one number or one per axis.
+        kernel_size: Window size, one number or one per axis; -1 for a whole axis, whatever its
+            length.
         stride: Keep only every ``stride``-th query, which shrinks the output to
             ``ceil(size / stride)``. NATTEN >= 0.20 calls another thing stride: ``window_stride``.
         dilation: Step between the tokens of a window, one number or one per axis.
@@ -161,9 +162,10 @@ class NeighborhoodAttention(nn.Module):
         x = self.proj_drop(self.proj(x.flatten(-2)))
         return x if lengths is None else x * self._inside(x, lengths)
 
-    def macs(self, output: mx.array, *_: object) -> int:
+    def macs(self, output: mx.array, x: mx.array, *_: object) -> int:
         """Multiply-adds of a call with this output, the projections' left out."""
-        return 2 * output.size * self.neighborhood.volume  # query x key, then weights x value
+        volume = self.neighborhood.on(x.shape[1:-1]).volume
+        return 2 * output.size * volume  # query x key, then weights x value
 
     def attend(
         self, query: mx.array, key: mx.array, value: mx.array, lengths: Sizes | None = None

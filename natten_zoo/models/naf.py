@@ -209,11 +209,12 @@ class NAF(Model):
         query = self.image_encoder(image, size)  # [B, *size, heads, head_dim]
         cells = features.shape[1:3]
         key = mx.unflatten(pool(query.flatten(-2), cells), -1, (heads, -1))
-        value = mx.unflatten(features, -1, (heads, -1))
-        # Cells as large pixels: the next cell is then a dilation away.
-        key, value = (resize_nearest(x, size) for x in (key, value))
-        dilation = tuple(n // m for n, m in zip(size, cells, strict=True))
-        value = value.astype(query.dtype)
+        value = mx.unflatten(features, -1, (heads, -1)).astype(query.dtype)
+        dilation = (1, 1)
+        if any(n % m for n, m in zip(size, cells, strict=True)):
+            # Pixels without a cell of their own: cells as large pixels, the next a dilation away.
+            key, value = (resize_nearest(x, size) for x in (key, value))
+            dilation = size[0] // cells[0], size[1] // cells[1]
         out = cast(mx.array, na2d(query, key, value, self.config.kernel_size, dilation=dilation))
         return out.flatten(-2)
 

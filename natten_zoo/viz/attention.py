@@ -15,6 +15,7 @@ import numpy as np
 
 from ..layers import NeighborhoodAttention
 from ..layers.padding import pad_to
+from ..ops import Neighborhood
 
 # Recording patches a class, so only one thread may record at a time.
 _lock = Lock()
@@ -52,7 +53,7 @@ class LayerView:
 
     def window_of(self, axis: int, position: int) -> np.ndarray:
         """[`window`][] on one axis."""
-        return self.layer.neighborhood.keys(axis, position, self._padded.shape[1 + axis])
+        return self.neighborhood.keys(axis, position, self._padded.shape[1 + axis])
 
     def weights(self, query: tuple[int, ...]) -> np.ndarray:
         r"""Attention weights of one query, $\mathrm{softmax}_j(s \, q \cdot k_j + b)$.
@@ -65,7 +66,7 @@ class LayerView:
         k = np.repeat(k[np.ix_(*keys)], layer.num_heads // layer.num_kv_heads, axis=-2)
         logits = layer.scale * np.einsum("hd,...hd->h...", q[tuple(query)], k)
         if "rpb" in layer:
-            hood = layer.neighborhood
+            hood = self.neighborhood
             steps = [
                 (index - position) // dilation + kernel - 1
                 for index, position, dilation, kernel in zip(
@@ -101,6 +102,12 @@ class LayerView:
         )
         handed = np.array(handed.astype(mx.float32)[0]).sum(axis=(-2, -1))
         return handed[tuple(slice(n) for n in shares.shape)]
+
+    @property
+    def neighborhood(self) -> Neighborhood:
+        """Who sees whom in this input, with axes that a window spans counted."""
+        hood: Neighborhood = self.layer.neighborhood
+        return hood.on(self._padded.shape[1:-1])
 
     @property
     def _padded(self) -> mx.array:

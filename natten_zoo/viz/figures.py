@@ -202,7 +202,7 @@ def draw_samples(figure: SubFigure, samples: Sequence[Sample], columns: int = 5)
 
 def describe(view: LayerView) -> str:
     """A layer in two lines: its path in the model, and what a query of it sees."""
-    hood = view.layer.neighborhood
+    hood = view.neighborhood
     size, window = ("×".join(map(str, n)) for n in (view.size, hood.kernel_size))
     dilation = max(hood.dilation)  # of several axes: in time DiNAT3D has none
     dilated = "" if dilation == 1 else f", dilation {dilation}"

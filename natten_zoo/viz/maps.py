@@ -32,7 +32,7 @@ def attention_maps(model: nn.Module, x: mx.array) -> dict[str, mx.array]:
     """
     maps = {}
     for view in view_layers(model, x):
-        layer, hood = view.layer, view.layer.neighborhood
+        layer, hood = view.layer, view.neighborhood
         padded = pad_to(view.input, hood.minimum_size) if layer.pad_small_inputs else view.input
         query, key, _ = layer.project_qkv(padded)
         logits = attend_qk(hood, query, key, scale=layer.scale, rpb=layer.get("rpb"))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from natten_zoo import ops
+from natten_zoo.layers import NeighborhoodAttention2D
 from natten_zoo.ops import Neighborhood, na2d
 from tests.reference import axis_keys
 
@@ -115,3 +116,61 @@ def test_the_support_matrix_has_every_operator():
     assert set(matrix) == {"fast_metal", "cuda", "nanobind", "pure"}
     assert all(set(answers) == operators for answers in matrix.values())
     assert set(matrix["pure"].values()) == {"yes"}
+
+
+def test_a_whole_axis():
+    hood = Neighborhood.of(3, (-1, 3, -1), window_stride=(4, 1, 2))
+    assert hood.minimum_size == (1, 3, 1) and hood.fits((1, 3, 1))
+    assert hood.on((5, 9, 4)) == Neighborhood.of(3, (5, 3, 4), window_stride=(4, 1, 2))
+    assert Neighborhood.of(1, 3).on((9,)) is Neighborhood.of(1, 3)
+    with pytest.raises(ValueError, match=r"\[na3d\] 'window_stride' must not be larger"):
+        hood.on((3, 9, 4), "na3d")
+    with pytest.raises(ValueError, match=r"'dilation' must be 1 on axes that a window spans"):
+        Neighborhood.of(2, (-1, 3), dilation=2)
+    for unknown in (lambda: hood.volume, lambda: hood.bias_shape):
+        with pytest.raises(ValueError, match=r"must be known here but got \(-1, 3, -1\)"):
+            unknown()
+
+
+def test_a_whole_axis_in_every_operator():
+    x = mx.random.normal((2, 5, 6, 2, 8))
+    bias = mx.random.normal((2, 9, 5))
+    whole, known = (-1, 3), (5, 3)
+    assert mx.array_equal(na2d(x, x, x, whole, rpb=bias), na2d(x, x, x, known, rpb=bias))
+    weights = ops.na2d_qk(x, x, whole, rpb=bias)
+    assert mx.array_equal(weights, ops.na2d_qk(x, x, known, rpb=bias))
+    assert mx.array_equal(ops.na2d_av(weights, x, whole), ops.na2d_av(weights, x, known))
+    sizes = [(5, 6), (2, 4)]
+    varlen = [ops.na2d_varlen(x, x, x, sizes, kernel) for kernel in (whole, known)]
+    assert mx.array_equal(*varlen)
+    layer = NeighborhoodAttention2D(16, 2, whole)
+    tokens = x.flatten(-2)
+    assert layer(tokens).shape == tokens.shape
+    assert layer.macs(layer(tokens), tokens) == 2 * tokens.size * 15
+
+
+# Windows of Cosmos-Predict2 with NATTEN on its map of 44 x 80 latents, the first axis being time.
+COSMOS = {
+    "(-1, 4, 16), dilation (1, 11, 5)": ((-1, 4, 16), {"dilation": (1, 11, 5)}),
+    "(-1, 12, 24), window_stride (1, 4, 8)": ((-1, 12, 24), {"window_stride": (1, 4, 8)}),
+    "(-1, 20, 40), window_stride (1, 4, 8)": ((-1, 20, 40), {"window_stride": (1, 4, 8)}),
+}
+
+
+@pytest.mark.parametrize("name", COSMOS)
+def test_published_windows_of_generalized_neighborhood_attention(name):
+    kernel, options = COSMOS[name]
+    spatial = (2, 44, 80)
+    query, key, value = (mx.random.normal((1, *spatial, 1, 8)) for _ in range(3))
+    out = np.array(ops.na3d(query, key, value, kernel, **options)).reshape(-1, 8)
+    steps, d = options.get("window_stride", (1, 1, 1)), options.get("dilation", (1, 1, 1))
+    q, k, v = (np.array(x, np.float64).reshape(-1, 8) for x in (query, key, value))
+    for token in (0, 79, 1234, 3519, 3520 + 2000, 7039):  # some queries, each by the definition
+        place = np.unravel_index(token, spatial)
+        kernels = [n if size == -1 else size for size, n in zip(kernel, spatial, strict=True)]
+        seen = [
+            axis_keys(*each, False) for each in zip(place, spatial, kernels, d, steps, strict=True)
+        ]
+        keys = np.ravel_multi_index(np.meshgrid(*seen, indexing="ij"), spatial).ravel()
+        weights = np.exp(k[keys] @ q[token] * 8**-0.5)
+        assert np.allclose(out[token], weights @ v[keys] / weights.sum(), atol=1e-5)
