@@ -74,15 +74,15 @@ NA_EACH_SLAB(seeing, reach) {
         if (!NA_SAME_DOTS && of.e[3] != 0.0f && more == 0.0f)
           s.e[e] = na_plain_dot<D>(query + na_row<RANK>(rows, na_token<SHAPE>(column, i, e)) * D,
                                    key + mine[e / 2].row * D);
-        if (BIAS && more == 0.0f) {
-          const int bin = mine[e / 2].bin - na_entry_at<SHAPE>(bins, column, i, e);
-          more = na_bias(rpb[head * params[NA_BINS] + bin]);
-        }
+        if (BIAS)
+          more = na_biased(more, rpb + head * params[NA_BINS],
+                           mine[e / 2].bin - na_entry_at<SHAPE>(bins, column, i, e));
         const float logit = na_multiply_add(s.e[e], scale, more);
         const float weight = na_exp2(logit + of.e[0] + of.e[1]);
         p.e[e] = na_weight<T>(weight);
         ds.e[e] = na_weight<T>(weight * dp.e[e]);
       }
+      if (!NA_SAME_DOTS) na_together();
       na_accumulate<FV>(dv, p, gradients, at, me);
       na_accumulate<FK>(dk, ds, queries, at, me);
     }

@@ -54,10 +54,11 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
   na_load_rows<D>(q, query, mine, me);
   na_load_rows<DV>(o, out, mine, me);
   na_load_rows<DV>(g_out, d_out, mine, me);
+  NA_UNROLL for (int h = 0; h < NA_ROWS; h++)
+    delta[h] = na_row_dot<FV>(g_out, o, h);  // by all lanes, live or not
   NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
     const long row = mine[h].row;
-    const float dot = na_row_dot<FV>(g_out, o, h);  // by all lanes, live or not
-    delta[h] = mine[h].live ? dot - d_lse[row] : 0.0f;
+    delta[h] = mine[h].live ? delta[h] - d_lse[row] : 0.0f;
     softmax[h] = na_stats_of(stats, row, mine[h].live);
     large[h] = na_is_large(softmax[h]);
     if (large[h])
@@ -100,14 +101,16 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
           if (large[e / 2] && more == 0.0f)
             s.e[e] = na_plain_dot<D>(
                 query + of.row * D, key + na_row<RANK>(key_rows, na_token<SHAPE>(column, i, e)) * D);
-          if (BIAS && more == 0.0f) {
-            bin[e] = of.bin + na_entry_at<SHAPE>(bins, column, i, e);
-            more = na_bias(bias[bin[e]]);
+          if (BIAS) {
+            const int at = of.bin + na_entry_at<SHAPE>(bins, column, i, e);
+            if (more == 0.0f) bin[e] = at;
+            more = na_biased(more, bias, at);
           }
           const float logit = na_multiply_add(s.e[e], scale, more);
           share[e] = na_exp2(logit - softmax[e / 2].top - softmax[e / 2].log_sum) * dp.e[e];
           ds.e[e] = na_weight<T>(share[e]);
         }
+        if (!NA_SAME_DOTS) na_together();
         na_accumulate<FK>(sum, ds, keys, at, me);
         if (BIAS) na_add_to_bins<BINS>(close, share_of_rpb, me, bin, share);
       }

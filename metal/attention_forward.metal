@@ -73,8 +73,8 @@ NA_EACH_SLAB(seen, reach) {
         na_dot<FK>(s[g], q, keys, at[g], me);
         NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
           float more = na_mask<SHAPE>(column, j, e, column.hidden[e]);
-          if (BIAS && more == 0.0f)
-            more = na_bias(bias[mine[e / 2].bin + na_entry_at<SHAPE>(bins, column, j, e)]);
+          if (BIAS)
+            more = na_biased(more, bias, mine[e / 2].bin + na_entry_at<SHAPE>(bins, column, j, e));
           s[g].e[e] = na_multiply_add(s[g].e[e], scale, more);
         }
         NA_UNROLL for (int h = 0; h < NA_ROWS; h++)
@@ -114,12 +114,12 @@ float norm[NA_ROWS];
 NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
   total[h] = na_row_sum(total[h]);
   norm[h] = mine[h].live ? na_reciprocal(total[h]) : 0.0f;
-  if (mine[h].stored && me.column == 0) {
-    const float log_total = mine[h].live ? na_log2(total[h]) : 0.0f;
-    lse[mine[h].row] =
-        mine[h].live ? (top[h] + log_total) * NA_LN2 : na_float(NA_MINUS_INFINITY);
-    stats[mine[h].row * 2] = mine[h].live ? top[h] : 0.0f;
-    stats[mine[h].row * 2 + 1] = log_total;
-  }
 }
 na_store_rows<DV>(out, sum, mine, norm, me);
+NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
+  if (!mine[h].stored || me.column != 0) continue;
+  const float log_total = mine[h].live ? na_log2(total[h]) : 0.0f;
+  lse[mine[h].row] = mine[h].live ? (top[h] + log_total) * NA_LN2 : na_float(NA_MINUS_INFINITY);
+  stats[mine[h].row * 2] = mine[h].live ? top[h] : 0.0f;
+  stats[mine[h].row * 2 + 1] = log_total;
+}

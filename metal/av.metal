@@ -64,7 +64,7 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
           weight[e] = float(p.e[e]);
           bin[e] = SUMS && in ? one.bin + na_entry_at<SHAPE>(bins, column, i, e) : -1;
         }
-        simdgroup_barrier(mem_flags::mem_none);  // together again for the product
+        na_together();
         const na_picked at = na_pick<SHAPE>(walk, column, i);
         na_accumulate<FV>(sum, p, values, at, me);
         if (SUMS) na_add_to_bins<BINS>(close, share_of_rpb, me, bin, weight);

@@ -59,7 +59,7 @@ NA_EACH_SLAB(seeing, reach) {
         }
         p.e[e] = attn[na_row<RANK>(rows, token) * volume + slot];
       }
-      simdgroup_barrier(mem_flags::mem_none);  // together again for the product
+      na_together();
       const na_picked at = na_pick<SHAPE>(walk, column, i);
       na_accumulate<FV>(sum, p, gradients, at, me);
     }

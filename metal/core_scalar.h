@@ -58,11 +58,15 @@ NA_FN int na_place_of(const THR na_picked& at, int t) {
   return t < 2 ? at.column[t] : at.other[t - 2];
 }
 
+// By exchanges, since what a vote counts may depend on which other teams wait.
 NA_FN bool na_team_any(bool x) {
-  int any = na_quad_any(x) ? 1 : 0;
-  if (NA_TEAM > 4) any |= na_lane_xor(any, 4);
+  int any = x ? 1 : 0;
+  NA_UNROLL for (int bits = 1; bits < NA_TEAM; bits *= 2) any |= na_lane_xor(any, bits);
   return any != 0;
 }
+// Teams walk at their own pace, and nothing bars fewer lanes than a simdgroup: a branch before it is
+// that of large logits alone.
+NA_FN void na_together() {}
 
 // Reductions over the lanes that share a row.
 NA_FN float na_row_sum(float x) { return NA_TEAM > 4 ? x + na_lane_xor(x, 4) : x; }

@@ -80,6 +80,3 @@ NA_FN T na_lane_xor(T x, int bits) {
   return __shfl_xor_sync(na_team(), x, bits);
 }
 NA_FN bool na_any(bool x) { return __any_sync(0xffffffffu, x); }
-NA_FN bool na_quad_any(bool x) {
-  return (__ballot_sync(na_team(), x) >> (threadIdx.x & 28) & 15) != 0;
-}

@@ -43,4 +43,3 @@ METAL_FUNC T na_lane_xor(T x, int bits) {
   return simd_shuffle_xor(x, ushort(bits));
 }
 METAL_FUNC bool na_any(bool x) { return simd_any(x); }
-METAL_FUNC bool na_quad_any(bool x) { return quad_any(x); }

@@ -63,7 +63,7 @@ NA_EACH_SLAB(seen, reach) {
         const int slot = one.slot + na_entry_at<SHAPE>(slots, column, i, e);
         logits[one.row * volume + slot] = T(logit);
       }
-      simdgroup_barrier(mem_flags::mem_none);  // together again for the next product
+      na_together();
     }
   }
 }

@@ -3,6 +3,13 @@
 // A bias in powers of 2. However low, it stays above the logits of keys outside a window.
 NA_FN float na_bias(float x) { return (x < NA_LEAST_BIAS ? NA_LEAST_BIAS : x) * NA_LOG2E; }
 
+// What to add to a logit: its mask, or its bias where that is 0. All lanes read one, whatever they see,
+// so that none is away when they exchange the next.
+NA_FN float na_biased(float mask, const DEV float* bias, int bin) {
+  const float more = na_bias(bias[mask == 0.0f ? bin : 0]);
+  return mask == 0.0f ? more : mask;
+}
+
 // ---- Rows of device memory, zero beyond D and where they are not live, for what lies there is masked
 // by adding to it.
 
@@ -25,16 +32,19 @@ NA_FN void na_load_row(THR na_frag<T>* part, int h, const DEV T* row, na_lane me
   }
 }
 
-// The rows of a team, `rows` being those that the lane looks after.
+// The rows of a team, `rows` being those that the lane looks after. Here and below lanes first exchange
+// what they know, then branch, and are together again in the end: no compiler has to see to that.
 template <int D, typename T, typename ROW>
 NA_FN void na_load_rows(THR na_frag<T>* part, const DEV T* array, const THR ROW* rows, na_lane me) {
   constexpr int WIDE = na_wide<D, T>();
+  na_home home[NA_HELD];
+  NA_UNROLL for (int h = 0; h < NA_HELD; h++) home[h] = na_home_of(rows, h);
   NA_UNROLL for (int h = 0; h < NA_HELD; h++) {
-    const na_home home = na_home_of(rows, h);
-    const DEV T* row = array + home.row * D;
-    if (na_aligned(row, WIDE)) na_load_row<D, WIDE>(part, h, row, me, home.live);
-    else na_load_row<D, 1>(part, h, row, me, home.live);
+    const DEV T* row = array + home[h].row * D;
+    if (na_aligned(row, WIDE)) na_load_row<D, WIDE>(part, h, row, me, home[h].live);
+    else na_load_row<D, 1>(part, h, row, me, home[h].live);
   }
+  simdgroup_barrier(mem_flags::mem_none);
 }
 
 // Stores them, each times its factor.
@@ -42,18 +52,23 @@ template <int D, typename T, typename ROW>
 NA_FN void na_store_rows(DEV T* array, const THR na_frag<float>* part, const THR ROW* rows,
                          const THR float* factor, na_lane me) {
   constexpr int F = (D + 7) / 8, WIDE = na_wide<D, T>();
+  na_home home[NA_HELD];
+  float times[NA_HELD];
   NA_UNROLL for (int h = 0; h < NA_HELD; h++) {
-    const na_home home = na_home_of(rows, h);
-    const float times = na_held(factor, h);
-    if (!home.stored) continue;
+    home[h] = na_home_of(rows, h);
+    times[h] = na_held(factor, h);
+  }
+  NA_UNROLL for (int h = 0; h < NA_HELD; h++) {
+    if (!home[h].stored) continue;
     NA_UNROLL for (int n = 0; n < F * NA_WIDE; n += WIDE) {
       const int d = na_channel<F>(me, n);
       na_pack<T, WIDE> pack;
       NA_UNROLL for (int i = 0; i < WIDE; i++)
-        pack.e[i] = T(part[(n + i) / NA_WIDE].e[h * NA_WIDE + (n + i) % NA_WIDE] * times);
-      if (D % 8 == 0 || d < D) *(DEV na_pack<T, WIDE>*)(array + home.row * D + d) = pack;
+        pack.e[i] = T(part[(n + i) / NA_WIDE].e[h * NA_WIDE + (n + i) % NA_WIDE] * times[h]);
+      if (D % 8 == 0 || d < D) *(DEV na_pack<T, WIDE>*)(array + home[h].row * D + d) = pack;
     }
   }
+  simdgroup_barrier(mem_flags::mem_none);
 }
 
 // The same with one factor for all.

@@ -25,6 +25,8 @@ NA_FN na_home na_home_of(const THR ROW* rows, int h) {
 
 NA_FN void na_share(THR na_picked&) {}
 NA_FN bool na_team_any(bool x) { return na_any(x); }
+// Behind a branch that some lanes took, before what they do together.
+NA_FN void na_together() { simdgroup_barrier(mem_flags::mem_none); }
 
 // Reductions over the lanes that share a row.
 NA_FN float na_row_sum(float x) {

@@ -113,6 +113,7 @@ class metal_kernel:
             order=settings.order,
             seed=settings.seed,
             threadgroup_limit=THREADGROUP_MEMORY,
+            reconverges=settings.reconverges,
         )
         launch = Launch(
             name=self.name,

@@ -31,6 +31,8 @@ class Options:
         strict: Pass each new instantiation through the strict check first.
         order: Which lanes and simdgroups run first: 0 the lowest, 1 the highest, 2 at random.
         seed: Of the random order.
+        reconverges: Lanes that took different branches are together again behind them. If not, only
+            barriers bring them together, and a collective that needs both is reported.
         fast_math: Compile as with ``math_mode="fast"``; None: as the kernel's options say.
         raise_faults: Raise `KernelFault` on a report, rather than only recording it.
         count_operations: Count arithmetic as well, in a checked build of its own.
@@ -40,6 +42,7 @@ class Options:
     strict: bool = True
     order: int = 0
     seed: int = 1
+    reconverges: bool = True
     fast_math: bool | None = None
     raise_faults: bool = True
     count_operations: bool = False

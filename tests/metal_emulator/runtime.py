@@ -45,6 +45,7 @@ class _Launch(ctypes.Structure):
         ("order", ctypes.c_uint32),
         ("seed", ctypes.c_uint32),
         ("threadgroup_limit", ctypes.c_uint32),
+        ("reconverges", ctypes.c_uint32),
         ("grid", ctypes.c_uint32 * 3),
         ("group", ctypes.c_uint32 * 3),
         ("counts", _Counts),
@@ -119,6 +120,7 @@ def run(
     order: int,
     seed: int,
     threadgroup_limit: int,
+    reconverges: bool,
 ) -> Outcome:
     """Launches the kernel of a library over a grid of threads."""
     entry = _entry(library)
@@ -136,6 +138,7 @@ def run(
                 order=order,
                 seed=seed,
                 threadgroup_limit=threadgroup_limit,
+                reconverges=reconverges,
                 grid=tuple(grid),
                 group=tuple(threadgroup),
             )

@@ -178,6 +178,18 @@ CASES = {
         "else s = quad_any(a[i] < 0); b[i] = s;",
         "divergent-collective",
     ),
+    "exchange behind a load of some lanes": Case(
+        "float s = 0; if (lane & 1) s = a[i]; b[i] = simd_shuffle_xor(s, 1);", "diverged-collective"
+    ),
+    "vote behind loops of different lengths": Case(
+        "float s = 0; for (uint k = 0; k < lane % 4; k++) s += a[k]; b[i] = quad_any(s > 3);",
+        "diverged-collective",
+    ),
+    "clean exchange behind a load of some lanes and a barrier": Case(
+        "float s = 0; if (lane & 1) s = a[i]; simdgroup_barrier(mem_flags::mem_none); "
+        "b[i] = simd_shuffle_xor(s, 1);",
+        None,
+    ),
     "shuffle from no lane": Case("b[i] = simd_shuffle(a[i], 40);", "simd-shuffle-bad-lane"),
     "matrix by half a simdgroup": Case(
         "b[i] = 0; if (lane < 16) { simdgroup_float8x8 m(1.0f); simdgroup_multiply(m, m, m); "
@@ -212,7 +224,7 @@ def launch(body: str, threads: int = 128, outputs: int = 128, dtype: str = "floa
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_planted_fault(case: Case) -> None:
     for order in (0, 1, 2):
-        with options(raise_faults=False, order=order):
+        with options(raise_faults=False, order=order, reconverges=False):
             launch(case.body, case.threads, case.outputs, case.dtype)
         kinds = [r.kind for r in last_launch().reports]
         if case.kind is None:

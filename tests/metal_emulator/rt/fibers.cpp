@@ -73,27 +73,6 @@ void run_ready_lanes(Fiber* lanes, u32 count) {
   msl_switch(&scheduler_stack_pointer, current->stack_pointer);
 }
 
-// The lanes waiting at one collective: where lanes diverged, those at the first site in the text.
-u32 gather_waiting(Fiber* lanes, u32 count, Fiber** group, bool& divergent) {
-  Fiber* first = nullptr;
-  for (u32 i = 0; i < count; i++) {
-    if (lanes[i].state != State::AtCollective) {
-      divergent |= lanes[i].state == State::AtBarrier;
-    } else if (!first) {
-      first = lanes + i;
-    } else if (lanes[i].request.site != first->request.site) {
-      divergent = true;
-      u32 line = lanes[i].request.site & 0xfffff, first_line = first->request.site & 0xfffff;
-      if (line < first_line) first = lanes + i;
-    }
-  }
-  u32 n = 0;
-  for (u32 i = 0; first && i < count; i++)
-    if (lanes[i].state == State::AtCollective && lanes[i].request.site == first->request.site)
-      group[n++] = lanes + i;
-  return n;
-}
-
 // Whether each lane has the others of its block with it: then nobody asks for lanes that are elsewhere.
 bool in_whole_blocks(Fiber** group, u32 count) {
   u32 present = 0;
@@ -103,6 +82,51 @@ bool in_whole_blocks(Fiber** group, u32 count) {
     u32 all = block < LANES ? (1u << block) - 1 : ~0u;
     return (present >> f->at.lane / block * block & all) == all;
   });
+}
+
+u32 gather_at(u32 site, Fiber* lanes, u32 count, Fiber** group) {
+  u32 n = 0;
+  for (u32 i = 0; i < count; i++)
+    if (lanes[i].state == State::AtCollective && lanes[i].request.site == site)
+      group[n++] = lanes + i;
+  return n;
+}
+
+// The lanes waiting at one collective. Where lanes diverged those go on that need nobody else, in the
+// launch's order of lanes: by the place in the text, backward, or at random; else the first in the text.
+u32 gather_waiting(Fiber* lanes, u32 count, Fiber** group, bool& divergent) {
+  u32 sites[LANES], n = 0;
+  for (u32 i = 0; i < count; i++) {
+    divergent |= lanes[i].state == State::AtBarrier;
+    u32 site = lanes[i].request.site;
+    if (lanes[i].state == State::AtCollective && std::find(sites, sites + n, site) == sites + n)
+      sites[n++] = site;
+  }
+  if (n < 2) return n ? gather_at(sites[0], lanes, count, group) : 0;
+  divergent = true;
+  auto before = [](u32 a, u32 b) { return (a & 0xfffff) < (b & 0xfffff); };
+  std::sort(sites, sites + n, before);
+  u32* end = std::stable_partition(sites, sites + n, [&](u32 site) {
+    return in_whole_blocks(group, gather_at(site, lanes, count, group));
+  });
+  u32 whole = (u32)(end - sites), picked = 0;
+  if (whole && launch->order == 1) picked = whole - 1;
+  if (whole && launch->order == 2) picked = random_below(whole);
+  return gather_at(sites[picked], lanes, count, group);
+}
+
+// Where nothing has lanes meet again after a branch but a barrier, those that took different ways may
+// come to a collective one after the other: then it must not need both.
+void find_diverged(Fiber** group, u32 count) {
+  for (u32 i = 1; i < count; i++) {
+    const Fiber &f = *group[i], &other = *group[i - 1];
+    u32 block = block_of(f.request);
+    if (f.at.lane / block == other.at.lane / block && f.path != other.path)
+      return report("diverged-collective",
+                    "simdgroup operation after a branch that other lanes took otherwise, and no "
+                    "barrier between",
+                    {f.request.pc}, &f);
+  }
 }
 
 void meet(Fiber* lanes, u32 count) {
@@ -123,8 +147,9 @@ void meet(Fiber* lanes, u32 count) {
              format("simdgroup operation executed after %u of %u lanes had returned", done, count),
              {request.pc}, group[0]);
   }
+  if (!launch->reconverges && group[0]->request.kind != Collective::Barrier) find_diverged(group, n);
   complete_collective(group, n);
-  for (u32 i = 0; i < n; i++) group[i]->state = State::Ready;
+  for (u32 i = 0; i < n; i++) group[i]->state = State::Ready, group[i]->path = 0;
 }
 
 // Adds what the lanes of each simdgroup did since the last barrier: all take as long as the busiest.
@@ -168,7 +193,7 @@ bool release_barrier(Fiber* threads, u32 count) {
   launch->counts.threadgroup_barriers++;
   synchronise_threadgroup(first->request.flags);
   for (Fiber* f = threads; f < threads + count; f++)
-    if (f->state == State::AtBarrier) f->state = State::Ready;
+    if (f->state == State::AtBarrier) f->state = State::Ready, f->path = 0;
   return true;
 }
 
@@ -223,6 +248,7 @@ void prepare_fibers(Fiber* threads, u32 count) {
     for (int k = 0; k < 6; k++) *--top = 0;
     threads[i].stack_pointer = top;
     threads[i].state = State::Ready;
+    threads[i].path = 0;
   }
 }
 

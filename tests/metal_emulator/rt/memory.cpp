@@ -115,6 +115,7 @@ constexpr u64 VARIABLE_BYTES = (u64)MOST_VARIABLES << VARIABLE_SLOT_BITS;
 
 void access_memory(u64 address, u32 size, bool write, u32 alignment, u64 pc) {
   if (!current) return;  // the host
+  current->path = current->path * 31 + pc;
   if (address - (u64)arena < arena_bytes)
     return access_buffer(address, size, write, alignment, pc);
   if (address - (u64)variable_memory < VARIABLE_BYTES)

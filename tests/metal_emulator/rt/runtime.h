@@ -52,7 +52,7 @@ using Entry = void (*)(void** arguments, const Coordinates*);
 struct Launch {
   Entry entry;
   Buffer* buffers;
-  u32 buffer_count, checked, granule, order, seed, threadgroup_limit;
+  u32 buffer_count, checked, granule, order, seed, threadgroup_limit, reconverges;
   u32 grid[3], group[3];
   // results
   Counts counts;
@@ -84,6 +84,7 @@ struct Fiber {
   Coordinates at;
   Request request;
   u64 operations[OPERATIONS];  // since the last threadgroup barrier
+  u64 path;                    // where it touched memory since it last met others
 };
 extern Fiber* current;  // null while the host or the scheduler runs
 
