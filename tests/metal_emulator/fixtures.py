@@ -24,7 +24,7 @@ def toolchain() -> None:
 def metal(toolchain: None) -> Iterator[None]:
     """``mx.fast.metal_kernel`` is the emulator, which raises on every fault.
 
-    It doesn't count on lanes to come together again behind a branch: some compilers have bugs there.
+    It doesn't count on lanes to come together again behind a branch: compilers have bugs there.
     """
     with metal_emulator.install(reconverges=False):
         yield
