@@ -138,8 +138,11 @@ def header(dialect: str, core: Core, resident: int = 1) -> str:
     Args:
         dialect: ``"metal"`` or ``"cuda"``.
         core: Who multiplies.
-        resident: Threadgroups that a processor is to hold at once; only CUDA can be told.
+        resident: Threadgroups that a processor is to hold at once, for CUDA. For Metal whether its
+            compiler is told how many threads they have.
     """
-    defined = core.constants | ({"NA_RESIDENT": resident} if dialect == "cuda" else {})
-    names = (f"dialect_{dialect}.h", "fragment.h", *core.headers, *HEADERS)
+    cuda = dialect == "cuda"
+    defined = core.constants | ({"NA_RESIDENT": resident} if cuda else {})
+    bounded = () if cuda or not resident else ("bounded.h",)
+    names = (f"dialect_{dialect}.h", *bounded, "fragment.h", *core.headers, *HEADERS)
     return "\n".join([*(f"#define {k} {v}" for k, v in defined.items()), *map(source, names)])

@@ -55,6 +55,7 @@ class Build(NamedTuple):
 # What was found out about devices: facts, that no plan is cached by.
 _proven: set[Build] = set()
 _failed: dict[Build, str] = {}
+_unbounded: set[tuple[str | None, str]] = set()  # GPUs whose compiler takes no number of threads
 _proving = RLock()
 
 
@@ -71,6 +72,13 @@ def failed() -> frozenset[Build]:
 def why_failed(kernel: str, plan: Plan) -> str | None:
     """Why a kernel could not be built earlier, if so."""
     return _failed.get(Build.of(kernel, plan))
+
+
+def told(plan: Plan) -> int:
+    """What a kernel's compiler is told (``resident`` of `metal.header`)."""
+    if plan.device.platform == "cuda":
+        return plan.resident
+    return int((plan.device.platform, plan.device.generation) not in _unbounded)
 
 
 def launch(
@@ -94,7 +102,7 @@ def prove(name: str, plan: Plan) -> None:
     with _proving:  # one thread builds, and says so if it fails
         if build not in _proven and build not in _failed:
             try:
-                _try(name, plan)
+                _try_bounded(name, plan)
                 _proven.add(build)
             except (RuntimeError, ValueError) as error:  # MLX has both for what it can't launch
                 why = " ".join(str(error).split())[:300]
@@ -103,6 +111,22 @@ def prove(name: str, plan: Plan) -> None:
     if build in _failed:
         raise KernelError(_failed[build])
     plan.built.add(name)
+
+
+def _try_bounded(name: str, plan: Plan) -> None:
+    """Tries a kernel, on Metal first with a bound of its threads and then without."""
+    try:
+        return _try(name, plan)
+    except (RuntimeError, ValueError):
+        gpu = plan.device.platform, plan.device.generation
+        if gpu[0] == "cuda" or gpu in _unbounded:
+            raise
+    _unbounded.add(gpu)
+    try:
+        _try(name, plan)
+    except (RuntimeError, ValueError):
+        _unbounded.remove(gpu)  # that was not it
+        raise
 
 
 def _try(name: str, plan: Plan) -> None:
@@ -125,7 +149,7 @@ def _run(
 ) -> list[mx.array]:
     at = KERNELS[name].inputs.index("params")
     arrays = [_long_enough(x) for x in inputs]
-    return _function(name, plan.device.platform, plan.core, plan.resident)(
+    return _function(name, plan.device.platform, plan.core, told(plan))(
         inputs=[*arrays[:at], params, *arrays[at:]],
         template=list(plan.template.arguments),
         grid=(plan.threadgroups * plan.threads, 1, 1),

@@ -49,7 +49,7 @@ def _step(ext: Extension, step: Step, params: str, place: dict[str, int]) -> Lau
     plan, inputs = step.plan, list(step.inputs)
     inputs.insert(KERNELS[step.kernel].inputs.index("params"), params)
     return ext.Step(
-        kernel=_built(ext, step.kernel, plan.device.platform, plan.core, plan.resident),
+        kernel=_built(ext, step.kernel, plan.device.platform, plan.core, kernels.told(plan)),
         template=plan.template.arguments,
         groups=plan.threadgroups,
         threads=plan.threads,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -98,9 +99,10 @@ class metal_kernel:
             list(zip(map(dtype_name, output_dtypes), output_shapes, strict=True)),
             template,
         )
+        settings = current_options()
+        self._refuse(settings, int(np.prod(np.minimum(threadgroup, grid))))
         if verbose:
             print(kernel.text(entry_point=False))
-        settings = current_options()
         library = self._library(kernel, settings)
         built = time.perf_counter()
         data = dict(zip(self.input_names, arrays, strict=True))
@@ -184,6 +186,17 @@ class metal_kernel:
             raise ValueError(
                 f"[{self.name}] 'threadgroup' must have at most {LARGEST_THREADGROUP} threads "
                 f"but got {tuple(threadgroup)}"
+            )
+
+    def _refuse(self, settings: Options, threads: int) -> None:
+        """Fails as MLX does on a device that cannot build a kernel, or not for so many threads."""
+        bounded = "max_total_threads_per_threadgroup" in self.header
+        if re.search(settings.refuses, self.name) or (bounded and not settings.takes_bounds):
+            raise RuntimeError("[metal::Device] Unable to build metal library from source")
+        if threads > settings.most_threads and not bounded:
+            raise ValueError(
+                f"Thread group size ({threads}) is greater than  the maximum allowed threads per "
+                f"threadgroup ({settings.most_threads})."
             )
 
     def _copied_bytes(self, arrays: list[_Input]) -> int:

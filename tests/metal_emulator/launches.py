@@ -33,6 +33,9 @@ class Options:
         seed: Of the random order.
         reconverges: Lanes that took different branches are together again behind them. If not, only
             barriers bring them together, and a collective that needs both is reported.
+        refuses: The device builds no kernel whose name matches this.
+        takes_bounds: It builds those that say how many threads a threadgroup has at most.
+        most_threads: Of a threadgroup, in a pipeline that was not told so.
         fast_math: Compile as with ``math_mode="fast"``; None: as the kernel's options say.
         raise_faults: Raise `KernelFault` on a report, rather than only recording it.
         count_operations: Count arithmetic as well, in a checked build of its own.
@@ -43,6 +46,9 @@ class Options:
     order: int = 0
     seed: int = 1
     reconverges: bool = True
+    refuses: str = r"(?!)"
+    takes_bounds: bool = True
+    most_threads: int = 1024
     fast_math: bool | None = None
     raise_faults: bool = True
     count_operations: bool = False

@@ -13,7 +13,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from natten_zoo import ops
-from natten_zoo.metal import MATRIX, SCALAR_4, SCALAR_8, TENSOR
+from natten_zoo.metal import MATRIX, MATRIX_16, SCALAR_4, SCALAR_8, TENSOR
 from natten_zoo.models.nat import NAT, NATConfig
 from natten_zoo.ops import Neighborhood, backend, gpu
 from natten_zoo.ops.gpu import kernels
@@ -198,6 +198,41 @@ def test_a_forced_tier_does_not_fall_back(no_kernel):
         for _ in range(2):
             with pytest.raises(RuntimeError, match="cannot be built"):
                 ops.na1d(x, x, x, 3)
+
+
+@pytest.mark.parametrize(
+    ("device", "bounded", "tier"),
+    [
+        ({"most_threads": 64}, True, "fast_metal"),  # fewer, unless its compiler is told
+        ({"takes_bounds": False}, False, "fast_metal"),
+        ({"takes_bounds": False, "most_threads": 64}, True, "pure"),  # neither helps
+        ({"refuses": "attention_forward"}, True, "pure"),
+    ],
+    ids=str,
+)
+def test_the_compiler_is_told_how_many_threads_there_are(toolchain, device, bounded, tier):  # noqa: F811
+    generation = f"particular {next(UNIQUE)}"
+    x = mx.random.normal((1, 16, 16, 2, 8))
+    with (
+        metal_emulator.install(**device),
+        use_device(replace(current(), generation=generation, enough_threadgroups=1)),
+        metal_emulator.record() as launches,
+    ):
+        done = ops.explain(ops.na2d, x, x, x, 3)
+    assert done[-1].tier == tier
+    assert ((platform() or "fast_metal", generation) not in kernels._unbounded) == bounded
+    assert all(np.prod(launch.threadgroup) > 64 for launch in launches)
+    with use_device(replace(current(), generation=generation)):
+        plan = program("forward", problem(3, (16, 16)), current()).steps[0].plan
+    assert ("max_total_threads_per_threadgroup" in metal_text(plan)) == bounded
+
+
+def metal_text(plan) -> str:
+    return kernels.text("attention_forward", "fast_metal", plan.core, kernels.told(plan))["header"]
+
+
+def test_bounds_are_never_one_simdgroup():
+    assert all(core.threads >= 64 for core in (MATRIX, MATRIX_16, SCALAR_4, SCALAR_8))
 
 
 def test_without_single_lanes_matrices_multiply(metal, monkeypatch, caplog):  # noqa: F811
