@@ -25,6 +25,7 @@ PAGES = (
     "naf",
     "ltx_decoder",
     "na_unetr",
+    "hdit",
 )
 
 

@@ -156,6 +156,19 @@ print(result.classes())
         files="a folder of images/*.nii.gz and labels/*.nii.gz",
     ),
     Task(
+        name="unconditional-image-generation",
+        short="sampling",
+        inputs="noise",
+        verb="sample",
+        use="""\
+from natten_zoo.models import {name}
+from natten_zoo.tasks import sample
+
+found = sample({name}.from_pretrained("{repo_id}"), 16, steps=50, seed=0)
+found.grid().save("samples.png")
+""",
+    ),
+    Task(
         name="sequence-classification",
         short="sequence",
         inputs="sequences",
@@ -191,7 +204,7 @@ print(found.beats, found.sections)
 # By name.
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 # The data sets that the trainer has, whatever for.
-DATA_SETS = tuple(sorted(name for task in _ALL for name in task.data_sets))
+DATA_SETS = tuple(sorted({name for task in _ALL for name in task.data_sets}))
 
 
 def find_task(name: str) -> Task:

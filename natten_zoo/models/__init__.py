@@ -5,6 +5,7 @@ from ..pretrained.registry import ARCHITECTURES, get_record, list_models
 from .allin1 import AllInOne, AllInOneConfig
 from .base import Classifier, Config, Model
 from .dinat_s import DiNAT_s, DiNATsConfig
+from .hdit import HDiT, HDiTConfig
 from .isotropic import IsotropicConfig, IsotropicNAT
 from .ltx_decoder import LTXDecoder, LTXDecoderConfig
 from .mask2former import Mask2Former, Mask2FormerConfig
@@ -33,6 +34,7 @@ ARCHITECTURES.update(
         Mask2Former,
         OneFormer,
         LTXDecoder,
+        HDiT,
     )
 )
 
@@ -51,6 +53,8 @@ __all__ = [
     "DiNAT3D",
     "DiNAT_s",
     "DiNATsConfig",
+    "HDiT",
+    "HDiTConfig",
     "Hierarchical",
     "IsotropicConfig",
     "IsotropicNAT",

@@ -13,8 +13,12 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-# What a batch norm has seen, or a decoder's latents were like, which are among the parameters.
-_STATISTICS = (".running_mean", ".running_var", "latents_mean", "latents_std")
+# Of the parameters, what never learns: what a batch norm has seen, what a decoder's latents
+# were like, random projections.
+_FIXED = (
+    *(".running_mean", ".running_var", "latents_mean", "latents_std"),
+    *("time_emb.weight", "aug_emb.weight"),
+)
 # Counting patches classes, so only one thread may count at a time.
 _lock = Lock()
 
@@ -61,9 +65,9 @@ def count_cost(model: nn.Module, *inputs: mx.array) -> Cost:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Parameters; statistics of data are none."""
+    """Parameters; statistics of data are none, nor are random projections."""
     values: Any = tree_flatten(model.parameters())
-    return sum(value.size for name, value in values if not name.endswith(_STATISTICS))
+    return sum(value.size for name, value in values if not name.endswith(_FIXED))
 
 
 def _linear(layer: Any, out: mx.array, *_: Any) -> int:

@@ -10,6 +10,7 @@ from ..configs.record import Record
 from ..data.preprocess import Preprocess
 from .huggingface import label_names
 from .infer import infer, with_head_of
+from .kdiffusion import hdit_arguments, kdiffusion_config
 from .protocol import Loadable
 from .readers.errors import CheckpointError
 from .readers.reader import CONFIG, PREPROCESSOR, Checkpoint
@@ -65,6 +66,8 @@ def describe(
         return _registered(record)
     if not config.keys().isdisjoint(("architecture", "model_type", "_class_name")):
         return _configured(checkpoint, config)
+    if (found := kdiffusion_config(checkpoint)) is not None:
+        return _kdiffusion(checkpoint, found)
     return _registered(_prepared(infer(checkpoint, cls), checkpoint))
 
 
@@ -204,6 +207,30 @@ def _diffusers(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Description
     architecture = DIFFUSERS[kind]
     values = model_class(architecture).Config.from_diffusers(config).to_dict()  # type: ignore[attr-defined]
     return Description(architecture, values, None)
+
+
+def _kdiffusion(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Description:
+    """The configuration that k-diffusion trained a model with."""
+    try:
+        values = model_class("HDiT").Config.from_dict(hdit_arguments(config)).to_dict()
+        height, width = config["model"]["input_size"]
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise _wrong(checkpoint, "k-diffusion configuration", error) from error
+    channels = values["in_chans"]
+    record = Record.from_dict(
+        {
+            "name": checkpoint.path.name,
+            "architecture": "HDiT",
+            "model": values,
+            "license": "",
+            "input_size": height if height == width else 0,
+            "mean": [0.5] * channels,
+            "std": [0.5] * channels,
+            "num_classes": 0,
+            "classes": "",
+        }
+    )
+    return Description("HDiT", values, record)
 
 
 def _preprocessing(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ..models import ARCHITECTURES
 from .classification import Classification, Guess, classify
 from .evaluation import Evaluation, evaluate
 from .music import MusicAnalysis, analyze
+from .sampling import Samples, sample
 from .segmentation import Segmentation, segment
 from .segments import Segments
 from .universal import find_segments
@@ -24,6 +25,7 @@ __all__ = [
     "Evaluation",
     "Guess",
     "MusicAnalysis",
+    "Samples",
     "Segmentation",
     "Segments",
     "Task",
@@ -33,6 +35,7 @@ __all__ = [
     "classify_video",
     "evaluate",
     "find_segments",
+    "sample",
     "segment",
     "segment_volume",
     "task_of",

@@ -17,6 +17,8 @@ from natten_zoo.models import (
     NAUNETR,
     AllInOne,
     AllInOneConfig,
+    HDiT,
+    HDiTConfig,
     NAFConfig,
     NATConfig,
     NAUNETRConfig,
@@ -56,6 +58,9 @@ def desk(tmp_path_factory):
         if name.startswith("oneformer"):
             model.record = replace(model.record, input_size=64)
         model.save_pretrained(folder / "small" / name)
+    HDiT(
+        HDiTConfig((16, 32), (1, 1), head_dims=16, patch=(1, 1), mapping_dim=16, num_labels=11)
+    ).save_pretrained(folder / "my-hdit")
     NAUNETR(NAUNETRConfig(4, (1, 1), (1, 2), num_classes=2)).save_pretrained(folder / "my-na-unetr")
     photo = Image.linear_gradient("L").resize((64, 48)).convert("RGB")
     (folder / "photos" / "goldfish").mkdir(parents=True)
@@ -87,4 +92,6 @@ def test_page(page, desk, monkeypatch, capsys):
 
 def test_every_task_has_a_page():
     names = {page.stem for page in PAGES}
-    assert names == {"classify", "segment", "video", "volumes", "music", "upsample", "evaluate"}
+    assert names == {
+        *("classify", "segment", "video", "volumes", "music", "upsample", "evaluate", "sample"),
+    }
