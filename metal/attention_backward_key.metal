@@ -1,7 +1,7 @@
 // Gradients of key and value: keys stay, the queries that see them pass by. Which queries see a key
 // is a closed form, so there is neither a map nor an atomic.
 //
-// template  as attention_forward; Q and G count keys
+// template  as attention_forward; Q counts keys
 // inputs    query key value d_out marks params lengths rpb
 // outputs   d_key [B, *L, Hkv, D], d_value [B, *L, Hkv, DV]
 // grid      items * Hkv threadgroups
@@ -9,18 +9,18 @@ constexpr int FK = (D + 7) / 8, FV = (DV + 7) / 8;
 constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();  // of both slabs
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T)));
-constexpr int THREADS = NA_TEAM * G0 * G1 * G2;
 NA_SHARED T queries[CAPACITY * PITCH];
 NA_SHARED T gradients[CAPACITY * PITCH];
 
-const uint thread_index = thread_index_in_threadgroup;
+const uint thread_index = thread_index_in_threadgroup, threads = threads_per_threadgroup.x;
 const int kv_heads = params[NA_KV_HEADS], group = int(threadgroup_position_in_grid.x);
 const int item = na_quotient(group, kv_heads), kv_head = group - item * kv_heads;
 const int sharing = params[NA_SHARING];  // heads that use a kv_head
 const na_lane me = na_lane_of<T>(thread_index % NA_TEAM);
-const na_point few = na_size(Q0, Q1, Q2), many = na_size(G0 * Q0, G1 * Q1, G2 * Q2);
+const na_point few = na_size(Q0, Q1, Q2), teams = na_teams<RANK>(params);
+const na_point many = na_times(few, teams);
 const na_tile tile = na_key_tile<RANK, PLAIN>(params, lengths, item, many);
-const na_point corner = na_team_place<AXIS, G0, G1, G2>(thread_index / NA_TEAM, few);
+const na_point corner = na_team_place<AXIS>(thread_index / NA_TEAM, teams, few);
 const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head);
 const float factor = na_float(params[NA_SCALE]), scale = factor * NA_LOG2E;
 na_table bins = na_bins<RANK>(params);
@@ -40,16 +40,16 @@ na_load_rows<DV>(v, value, mine, me);
 const na_box seeing = na_queries_seeing<RANK>(tile, na_size(0, 0, 0), many);
 const na_box wanted = na_queries_seeing<RANK>(tile, corner, few);
 const na_point reach = na_slab_size<SHAPE>(seeing, CAPACITY);
-na_clear_tails<THREADS, D, PITCH>(queries, CAPACITY, thread_index);
-na_clear_tails<THREADS, DV, PITCH>(gradients, CAPACITY, thread_index);
+na_clear_tails<D, PITCH>(queries, CAPACITY, thread_index, threads);
+na_clear_tails<DV, PITCH>(gradients, CAPACITY, thread_index, threads);
 
 for (int head = kv_head * sharing; head < (kv_head + 1) * sharing; head++)
 NA_EACH_SLAB(seeing, reach) {
   const na_box slab = na_slab<RANK>(seeing, reach, z, y, x);
   const na_rows rows = na_query_rows<RANK>(params, tile, head);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  na_stage<RANK, THREADS, D, DV, PITCH>(queries, query, gradients, d_out, marks, rows, slab,
-                                        thread_index);
+  na_stage<RANK, D, DV, PITCH>(queries, query, gradients, d_out, marks, rows, slab,
+                               thread_index, threads);
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
   const na_walk walk = na_walk_over<SHAPE>(wanted, slab);

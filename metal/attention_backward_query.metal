@@ -2,8 +2,8 @@
 // of the gradient of rpb. Tiled like attention_forward. The marks are minus the two stats, minus
 // delta = rowsum(d_out * out) - d_lse, and whether the logits are large (rows.h).
 //
-// template  as attention_forward, and BINS: entries of rpb per head that a team sums in
-//           threadgroup memory (0: in d_rpb itself, where they would not fit)
+// template  as attention_forward, and BINS: numbers of threadgroup memory in which all
+//           teams sum per relative position (0: in d_rpb itself, where they would not fit)
 // inputs    query key value out d_out stats d_lse params lengths rpb
 // outputs   d_query [B, *out, H, D], marks [B, *out, H, 4] float,
 //           d_rpb [H, slices * teams, 2K-1 per axis] float, to be summed over its second axis
@@ -12,28 +12,30 @@ constexpr int FK = (D + 7) / 8, FV = (DV + 7) / 8;
 constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();  // of both slabs
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T)));
-constexpr int TEAMS = G0 * G1 * G2, THREADS = NA_TEAM * TEAMS;
 NA_SHARED T keys[CAPACITY * PITCH];
 NA_SHARED T values[CAPACITY * PITCH];
-NA_SHARED float close_bins[BINS > 0 ? TEAMS * BINS : 1];
+NA_SHARED float close_bins[BINS > 0 ? BINS : 1];
 static_assert(!BIAS || NA_TEAM == 32, "sums per relative position need teams of a simdgroup");
 
-const uint thread_index = thread_index_in_threadgroup, team = thread_index / NA_TEAM;
+const uint thread_index = thread_index_in_threadgroup, threads = threads_per_threadgroup.x;
+const uint team = thread_index / NA_TEAM;
 const int heads = params[NA_HEADS], group = int(threadgroup_position_in_grid.x);
 const int slice = na_quotient(group, heads), head = group - slice * heads;
 const int slices = na_quotient(int(threadgroups_per_grid.x), heads), count = params[NA_BINS];
 const na_lane me = na_lane_of<T>(thread_index % NA_TEAM);
-const na_point few = na_size(Q0, Q1, Q2), many = na_size(G0 * Q0, G1 * Q1, G2 * Q2);
-const na_point corner = na_team_place<AXIS, G0, G1, G2>(team, few);
+const na_point few = na_size(Q0, Q1, Q2), teams = na_teams<RANK>(params);
+const na_point many = na_times(few, teams);
+const na_point corner = na_team_place<AXIS>(team, teams, few);
 const int kv_head = na_quotient(head, params[NA_SHARING]);
 const na_table bins = na_bins<RANK>(params);
 const DEV float* bias = rpb + head * count;
-TGP float* close = close_bins + team * BINS;
-DEV float* share_of_rpb = d_rpb + (long(head * slices + slice) * TEAMS + team) * count;
+TGP float* close = close_bins + (BINS > 0 ? team * count : 0);
+const long shares = long(head * slices + slice) * (threads / NA_TEAM);  // before this threadgroup's
+DEV float* share_of_rpb = d_rpb + (shares + team) * count;
 const float factor = na_float(params[NA_SCALE]), scale = factor * NA_LOG2E;
 
-na_clear_tails<THREADS, D, PITCH>(keys, CAPACITY, thread_index);
-na_clear_tails<THREADS, DV, PITCH>(values, CAPACITY, thread_index);
+na_clear_tails<D, PITCH>(keys, CAPACITY, thread_index, threads);
+na_clear_tails<DV, PITCH>(values, CAPACITY, thread_index, threads);
 if (BIAS) na_clear_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
 
 for (int item = slice; item < params[NA_ITEMS]; item += slices) {
@@ -76,7 +78,7 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
   NA_EACH_SLAB(seen, reach) {
     const na_box slab = na_slab<RANK>(seen, reach, z, y, x);
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    na_stage<RANK, THREADS, D, DV, PITCH>(keys, key, values, value, key_rows, slab, thread_index);
+    na_stage<RANK, D, DV, PITCH>(keys, key, values, value, key_rows, slab, thread_index, threads);
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
     const na_walk walk = na_walk_over<SHAPE>(wanted, slab);

@@ -3,8 +3,8 @@
 //
 // template  T; RANK; PLAIN (neither dilation, stride, window_stride, causal axis nor lengths);
 //           D, DV (head dims of query/key and of value); BIAS; SLAB (bytes);
-//           Q0 Q1 Q2 (the queries of a team), G0 G1 G2 (teams of a threadgroup),
-//           AXIS (of columns), HIGH (rows along it in which the keys of a fragment lie)
+//           Q0 Q1 Q2 (the queries of a team), AXIS (of columns),
+//           HIGH (rows along it in which the keys of a fragment lie)
 // inputs    query [B, *out, H, D], key [B, *L, Hkv, D], value [B, *L, Hkv, DV], params, lengths,
 //           rpb [H, 2K-1 per axis] float
 // outputs   out [B, *out, H, DV], lse [B, *out, H] float, stats [B, *out, H, 2] float
@@ -13,19 +13,20 @@ constexpr int FK = (D + 7) / 8, FV = (DV + 7) / 8;  // fragments of a row
 constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();  // of both slabs
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T)));
-constexpr int THREADS = NA_TEAM * G0 * G1 * G2, DEEP = SHAPE::DEEP;
+constexpr int DEEP = SHAPE::DEEP;
 constexpr int STEP = NA_ROWS;  // fragments between two looks at the maximum
 constexpr float SLACK = 8.0f;  // weights may reach 2^8 before all are rescaled
 NA_SHARED T keys[CAPACITY * PITCH];
 NA_SHARED T values[CAPACITY * PITCH];
 
-const uint thread_index = thread_index_in_threadgroup;
+const uint thread_index = thread_index_in_threadgroup, threads = threads_per_threadgroup.x;
 const int heads = params[NA_HEADS], group = int(threadgroup_position_in_grid.x);
 const int item = na_quotient(group, heads), head = group - item * heads;
 const na_lane me = na_lane_of<T>(thread_index % NA_TEAM);
-const na_point few = na_size(Q0, Q1, Q2), many = na_size(G0 * Q0, G1 * Q1, G2 * Q2);
+const na_point few = na_size(Q0, Q1, Q2), teams = na_teams<RANK>(params);
+const na_point many = na_times(few, teams);
 const na_tile tile = na_query_tile<RANK, PLAIN>(params, lengths, item, many);
-const na_point corner = na_team_place<AXIS, G0, G1, G2>(thread_index / NA_TEAM, few);
+const na_point corner = na_team_place<AXIS>(thread_index / NA_TEAM, teams, few);
 const na_rows rows = na_query_rows<RANK>(params, tile, head);
 const int kv_head = na_quotient(head, params[NA_SHARING]);
 const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head);
@@ -50,13 +51,13 @@ na_load_rows<D>(q, query, mine, me);
 const na_box seen = na_keys_seen<RANK>(tile, na_size(0, 0, 0), many);
 const na_box wanted = na_keys_seen<RANK>(tile, corner, few);
 const na_point reach = na_slab_size<SHAPE>(seen, CAPACITY);
-na_clear_tails<THREADS, D, PITCH>(keys, CAPACITY, thread_index);
-na_clear_tails<THREADS, DV, PITCH>(values, CAPACITY, thread_index);
+na_clear_tails<D, PITCH>(keys, CAPACITY, thread_index, threads);
+na_clear_tails<DV, PITCH>(values, CAPACITY, thread_index, threads);
 
 NA_EACH_SLAB(seen, reach) {
   const na_box slab = na_slab<RANK>(seen, reach, z, y, x);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  na_stage<RANK, THREADS, D, DV, PITCH>(keys, key, values, value, key_rows, slab, thread_index);
+  na_stage<RANK, D, DV, PITCH>(keys, key, values, value, key_rows, slab, thread_index, threads);
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
   const na_walk walk = na_walk_over<SHAPE>(wanted, slab);

@@ -1,31 +1,33 @@
 // Weighted sum of what every query sees: out = scale * attn . value over its slots. Also the
 // gradient of the query from that of the logits (value is the key then) and, with SUMS, of rpb.
 //
-// template  T; RANK; PLAIN; DV; SUMS; BINS; SLAB; Q0 Q1 Q2, G0 G1 G2, AXIS, HIGH as attention_backward_query
+// template  T; RANK; PLAIN; DV; SUMS; BINS; SLAB; Q0 Q1 Q2, AXIS, HIGH as attention_backward_query
 // inputs    attn [B, *out, H, prod K], value [B, *L, Hkv, DV], params, lengths, rpb (unused)
 // outputs   out [B, *out, H, DV], d_rpb [H, slices * teams, 2K-1 per axis] float
 // grid      slices * H threadgroups; with SUMS each works through several items
 constexpr int FV = (DV + 7) / 8, PITCH = na_pitch<T, DV>();
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (PITCH * int(sizeof(T)));
-constexpr int TEAMS = G0 * G1 * G2, THREADS = NA_TEAM * TEAMS;
 NA_SHARED T values[CAPACITY * PITCH];
-NA_SHARED float close_bins[BINS > 0 ? TEAMS * BINS : 1];
+NA_SHARED float close_bins[BINS > 0 ? BINS : 1];
 
-const uint thread_index = thread_index_in_threadgroup, team = thread_index / NA_TEAM;
+const uint thread_index = thread_index_in_threadgroup, threads = threads_per_threadgroup.x;
+const uint team = thread_index / NA_TEAM;
 const int heads = params[NA_HEADS], group = int(threadgroup_position_in_grid.x);
 const int slice = na_quotient(group, heads), head = group - slice * heads;
 const int slices = na_quotient(int(threadgroups_per_grid.x), heads), count = params[NA_BINS];
 const na_lane me = na_lane_of<T>(thread_index % NA_TEAM);
-const na_point few = na_size(Q0, Q1, Q2), many = na_size(G0 * Q0, G1 * Q1, G2 * Q2);
-const na_point corner = na_team_place<AXIS, G0, G1, G2>(team, few);
+const na_point few = na_size(Q0, Q1, Q2), teams = na_teams<RANK>(params);
+const na_point many = na_times(few, teams);
+const na_point corner = na_team_place<AXIS>(team, teams, few);
 const int kv_head = na_quotient(head, params[NA_SHARING]);
 const na_table bins = na_bins<RANK>(params), slots = na_slots<RANK>(params);
 const int volume = na_volume(params);
-TGP float* close = close_bins + team * BINS;
-DEV float* share_of_rpb = d_rpb + (long(head * slices + slice) * TEAMS + team) * count;
+TGP float* close = close_bins + (BINS > 0 ? team * count : 0);
+const long shares = long(head * slices + slice) * (threads / NA_TEAM);  // before this threadgroup's
+DEV float* share_of_rpb = d_rpb + (shares + team) * count;
 
-na_clear_tails<THREADS, DV, PITCH>(values, CAPACITY, thread_index);
+na_clear_tails<DV, PITCH>(values, CAPACITY, thread_index, threads);
 if (SUMS) na_clear_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
 
 for (int item = slice; item < params[NA_ITEMS]; item += slices) {
@@ -46,7 +48,7 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
   NA_EACH_SLAB(seen, reach) {
     const na_box slab = na_slab<RANK>(seen, reach, z, y, x);
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    na_stage<RANK, THREADS, DV, PITCH>(values, value, key_rows, slab, thread_index);
+    na_stage<RANK, DV, PITCH>(values, value, key_rows, slab, thread_index, threads);
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
     const na_walk walk = na_walk_over<SHAPE>(wanted, slab);

@@ -19,6 +19,7 @@ typedef unsigned int uint;
 #define NA_SHARED __shared__ __align__(16)
 #define thread_index_in_threadgroup threadIdx.x
 #define threadgroup_position_in_grid blockIdx
+#define threads_per_threadgroup blockDim
 #define threadgroups_per_grid gridDim
 struct mem_flags {
   enum { mem_none, mem_device, mem_threadgroup };

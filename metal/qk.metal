@@ -1,23 +1,23 @@
 // Logits of every query and slot: scale * query . key + rpb; also the gradient of attention weights,
 // d_out . value.
 //
-// template  T; RANK; PLAIN; D; BIAS; SLAB; Q0 Q1 Q2, G0 G1 G2, AXIS, HIGH as attention_forward
+// template  T; RANK; PLAIN; D; BIAS; SLAB; Q0 Q1 Q2, AXIS, HIGH as attention_forward
 // inputs    query [B, *out, H, D], key [B, *L, Hkv, D], params, lengths, rpb
 // outputs   logits [B, *out, H, prod K]; slots without a key hold params[NA_FILL]
 // grid      items * H threadgroups
 constexpr int FK = (D + 7) / 8, PITCH = na_pitch<T, D>();
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (PITCH * int(sizeof(T)));
-constexpr int THREADS = NA_TEAM * G0 * G1 * G2;
 NA_SHARED T keys[CAPACITY * PITCH];
 
-const uint thread_index = thread_index_in_threadgroup;
+const uint thread_index = thread_index_in_threadgroup, threads = threads_per_threadgroup.x;
 const int heads = params[NA_HEADS], group = int(threadgroup_position_in_grid.x);
 const int item = na_quotient(group, heads), head = group - item * heads;
 const na_lane me = na_lane_of<T>(thread_index % NA_TEAM);
-const na_point few = na_size(Q0, Q1, Q2), many = na_size(G0 * Q0, G1 * Q1, G2 * Q2);
+const na_point few = na_size(Q0, Q1, Q2), teams = na_teams<RANK>(params);
+const na_point many = na_times(few, teams);
 const na_tile tile = na_query_tile<RANK, PLAIN>(params, lengths, item, many);
-const na_point corner = na_team_place<AXIS, G0, G1, G2>(thread_index / NA_TEAM, few);
+const na_point corner = na_team_place<AXIS>(thread_index / NA_TEAM, teams, few);
 const na_rows rows = na_query_rows<RANK>(params, tile, head);
 const int kv_head = na_quotient(head, params[NA_SHARING]);
 const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head);
@@ -41,11 +41,11 @@ simdgroup_barrier(mem_flags::mem_device);
 const na_box seen = na_keys_seen<RANK>(tile, na_size(0, 0, 0), many);
 const na_box wanted = na_keys_seen<RANK>(tile, corner, few);
 const na_point reach = na_slab_size<SHAPE>(seen, CAPACITY);
-na_clear_tails<THREADS, D, PITCH>(keys, CAPACITY, thread_index);
+na_clear_tails<D, PITCH>(keys, CAPACITY, thread_index, threads);
 NA_EACH_SLAB(seen, reach) {
   const na_box slab = na_slab<RANK>(seen, reach, z, y, x);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  na_stage<RANK, THREADS, D, PITCH>(keys, key, key_rows, slab, thread_index);
+  na_stage<RANK, D, PITCH>(keys, key, key_rows, slab, thread_index, threads);
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
   const na_walk walk = na_walk_over<SHAPE>(wanted, slab);

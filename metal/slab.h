@@ -104,20 +104,21 @@ NA_FN constexpr int na_pitch() {
 
 // Copies the rows [D] and [DV] of all tokens of `slab` from device to threadgroup memory, WIDE
 // elements at once. The four marks of a query, unless they are null, follow its row.
-template <int RANK, int THREADS, int D, int DV, int PITCH, int WIDE, typename T>
+template <int RANK, int D, int DV, int PITCH, int WIDE, typename T>
 NA_FN void na_copy_rows(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* value,
                         const DEV float* marks, const na_rows rows, const na_box slab,
-                        uint thread_index) {
+                        uint thread_index, uint threads) {
   constexpr int VECTORS = (D > DV ? D : DV) / WIDE;
   constexpr int SHARE = NA_TEAM < 32 && VECTORS % 2 == 0 ? VECTORS / 2 : VECTORS;
-  constexpr int LANES = SHARE < THREADS ? SHARE : THREADS, TOKENS = THREADS / LANES;
+  constexpr int LANES = SHARE < 32 ? SHARE : 32;
   constexpr int TIMES = (VECTORS + LANES - 1) / LANES;
+  const int at_once = int(threads) / LANES;  // tokens
   const int first = int(thread_index / LANES);
   const int lane = int(thread_index % LANES);  // it always copies the same columns
-  if (first >= TOKENS) return;
-  const na_rounds rounds = na_rounds_of<RANK>(slab, TOKENS);
+  if (first >= at_once) return;
+  const na_rounds rounds = na_rounds_of<RANK>(slab, at_once);
   na_point token = na_numbered<RANK>(slab, rounds, first);
-  NA_ROLLED for (int n = first; n < rounds.count; n += TOKENS) {
+  NA_ROLLED for (int n = first; n < rounds.count; n += at_once) {
     const long row = na_row<RANK>(rows, token);
     for (int i = 0; i < TIMES; i++) {
       const int d = (lane + i * LANES) * WIDE;
@@ -133,41 +134,41 @@ NA_FN void na_copy_rows(TGP T* keys, const DEV T* key, TGP T* values, const DEV 
 
 // The same, 16 bytes at once where rows are so long and begin at such an address: an array may be
 // a slice of another.
-template <int RANK, int THREADS, int D, int DV, int PITCH, typename T>
+template <int RANK, int D, int DV, int PITCH, typename T>
 NA_FN void na_stage(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* value,
                     const DEV float* marks, const na_rows rows, const na_box slab,
-                    uint thread_index) {
+                    uint thread_index, uint threads) {
   constexpr int MOST = 16 / int(sizeof(T)), BOTH = D | DV | MOST;
   constexpr int WIDE = BOTH & -BOTH;  // the largest power of two that divides all
   if (na_aligned(key, WIDE) && na_aligned(value, WIDE))
-    na_copy_rows<RANK, THREADS, D, DV, PITCH, WIDE>(keys, key, values, value, marks, rows, slab,
-                                                    thread_index);
+    na_copy_rows<RANK, D, DV, PITCH, WIDE>(keys, key, values, value, marks, rows, slab,
+                                           thread_index, threads);
   else
-    na_copy_rows<RANK, THREADS, D, DV, PITCH, 1>(keys, key, values, value, marks, rows, slab,
-                                                 thread_index);
+    na_copy_rows<RANK, D, DV, PITCH, 1>(keys, key, values, value, marks, rows, slab,
+                                        thread_index, threads);
   na_copied();
 }
 
 // Without marks.
-template <int RANK, int THREADS, int D, int DV, int PITCH, typename T>
+template <int RANK, int D, int DV, int PITCH, typename T>
 NA_FN void na_stage(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* value,
-                    const na_rows rows, const na_box slab, uint thread_index) {
+                    const na_rows rows, const na_box slab, uint thread_index, uint threads) {
   const DEV float* none = 0;
-  na_stage<RANK, THREADS, D, DV, PITCH>(keys, key, values, value, none, rows, slab, thread_index);
+  na_stage<RANK, D, DV, PITCH>(keys, key, values, value, none, rows, slab, thread_index, threads);
 }
 
 // One array alone.
-template <int RANK, int THREADS, int D, int PITCH, typename T>
+template <int RANK, int D, int PITCH, typename T>
 NA_FN void na_stage(TGP T* to, const DEV T* from, const na_rows rows, const na_box slab,
-                    uint thread_index) {
-  na_stage<RANK, THREADS, D, 0, PITCH>(to, from, to, from, rows, slab, thread_index);
+                    uint thread_index, uint threads) {
+  na_stage<RANK, D, 0, PITCH>(to, from, to, from, rows, slab, thread_index, threads);
 }
 
 // Zeroes the elements between D and the end of its last fragment in every row of a slab.
-template <int THREADS, int D, int PITCH, typename T>
-NA_FN void na_clear_tails(TGP T* slab, int rows, uint thread_index) {
+template <int D, int PITCH, typename T>
+NA_FN void na_clear_tails(TGP T* slab, int rows, uint thread_index, uint threads) {
   constexpr int TAIL = (8 - D % 8) % 8;
   if (TAIL > 0)
-    NA_ROLLED for (int i = int(thread_index); i < rows * TAIL; i += THREADS)
+    NA_ROLLED for (int i = int(thread_index); i < rows * TAIL; i += int(threads))
       slab[i / (TAIL + !TAIL) * PITCH + D + i % (TAIL + !TAIL)] = T(0.0f);
 }

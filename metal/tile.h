@@ -12,7 +12,7 @@ enum na_param {
 };
 enum na_axis_param {
   NA_LENGTH, NA_OUTPUTS, NA_KERNEL, NA_DILATION, NA_STRIDE, NA_WINDOW_STRIDE, NA_CAUSAL, NA_CLASSES,
-  NA_TILES
+  NA_TILES, NA_TEAMS
 };
 
 #define NA_LOG2E 1.44269504089f
@@ -269,7 +269,7 @@ NA_FN int na_volume(const DEV int* p) {
   return na_axis_of(p, 0)[NA_KERNEL] * na_axis_of(p, 1)[NA_KERNEL] * na_axis_of(p, 2)[NA_KERNEL];
 }
 
-// ---- Places inside a tile: teams of G0 x G1 x G2, each with its rows.
+// ---- Places inside a tile: a box of teams, each with a box of rows.
 
 NA_FN na_point na_size(int z, int y, int x) {
   na_point size;
@@ -277,6 +277,18 @@ NA_FN na_point na_size(int z, int y, int x) {
   size.at[1] = y;
   size.at[2] = x;
   return size;
+}
+
+NA_FN na_point na_times(const na_point a, const na_point b) {
+  return na_size(a.at[0] * b.at[0], a.at[1] * b.at[1], a.at[2] * b.at[2]);
+}
+
+// Teams of a threadgroup on each axis.
+template <int RANK>
+NA_FN na_point na_teams(const DEV int* p) {
+  na_point teams = na_size(1, 1, 1);
+  NA_EACH_AXIS(a) teams.at[a] = na_axis_of(p, a)[NA_TEAMS];
+  return teams;
 }
 
 // Where row `i` of a team lies in it.
@@ -287,13 +299,15 @@ NA_FN na_point na_place(uint i) {
 
 // Where team `i` begins. The teams that share a simdgroup lie along AXIS, that of the columns
 // (walk.h): then they walk at the same pace.
-template <int AXIS, int N0, int N1, int N2>
-NA_FN na_point na_team_place(uint i, const na_point scale) {
-  constexpr int FIRST = AXIS == 0 ? N0 : N1, SECOND = AXIS == 0 ? N1 : N0;
-  const int first = int(i % FIRST), second = int(i / FIRST % SECOND);
-  return na_size((AXIS == 0 ? first : second) * scale.at[0],
-                 (AXIS == 0 ? second : first) * scale.at[1],
-                 int(i / (FIRST * SECOND)) * scale.at[2]);
+template <int AXIS>
+NA_FN na_point na_team_place(uint i, const na_point teams, const na_point scale) {
+  constexpr int FIRST = AXIS == 0 ? 0 : 1, SECOND = 1 - FIRST;
+  const int rest = na_small_quotient(int(i), teams.at[FIRST]);
+  na_point place;
+  place.at[2] = na_small_quotient(rest, teams.at[SECOND]);
+  place.at[FIRST] = int(i) - rest * teams.at[FIRST];
+  place.at[SECOND] = rest - place.at[2] * teams.at[SECOND];
+  return na_times(place, scale);
 }
 
 // The keys that a query sees, or the queries that see a key.

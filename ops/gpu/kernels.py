@@ -33,11 +33,12 @@ class KernelText(TypedDict):
 
 
 class Build(NamedTuple):
-    """What is built at once: a kernel for one GPU, core and template."""
+    """What is proven at once: a kernel for one GPU, core and template, in so many threads."""
 
     kernel: str
     core: Core
     template: Template
+    threads: int
     platform: str | None
     generation: str
 
@@ -45,7 +46,8 @@ class Build(NamedTuple):
     def of(cls, kernel: str, plan: Plan) -> Build:
         """What a kernel's plan needs."""
         device = plan.device
-        return cls(kernel, plan.core, plan.template, device.platform, device.generation)
+        where = device.platform, device.generation
+        return cls(kernel, plan.core, plan.template, plan.threads, *where)
 
     def is_on(self, device: Device) -> bool:
         """Whether it is for this GPU."""

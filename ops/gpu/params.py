@@ -57,7 +57,7 @@ class Axis:
         """Whether it has none of the options."""
         return self.dilation == self.stride == self.window_stride == 1 and not self.causal
 
-    def params(self, tiles: int) -> dict[str, int]:
+    def params(self, tiles: int, teams: int) -> dict[str, int]:
         """Its part of the parameter block, by the names of ``na_axis_param``."""
         return {
             "NA_LENGTH": self.length,
@@ -69,6 +69,7 @@ class Axis:
             "NA_CAUSAL": int(self.causal),
             "NA_CLASSES": self.query_groups,
             "NA_TILES": tiles,
+            "NA_TEAMS": teams,
         }
 
 
@@ -91,7 +92,9 @@ def head_params(
     }
 
 
-def parameter_block(head: Mapping[str, int], axes: Sequence[Axis], tiles: Axes) -> mx.array:
+def parameter_block(
+    head: Mapping[str, int], axes: Sequence[Axis], tiles: Axes, teams: Axes
+) -> mx.array:
     """The parameter block. Its layout is that of the two enums in metal/tile.h."""
     at, axis_at = enumerators("na_param"), enumerators("na_axis_param")
     first, pitch = at["NA_AXES"], at["NA_AXIS"]
@@ -99,8 +102,8 @@ def parameter_block(head: Mapping[str, int], axes: Sequence[Axis], tiles: Axes) 
     for name, value in head.items():
         block[at[name]] = value
     all_axes = [Axis.of(ONE_TOKEN, 0)] * (3 - len(axes)) + list(axes)
-    for a, (axis, count) in enumerate(zip(all_axes, tiles, strict=True)):
-        for name, value in axis.params(count).items():
+    for a, (axis, *counts) in enumerate(zip(all_axes, tiles, teams, strict=True)):
+        for name, value in axis.params(*counts).items():
             block[first + a * pitch + axis_at[name]] = value
     return mx.array(block, mx.int32)
 

@@ -36,9 +36,8 @@ class Template:
         has_rpb: Whether the kernel adds ``rpb``.
         sums_rpb: Whether it sums the gradient of ``rpb``.
         slab_bytes: Of threadgroup memory.
-        bins: Entries of ``rpb`` that each team sums in threadgroup memory, rounded up; or 0.
+        bins: Numbers of threadgroup memory in which teams sum the gradient of ``rpb``; or 0.
         rows: Of a team, on each axis.
-        teams: Of a threadgroup, on each axis.
         axis: Of columns (`Shape`).
         high: Rows along it in which the tokens of a fragment lie.
     """
@@ -52,7 +51,6 @@ class Template:
     slab_bytes: int
     bins: int
     rows: Axes
-    teams: Axes
     axis: int
     high: int
 
@@ -69,7 +67,6 @@ class Template:
             ("SLAB", self.slab_bytes),
             ("BINS", self.bins),
             *zip(("Q0", "Q1", "Q2"), self.rows, strict=True),
-            *zip(("G0", "G1", "G2"), self.teams, strict=True),
             ("AXIS", self.axis),
             ("HIGH", self.high),
         )
@@ -82,6 +79,7 @@ class Plan:
     Attributes:
         template: Its template arguments.
         params: The parameter block, int32.
+        teams: Of a threadgroup.
         threadgroups: Of the launch.
         slices: Threadgroups per head.
         core: Who multiplies.
@@ -92,17 +90,13 @@ class Plan:
 
     template: Template
     params: mx.array
+    teams: int
     threadgroups: int
     slices: int
     core: Core
     resident: int
     device: Device
     built: set[str] = field(default_factory=set)
-
-    @property
-    def teams(self) -> int:
-        """Of a threadgroup."""
-        return math.prod(self.template.teams)
 
     @property
     def threads(self) -> int:
@@ -162,16 +156,16 @@ def lay_out(
         has_rpb=has_rpb,
         sums_rpb=sums_rpb,
         slab_bytes=device.slab_bytes,
-        bins=_near_bins(device, tile, bins) if sums_rpb else 0,
+        bins=_near_bins(device, tile.core, bins) if sums_rpb else 0,
         rows=tile.shape.rows,
-        teams=tile.teams,
         axis=tile.shape.axis,
         high=tile.shape.high,
     )
     head = head_params(problem, scale=scale, fill=fill, items=items, bins=bins)
     return Plan(
         template=template,
-        params=parameter_block(head, axes, tiles),
+        params=parameter_block(head, axes, tiles, tile.teams),
+        teams=math.prod(tile.teams),
         threadgroups=slices * heads,
         slices=slices,
         core=tile.core,
@@ -229,8 +223,8 @@ def choose_tile(
     shape = fragment(rank, kernel, core, by_key)
     teams = (lay_teams(rank, kernel, shape, n, sizes, core) for n in team_counts(core))
     tiles = [Tile(core, shape, t) for t in teams]
-    if bins:
-        tiles = [t for t in tiles if _near_bins(device, t, bins)] or tiles
+    if near := _near_bins(device, core, bins):
+        tiles = [t for t in tiles if _rounded(bins) * math.prod(t.teams) <= near]
     enough = device.enough_threadgroups
     busy = [t for t in tiles if maps * math.prod(t.counts(sizes)) >= enough]
     return busy[0] if busy else tiles[-1]
@@ -239,7 +233,7 @@ def choose_tile(
 def smallest(plan: Plan) -> Plan:
     """The same kernel for a problem of one token and one head."""
     head = head_params(ONE_TOKEN, scale=0.0, fill=0.0, items=1, bins=1)
-    params = parameter_block(head, [], (1, 1, 1))
+    params = parameter_block(head, [], (1, 1, 1), (1, 1, plan.teams))
     return replace(plan, params=params, threadgroups=1, slices=1)
 
 
@@ -266,11 +260,15 @@ def choose_core(device: Device, channels: int, dim: int, rows: int) -> Core:
     raise ValueError(f"[choose_core] 'device' must have a core of whole simdgroups: {device}.")
 
 
-def _near_bins(device: Device, tile: Tile, bins: int) -> int:
-    """Entries of ``rpb`` to sum in threadgroup memory, rounded up; 0 if they do not fit."""
-    rounded = -(-bins // 32) * 32
-    fits = device.slab_bytes + 4 * rounded * math.prod(tile.teams) <= device.memory_bytes
-    return rounded if fits else 0
+def _near_bins(device: Device, core: Core, bins: int) -> int:
+    """Numbers of threadgroup memory in which the teams of any tile can sum; 0 if none can."""
+    room = (device.memory_bytes - device.slab_bytes) // 4
+    return next((n for n in (t * _rounded(bins) for t in team_counts(core)) if n <= room), 0)
+
+
+def _rounded(bins: int) -> int:
+    """Entries of ``rpb`` as they are built for: a few kernel sizes have the same."""
+    return -(-bins // 32) * 32
 
 
 def _resident(dtype: mx.Dtype, dim: int) -> int:

@@ -70,9 +70,9 @@ def test_rows_beyond_2_31(library, by_key, options):
     layout = lay_out(problem, current(), (32, 32), scale=1.0, by_key=by_key)
     params = np.array(layout.params)
     spatial = problem.spatial if by_key else problem.out
-    _, size, width = (
-        q * g for q, g in zip(layout.template.rows, layout.template.teams, strict=True)
-    )
+    at, of_axis = metal.enumerators("na_param"), metal.enumerators("na_axis_param")
+    teams = params[at["NA_AXES"] :].reshape(3, -1)[:, of_axis["NA_TEAMS"]].tolist()
+    _, size, width = (q * g for q, g in zip(layout.template.rows, teams, strict=True))
     assert size == width
     shape = (problem.batch, *spatial, problem.heads)
     assert math.prod(shape) > 2**31
