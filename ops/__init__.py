@@ -14,6 +14,7 @@ from .backend import (
 from .dense import attention, merge_attentions
 from .functional import attend, na1d, na2d, na3d
 from .neighborhood import Neighborhood
+from .prepare import Preparation, prepare
 from .unfused import (
     attend_av,
     attend_qk,
@@ -35,6 +36,7 @@ from .varlen import attend_varlen, na1d_varlen, na2d_varlen, na3d_varlen
 __all__ = [
     "Explanation",
     "Neighborhood",
+    "Preparation",
     "attend",
     "attend_av",
     "attend_qk",
@@ -65,6 +67,7 @@ __all__ = [
     "na3d_qk",
     "na3d_qk_rpb",
     "na3d_varlen",
+    "prepare",
     "set_backend",
     "use_backend",
 ]

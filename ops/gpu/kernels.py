@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from threading import RLock
 from typing import NamedTuple, TypedDict, cast
@@ -49,16 +51,25 @@ class Build(NamedTuple):
         where = device.platform, device.generation
         return cls(kernel, plan.core, plan.template, plan.threads, *where)
 
+    @property
+    def pipeline(self) -> Build:
+        """What is compiled for it, whatever the number of threads."""
+        return self._replace(threads=0)
+
     def is_on(self, device: Device) -> bool:
         """Whether it is for this GPU."""
         return (self.platform, self.generation) == (device.platform, device.generation)
 
+
+Proof = tuple[Build, "str | None"]  # what was tried, and why it cannot be built, if so
 
 # What was found out about devices: facts, that no plan is cached by.
 _proven: set[Build] = set()
 _failed: dict[Build, str] = {}
 _unbounded: set[tuple[str | None, str]] = set()  # GPUs whose compiler takes no number of threads
 _proving = RLock()
+# What was found out in a `with` block of one thread or task.
+_watched: ContextVar[list[Proof] | None] = ContextVar("natten_zoo_proofs", default=None)
 
 
 def failures(device: Device) -> dict[Build, str]:
@@ -71,6 +82,11 @@ def failed() -> frozenset[Build]:
     return frozenset(_failed)
 
 
+def pipelines() -> set[Build]:
+    """What was compiled so far."""
+    return {build.pipeline for build in list(_proven)}
+
+
 def why_failed(kernel: str, plan: Plan) -> str | None:
     """Why a kernel could not be built earlier, if so."""
     return _failed.get(Build.of(kernel, plan))
@@ -81,6 +97,17 @@ def told(plan: Plan) -> int:
     if plan.device.platform == "cuda":
         return plan.resident
     return int((plan.device.platform, plan.device.generation) not in _unbounded)
+
+
+@contextmanager
+def watch() -> Iterator[list[Proof]]:
+    """Yields a list that fills with what is built within, or fails to be."""
+    proofs: list[Proof] = []
+    token = _watched.set(proofs)
+    try:
+        yield proofs
+    finally:
+        _watched.reset(token)
 
 
 def launch(
@@ -110,6 +137,8 @@ def prove(name: str, plan: Plan) -> None:
                 why = " ".join(str(error).split())[:300]
                 _failed[build] = f"kernel {name} cannot be built on this device: {why}"
                 log.warning("natten_zoo: %s. Falling back.", _failed[build])
+            if (watched := _watched.get()) is not None:
+                watched.append((build, _failed.get(build)))
     if build in _failed:
         raise KernelError(_failed[build])
     plan.built.add(name)
