@@ -105,7 +105,9 @@ def _differentiate(
 
 def _floating(tree: Any) -> list[mx.array]:
     """The floating-point arrays among arguments or results."""
-    return [x for _, x in tree_flatten(tree, is_leaf=_is_module) if _is_floating(x)]
+    leaves: list[mx.array] = []
+    tree_map(lambda x: leaves.append(x) if _is_floating(x) else None, tree, is_leaf=_is_module)
+    return leaves
 
 
 def _is_floating(x: Any) -> bool:

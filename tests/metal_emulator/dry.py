@@ -1,4 +1,4 @@
-"""A GPU whose kernels are built and do nothing: to count what a model needs, anywhere and at once."""
+"""A GPU whose kernels are built and do nothing: to count anywhere what a model needs."""
 
 from __future__ import annotations
 

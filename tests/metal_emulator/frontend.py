@@ -119,8 +119,17 @@ class Kernel:
         """The attributes that MLX declares: those named in the body, headers aside."""
         return [name for name in ATTRIBUTES if name in self.source]
 
+    def generated(self, function: str) -> str:
+        """What MLX generates, word for word: Apple's compiler is given its prelude and this.
+
+        Args:
+            function: What MLX calls it: the kernel's name and what tells its instances apart.
+        """
+        text = f"{self.header}{self._signature(function)}{self.source}\n}}\n"
+        return text + (f"\n{self._instantiation(function)}\n" if self.template else "")
+
     def text(self, entry_point: bool) -> str:
-        """The translation unit, to be compiled after MLX's prelude.
+        """The translation unit for clang, to be compiled after MLX's prelude.
 
         Args:
             entry_point: Whether to add the function through which the emulator calls a thread.
@@ -129,19 +138,23 @@ class Kernel:
             '#line 1 "header.metal"',
             rewrite(self.header, threadgroup_variables=False),
             '#line 1 "signature.metal"',
-            self._signature(),
+            rewrite(self._signature(self._function)).removesuffix("\n"),
             '#line 1 "body.metal"',
             rewrite(expand_storage(self.source, self.header)),
             "}",
             '#line 1 "entry.metal"',
         ]
         if self.template:
-            parts.append(f"template decltype({self._instance()}) {self._instance()};")
+            parts.append(rewrite(self._instantiation(self._function)))
         if entry_point:
             parts.append(self._entry_point())
         return "\n".join(parts) + "\n"
 
-    def _signature(self) -> str:
+    @property
+    def _function(self) -> str:
+        return f"custom_kernel_{self.name}"
+
+    def _signature(self, function: str) -> str:
         lines = [
             f"  {p.type}{'&' if p.is_reference else '*'} {p.name} [[buffer({i})]]"
             for i, p in enumerate(self.parameters())
@@ -149,11 +162,16 @@ class Kernel:
         lines += [f"  {ATTRIBUTES[name][0]} {name} [[{name}]]" for name in self.attributes()]
         head = ", ".join(f"{_template_value(v)[0]} {name}" for name, v in self.template)
         head = f"template <{head}>\n" if head else ""
-        return f"{head}void custom_kernel_{self.name}(\n" + ",\n".join(lines) + ") {"
+        return f"{head}[[kernel]] void {function}(\n" + ",\n".join(lines) + ") {\n"
 
-    def _instance(self) -> str:
+    def _instantiation(self, function: str) -> str:
+        instance = self._instance(function)
+        host_name = f'[[host_name("{function}")]]'
+        return f"template {host_name} [[kernel]] decltype({instance}) {instance};"
+
+    def _instance(self, function: str) -> str:
         values = ", ".join(_template_value(v)[1] for _, v in self.template)
-        return f"custom_kernel_{self.name}" + (f"<{values}>" if values else "")
+        return function + (f"<{values}>" if values else "")
 
     def _entry_point(self) -> str:
         values = [
@@ -164,13 +182,13 @@ class Kernel:
         return (
             'extern "C" void msl_entry(thread ulong* arguments, '
             "const thread __msl_coordinates* at) {\n"
-            f"  {self._instance()}({', '.join(values)});\n}}"
+            f"  {self._instance(self._function)}({', '.join(values)});\n}}"
         )
 
 
 def _template_value(value: Any) -> tuple[str, str]:
     if isinstance(value, bool):
-        return "bool", "true" if value else "false"
+        return "bool", str(int(value))
     if isinstance(value, int):
         return "int", str(value)
     return "typename", METAL_TYPES[dtype_name(value)]

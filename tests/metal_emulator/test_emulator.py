@@ -70,7 +70,7 @@ def test_signature() -> None:
     ]
     signature = text.split("custom_kernel_k(\n")[1].split(") {")[0]
     assert [line.strip() for line in signature.split(",\n")] == wanted
-    assert "custom_kernel_k<float, 3, true>" in text
+    assert "custom_kernel_k<float, 3, 1>" in text
 
 
 def test_example_of_mlx_documentation() -> None:
