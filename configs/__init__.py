@@ -26,6 +26,7 @@ PAGES = (
     "ltx_decoder",
     "na_unetr",
     "hdit",
+    "pmrf",
 )
 
 

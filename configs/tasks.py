@@ -169,6 +169,20 @@ found.grid().save("samples.png")
 """,
     ),
     Task(
+        name="image-restoration",
+        short="restore",
+        inputs="faces",
+        verb="restore",
+        hub="image-to-image",
+        use="""\
+from natten_zoo.models import {name}
+from natten_zoo.tasks import restore
+
+result = restore({name}.from_pretrained("{repo_id}"), "face.jpg")
+result.image.save("restored.png")
+""",
+    ),
+    Task(
         name="sequence-classification",
         short="sequence",
         inputs="sequences",

@@ -15,6 +15,7 @@ from .nat import NAT, DiNAT, Hierarchical, NATConfig
 from .nat1d import NAT1D, NAT1DConfig
 from .nat3d import NAT3D, DiNAT3D, NAT3DConfig, inflate
 from .oneformer import OneFormer, OneFormerConfig
+from .pmrf import PMRF, PMRFConfig
 from .upernet import UPerNet, UPerNetConfig
 
 ARCHITECTURES.update(
@@ -35,6 +36,7 @@ ARCHITECTURES.update(
         OneFormer,
         LTXDecoder,
         HDiT,
+        PMRF,
     )
 )
 
@@ -45,6 +47,7 @@ __all__ = [
     "NAT1D",
     "NAT3D",
     "NAUNETR",
+    "PMRF",
     "AllInOne",
     "AllInOneConfig",
     "Classifier",
@@ -70,6 +73,7 @@ __all__ = [
     "NAUNETRConfig",
     "OneFormer",
     "OneFormerConfig",
+    "PMRFConfig",
     "UPerNet",
     "UPerNetConfig",
     "create_model",

@@ -12,6 +12,7 @@ from ..models import ARCHITECTURES
 from .classification import Classification, Guess, classify
 from .evaluation import Evaluation, evaluate
 from .music import MusicAnalysis, analyze
+from .restoration import Restored, restore
 from .sampling import Samples, sample
 from .segmentation import Segmentation, segment
 from .segments import Segments
@@ -25,6 +26,7 @@ __all__ = [
     "Evaluation",
     "Guess",
     "MusicAnalysis",
+    "Restored",
     "Samples",
     "Segmentation",
     "Segments",
@@ -35,6 +37,7 @@ __all__ = [
     "classify_video",
     "evaluate",
     "find_segments",
+    "restore",
     "sample",
     "segment",
     "segment_volume",

@@ -15,6 +15,7 @@ from natten_zoo.models import (
     NAF,
     NAT,
     NAUNETR,
+    PMRF,
     AllInOne,
     AllInOneConfig,
     HDiT,
@@ -24,6 +25,7 @@ from natten_zoo.models import (
     NAUNETRConfig,
     OneFormer,
     OneFormerConfig,
+    PMRFConfig,
     UPerNet,
     UPerNetConfig,
 )
@@ -31,12 +33,14 @@ from natten_zoo.models import (
 PAGES = sorted((Path(__file__).parents[2] / "docs" / "tasks").glob("*.md"))
 BODY = NATConfig(8, (1, 1), (1, 2), kernel_size=3, num_classes=1000)
 SCENE = NATConfig(8, (1, 1, 1, 1), (1, 1, 2, 4), kernel_size=3)
+FLOW = {"widths": (16, 32), "depths": (1, 1), "head_dims": 16, "mapping_dim": 16}
 SMALL = {
     "nat_mini": lambda: NAT(BODY),
     "dinat_mini": lambda: NAT(BODY),
     "upernet_nat_mini": lambda: UPerNet(UPerNetConfig(BODY, channels=8, num_classes=150)),
     "oneformer_ade20k_dinat_large": lambda: OneFormer(OneFormerConfig(SCENE, 32, 32, depth=1)),
     "harmonix-fold0": lambda: AllInOne(AllInOneConfig(depth=1)),
+    "pmrf_blind_face_restoration": lambda: PMRF(PMRFConfig(FLOW, 12, (1,), num_heads=2)),
     "naf": lambda: NAF(NAFConfig(embed_dim=32)),
 }
 # What stands in a command or a call before a model's name.
@@ -55,7 +59,7 @@ def desk(tmp_path_factory):
         model.record = replace(
             record, architecture=type(model).__name__, model=model.config.to_dict()
         )
-        if name.startswith("oneformer"):
+        if name.startswith(("oneformer", "pmrf")):
             model.record = replace(model.record, input_size=64)
         model.save_pretrained(folder / "small" / name)
     HDiT(
@@ -66,6 +70,7 @@ def desk(tmp_path_factory):
     (folder / "photos" / "goldfish").mkdir(parents=True)
     for path in ("photo.jpg", "photos/goldfish/1.jpg"):
         photo.save(folder / path)
+    photo.resize((64, 64)).save(folder / "face.jpg")
     frames = [photo.rotate(angle) for angle in range(0, 90, 5)]
     frames[0].save(folder / "clip.gif", save_all=True, append_images=frames[1:])
     voxels = random.normal(size=(32, 32, 32)).astype(np.float32)
@@ -93,5 +98,15 @@ def test_page(page, desk, monkeypatch, capsys):
 def test_every_task_has_a_page():
     names = {page.stem for page in PAGES}
     assert names == {
-        *("classify", "segment", "video", "volumes", "music", "upsample", "evaluate", "sample"),
+        *(
+            "classify",
+            "segment",
+            "video",
+            "volumes",
+            "music",
+            "upsample",
+            "evaluate",
+            "sample",
+            "restore",
+        ),
     }

@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from .errors import CheckpointError
 from .inert import Foreign, Global
+from .torch_ema import with_shadows
 from .torch_globals import NumpyArray, TensorRef
 from .torch_pickle import TorchFile, read_numpy_pickle, read_torch
 from .weight_sets import AVERAGED, EMA_PARTS, RAW_PARTS, Entry, NoWeightsError, find_weights
@@ -85,6 +86,8 @@ def torch_weights(
         )
     except NoWeightsError as error:
         raise CheckpointError(file.path, _why_none(file)) from error
+    if ema and weights is None:
+        found.entries = with_shadows(file.path, file.root, found)
     aside = _aside(found.entries) if found.known else set()
     arrays = {n: _weight(file, n, e.value) for n, e in found.entries.items() if n not in aside}
     if ema and weights is None:

@@ -43,6 +43,7 @@ FIRST: dict[str, tuple[str, ...]] = {
 # Models that have another in them: its name there, and of its neighbors.
 AROUND = {
     "backbone": ("decode_head", "sem_seg_head", "pixel_decoder"),
+    "model": ("mmse_model",),
     "model.pixel_level_module.encoder": ("model.pixel_level_module.decoder",),
 }
 # Where training checkpoints keep weights of any kind; the first that is there is taken.
