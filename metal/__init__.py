@@ -23,28 +23,33 @@ class Kernel:
     Attributes:
         inputs: In the order in which the kernel is given them.
         outputs: Each with its size for a problem of one token: a template argument or a number.
+        passing: The inputs that have a row for each token that a tile sees pass by. All others, and
+            the outputs, have one for each of a tile's own rows.
     """
 
     inputs: tuple[str, ...]
     outputs: Mapping[str, str | int]
+    passing: tuple[str, ...]
 
 
 _COMMON = ("params", "lengths", "rpb")
 KERNELS = {
     "attention_forward": Kernel(
-        ("query", "key", "value", *_COMMON), {"out": "DV", "lse": 1, "stats": 2}
+        ("query", "key", "value", *_COMMON), {"out": "DV", "lse": 1, "stats": 2}, ("key", "value")
     ),
     "attention_backward_query": Kernel(
         ("query", "key", "value", "out", "d_out", "stats", "d_lse", *_COMMON),
         {"d_query": "D", "marks": 4, "d_rpb": 1},
+        ("key", "value"),
     ),
     "attention_backward_key": Kernel(
         ("query", "key", "value", "d_out", "marks", *_COMMON),
         {"d_key": "D", "d_value": "DV"},
+        ("query", "d_out", "marks"),
     ),
-    "qk": Kernel(("query", "key", *_COMMON), {"logits": 1}),
-    "av": Kernel(("attn", "value", *_COMMON), {"out": "DV", "d_rpb": 1}),
-    "av_backward_value": Kernel(("attn", "d_out", *_COMMON), {"d_value": "DV"}),
+    "qk": Kernel(("query", "key", *_COMMON), {"logits": 1}, ("key",)),
+    "av": Kernel(("attn", "value", *_COMMON), {"out": "DV", "d_rpb": 1}, ("value",)),
+    "av_backward_value": Kernel(("attn", "d_out", *_COMMON), {"d_value": "DV"}, ("attn", "d_out")),
 }
 FLOAT32 = ("rpb", "lse", "d_lse", "stats", "marks", "d_rpb")  # whatever the dtype of the others
 INT32 = ("params", "lengths")

@@ -40,8 +40,8 @@ if (BIAS) na_clear_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
 
 for (int item = slice; item < params[NA_ITEMS]; item += slices) {
   const na_tile tile = na_query_tile<RANK, PLAIN>(params, lengths, item, many);
-  const na_rows rows = na_query_rows<RANK>(params, tile, head);
-  const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head);
+  const na_rows rows = na_query_rows<RANK>(params, tile, head, NA_OWN);
+  const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head, NA_LENGTH);
   na_query mine[NA_ROWS];
   float delta[NA_ROWS];
   na_stats softmax[NA_ROWS];
@@ -71,6 +71,7 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
       *(DEV na_pack<float, 4>*)(marks + row * 4) = mark;
     }
   }
+  simdgroup_barrier(mem_flags::mem_none);  // there may be no slab, and none of its barriers
 
   const na_box seen = na_keys_seen<RANK>(tile, na_size(0, 0, 0), many);
   const na_box wanted = na_keys_seen<RANK>(tile, corner, few);

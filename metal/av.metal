@@ -32,8 +32,8 @@ if (SUMS) na_clear_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
 
 for (int item = slice; item < params[NA_ITEMS]; item += slices) {
   const na_tile tile = na_query_tile<RANK, PLAIN>(params, lengths, item, many);
-  const na_rows rows = na_query_rows<RANK>(params, tile, head);
-  const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head);
+  const na_rows rows = na_query_rows<RANK>(params, tile, head, NA_OWN);
+  const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head, NA_LENGTH);
   na_query mine[NA_ROWS];
   na_frag<float> sum[FV];
   na_clear<FV>(sum);

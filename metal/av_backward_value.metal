@@ -19,7 +19,7 @@ const na_point few = na_size(Q0, Q1, Q2), teams = na_teams<RANK>(params);
 const na_point many = na_times(few, teams);
 const na_tile tile = na_key_tile<RANK, PLAIN>(params, lengths, item, many);
 const na_point corner = na_team_place<AXIS>(thread_index / NA_TEAM, teams, few);
-const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head);
+const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head, NA_OWN);
 const na_table slots = na_slots<RANK>(params);
 const int volume = na_volume(params);
 
@@ -38,7 +38,7 @@ na_clear_tails<DV, PITCH>(gradients, CAPACITY, thread_index, threads);
 for (int head = kv_head * sharing; head < (kv_head + 1) * sharing; head++)
 NA_EACH_SLAB(seeing, reach) {
   const na_box slab = na_slab<RANK>(seeing, reach, z, y, x);
-  const na_rows rows = na_query_rows<RANK>(params, tile, head);
+  const na_rows rows = na_query_rows<RANK>(params, tile, head, NA_OUTPUTS);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   na_stage<RANK, DV, PITCH>(gradients, d_out, rows, slab, thread_index, threads);
   threadgroup_barrier(mem_flags::mem_threadgroup);

@@ -5,14 +5,16 @@
 // class, in which an axis looks undilated; positions are ranks inside the class for keys and a
 // running number t for queries.
 
-// The parameter block, int32. ops/gpu/params.py writes it, by these names.
+// The parameter block, int32. ops/gpu/params.py writes it, by these names. A launch may be of a part of
+// the tiles alone: those from rank NA_START on, and the arrays that have a row for each of a tile's
+// rows then have NA_OWN of them on an axis (ops/gpu/parts.py).
 enum na_param {
   NA_HEADS, NA_KV_HEADS, NA_SCALE, NA_FILL, NA_RAGGED, NA_ITEMS, NA_BINS, NA_SHARING,
-  NA_AXES, NA_AXIS = 10
+  NA_AXES, NA_AXIS = 16
 };
 enum na_axis_param {
   NA_LENGTH, NA_OUTPUTS, NA_KERNEL, NA_DILATION, NA_STRIDE, NA_WINDOW_STRIDE, NA_CAUSAL, NA_CLASSES,
-  NA_TILES, NA_TEAMS
+  NA_TILES, NA_TEAMS, NA_START, NA_OWN
 };
 
 #define NA_LOG2E 1.44269504089f
@@ -73,11 +75,12 @@ NA_FN na_axis na_read_axis(const DEV int* p, int query_class, int key_class, int
   na_axis axis;
   axis.keys = na_pieces(length - key_class, dilation);
   axis.queries = na_pieces(na_pieces(length, stride) - query_class, classes);
-  axis.padded = by_key ? na_pieces(p[NA_LENGTH] - key_class, dilation)
-                       : na_pieces(p[NA_OUTPUTS] - query_class, classes);
-  axis.key0 = key_class;
+  const int start = p[NA_START];
+  axis.padded = start + (by_key ? na_pieces(p[NA_OWN] - key_class, dilation)
+                                : na_pieces(p[NA_OWN] - query_class, classes));
+  axis.key0 = key_class - (by_key ? start * dilation : 0);
   axis.key_step = dilation;
-  axis.out0 = query_class;
+  axis.out0 = query_class - (by_key ? 0 : start * classes);
   axis.out_step = classes;
   axis.rank0 = na_quotient(token, dilation);
   axis.rank_step = na_quotient(stride * classes, dilation);
@@ -95,7 +98,7 @@ NA_FN na_point na_read_item(const DEV int* p, int item, const na_point size, int
   na_point residue;
   NA_EACH_AXIS_BACK(a) {
     const int tiles = na_axis_of(p, a)[NA_TILES], rest = na_quotient(item, tiles);
-    tile.start[a] = (item - rest * tiles) * size.at[a];
+    tile.start[a] = na_axis_of(p, a)[NA_START] + (item - rest * tiles) * size.at[a];
     item = rest;
   }
   NA_EACH_AXIS_BACK(a) {
@@ -187,7 +190,8 @@ NA_FN na_box na_queries_seeing(const na_tile tile, const na_point corner, const 
   return box;
 }
 
-// ---- Memory: row numbers of a [batch, *axes, heads] array, to be multiplied by the row's length.
+// ---- Memory: row numbers of a [batch, *axes, heads] array, to be multiplied by the row's length. How
+// many there are on an axis is NA_OWN for what has a row for each of the tile's.
 
 struct na_rows {
   long base;
@@ -202,28 +206,28 @@ NA_FN long na_row(const na_rows rows, const na_point place) {
 }
 
 template <int RANK>
-NA_FN na_rows na_key_rows(const DEV int* p, const na_tile tile, int kv_head) {
+NA_FN na_rows na_key_rows(const DEV int* p, const na_tile tile, int kv_head, int extent) {
   na_rows rows;
   int pitch = p[NA_KV_HEADS];
   rows.base = kv_head;
   NA_EACH_AXIS_BACK(a) {
     rows.base += na_product(tile.axis[a].key0, pitch);
     rows.step[a] = tile.axis[a].key_step * pitch;
-    pitch *= na_axis_of(p, a)[NA_LENGTH];
+    pitch *= na_axis_of(p, a)[extent];
   }
   rows.base += na_product(tile.batch, pitch);
   return rows;
 }
 
 template <int RANK>
-NA_FN na_rows na_query_rows(const DEV int* p, const na_tile tile, int head) {
+NA_FN na_rows na_query_rows(const DEV int* p, const na_tile tile, int head, int extent) {
   na_rows rows;
   int pitch = p[NA_HEADS];
   rows.base = head;
   NA_EACH_AXIS_BACK(a) {
     rows.base += na_product(tile.axis[a].out0, pitch);
     rows.step[a] = tile.axis[a].out_step * pitch;
-    pitch *= na_axis_of(p, a)[NA_OUTPUTS];
+    pitch *= na_axis_of(p, a)[extent];
   }
   rows.base += na_product(tile.batch, pitch);
   return rows;

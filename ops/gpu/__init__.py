@@ -16,6 +16,7 @@ from ..problem import Problem
 from ..tier import Launched, Support
 from . import kernels
 from .device import current, platform
+from .launches import run
 from .plan import MAX_DIM, MAX_ROWS
 from .programs import program, proven, usable
 
@@ -80,9 +81,7 @@ def launch(
         values["lengths"] = mx.concatenate([missing_axes(problem), lengths], axis=1)
     values |= {name: values[name].astype(mx.float32) for name in FLOAT32 if name in values}
     for step in wanted.steps:
-        inputs = [values[name] for name in step.inputs]
-        outputs = kernels.launch(step.kernel, step.plan, inputs, list(step.outputs.values()))
-        values.update(zip(step.outputs, outputs, strict=True))
+        values.update(zip(step.outputs, run(step, problem, values), strict=True))
     if rpb is not None and "d_rpb" in wanted.results:  # the teams' shares, added in a fixed order
         values["d_rpb"] = values["d_rpb"].sum(axis=1).reshape(rpb.shape)
     return [values[name] for name in wanted.results]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,6 +12,10 @@ from functools import cache, cached_property
 import mlx.core as mx
 
 from ...metal import MATRIX, SCALAR_4, SCALAR_8, TENSOR, Core
+
+# Multiply-adds of rows that take a quarter of a second on the slowest Mac, an M1 of 7 cores of 128
+# lanes at 1.278 GHz: of their time the model of docs/kernels.md sees at least 34 % spent on them.
+QUARTER_SECOND = 0.25 * 0.34 * 7 * 128 * 1.278e9
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class Device:
         generation: Of the GPU, as MLX calls its architecture, such as ``"applegpu_g16s"``; empty
             where unknown.
         cores: Who can multiply here, in the order of preference; the last can serve every launch.
+        longest_launch: Multiply-adds of rows that a launch may have; longer ones are cut up.
         core: One of them that multiplies wherever it can. None: the best for each launch.
         enough_threadgroups: That keep the whole GPU busy.
         slab_bytes: Of threadgroup memory, for the keys and values that a threadgroup holds at once.
@@ -35,6 +41,7 @@ class Device:
     enough_threadgroups: int
     slab_bytes: int
     memory_bytes: int
+    longest_launch: float = math.inf
     core: Core | None = None
 
     def __hash__(self) -> int:
@@ -102,6 +109,7 @@ def machine(platform: str | None) -> Device:
         enough_threadgroups=128,
         slab_bytes=19 * 1024,
         memory_bytes=32 * 1024,
+        longest_launch=QUARTER_SECOND,
     )
 
 

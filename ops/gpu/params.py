@@ -57,7 +57,7 @@ class Axis:
         """Whether it has none of the options."""
         return self.dilation == self.stride == self.window_stride == 1 and not self.causal
 
-    def params(self, tiles: int, teams: int) -> dict[str, int]:
+    def params(self, tiles: int, teams: int, start: int, own: int) -> dict[str, int]:
         """Its part of the parameter block, by the names of ``na_axis_param``."""
         return {
             "NA_LENGTH": self.length,
@@ -70,6 +70,8 @@ class Axis:
             "NA_CLASSES": self.query_groups,
             "NA_TILES": tiles,
             "NA_TEAMS": teams,
+            "NA_START": start,
+            "NA_OWN": own,
         }
 
 
@@ -93,16 +95,31 @@ def head_params(
 
 
 def parameter_block(
-    head: Mapping[str, int], axes: Sequence[Axis], tiles: Axes, teams: Axes
+    head: Mapping[str, int],
+    axes: Sequence[Axis],
+    tiles: Axes,
+    teams: Axes,
+    starts: Axes,
+    own: Axes,
 ) -> mx.array:
-    """The parameter block. Its layout is that of the two enums in metal/tile.h."""
+    """The parameter block. Its layout is that of the two enums in metal/tile.h.
+
+    Args:
+        head: What `head_params` makes.
+        axes: Of the problem.
+        tiles: On each axis.
+        teams: Of a threadgroup, on each axis.
+        starts: Rank of the first one's first row.
+        own: Rows of the arrays that have one for each of a tile's rows.
+    """
     at, axis_at = enumerators("na_param"), enumerators("na_axis_param")
     first, pitch = at["NA_AXES"], at["NA_AXIS"]
     block = [0] * (first + 3 * pitch)
     for name, value in head.items():
         block[at[name]] = value
     all_axes = [Axis.of(ONE_TOKEN, 0)] * (3 - len(axes)) + list(axes)
-    for a, (axis, *counts) in enumerate(zip(all_axes, tiles, teams, strict=True)):
+    launch = zip(all_axes, tiles, teams, starts, own, strict=True)
+    for a, (axis, *counts) in enumerate(launch):
         for name, value in axis.params(*counts).items():
             block[first + a * pitch + axis_at[name]] = value
     return mx.array(block, mx.int32)

@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from ...metal import Core
 from ..problem import Problem
+from .cuts import MOST_THREADS, Cut, cut_up
 from .device import Device
 from .params import ONE_TOKEN, Axis, head_params, padded, parameter_block
 from .shapes import Axes, Shape, fragment, lay_teams, team_counts
@@ -85,6 +86,7 @@ class Plan:
         core: Who multiplies.
         resident: Threadgroups that a processor is to hold at once; only CUDA can be told.
         device: What it was planned for.
+        cuts: Where it would take too long as one launch, the parts of it, each with its plan.
         built: Kernels that are known to work with it.
     """
 
@@ -96,7 +98,13 @@ class Plan:
     core: Core
     resident: int
     device: Device
+    cuts: tuple[tuple[Cut, Plan], ...] = ()
     built: set[str] = field(default_factory=set)
+
+    @property
+    def shares(self) -> int:
+        """Of the gradient of ``rpb``, for each head."""
+        return self.slices * self.teams
 
     @property
     def threads(self) -> int:
@@ -146,8 +154,6 @@ def lay_out(
         bins=bins if sums_rpb else 0,
     )
     tiles = tile.counts(sizes)
-    items = maps // heads * math.prod(tiles)
-    slices = min(items, -(-BIAS_THREADGROUPS // heads)) if sums_rpb else items
     template = Template(
         dtype=problem.dtype,
         rank=problem.rank,
@@ -161,17 +167,40 @@ def lay_out(
         axis=tile.shape.axis,
         high=tile.shape.high,
     )
-    head = head_params(problem, scale=scale, fill=fill, items=items, bins=bins)
-    return Plan(
-        template=template,
-        params=parameter_block(head, axes, tiles, tile.teams),
-        teams=math.prod(tile.teams),
-        threadgroups=slices * heads,
-        slices=slices,
-        core=tile.core,
-        resident=_resident(problem.dtype, max(dims)),
-        device=device,
+    many = tile.rows
+    rows = padded([a.length if by_key else a.outputs for a in axes])
+
+    def of(cut: Cut) -> Plan:
+        samples = cut.samples[1] - cut.samples[0]
+        items = samples * math.prod(groups) * math.prod(cut.tiles)
+        slices = min(items, -(-BIAS_THREADGROUPS // heads)) if sums_rpb else items
+        head = head_params(problem, scale=scale, fill=fill, items=items, bins=bins)
+        z, y, x = (n * size for n, size in zip(cut.first, many, strict=True))
+        return Plan(
+            template=template,
+            params=parameter_block(head, axes, cut.tiles, tile.teams, (z, y, x), cut.rows),
+            teams=math.prod(tile.teams),
+            threadgroups=slices * heads,
+            slices=slices,
+            core=tile.core,
+            resident=_resident(problem.dtype, max(dims)),
+            device=device,
+        )
+
+    z, y, x = (size * group for size, group in zip(many, groups, strict=True))
+    whole = of(cut_up(problem.batch, tiles, 1, (z, y, x), rows)[0])
+    pieces = max(
+        math.ceil(_multiply_adds(problem, dims) / device.longest_launch),
+        math.ceil(whole.threadgroups * whole.threads / MOST_THREADS),
     )
+    cuts = cut_up(problem.batch, tiles, pieces, (z, y, x), rows) if pieces > 1 else []
+    return replace(whole, cuts=tuple((cut, of(cut)) for cut in cuts)) if len(cuts) > 1 else whole
+
+
+def _multiply_adds(problem: Problem, dims: tuple[int, int]) -> int:
+    """Of a launch, at most: there are two products of rows of each of its arrays."""
+    rows = problem.batch * problem.heads * math.prod(problem.out)
+    return 2 * sum(dims) * problem.neighborhood.volume * rows
 
 
 @dataclass(frozen=True)
@@ -188,10 +217,15 @@ class Tile:
     shape: Shape
     teams: Axes
 
+    @property
+    def rows(self) -> Axes:
+        """On each axis."""
+        z, y, x = (q * g for q, g in zip(self.shape.rows, self.teams, strict=True))
+        return z, y, x
+
     def counts(self, sizes: Axes) -> Axes:
         """Tiles on each axis that cover ``sizes`` tokens."""
-        axes = zip(sizes, self.shape.rows, self.teams, strict=True)
-        z, y, x = (-(-size // (rows * teams)) for size, rows, teams in axes)
+        z, y, x = (-(-size // rows) for size, rows in zip(sizes, self.rows, strict=True))
         return z, y, x
 
 
@@ -233,8 +267,8 @@ def choose_tile(
 def smallest(plan: Plan) -> Plan:
     """The same kernel for a problem of one token and one head."""
     head = head_params(ONE_TOKEN, scale=0.0, fill=0.0, items=1, bins=1)
-    params = parameter_block(head, [], (1, 1, 1), (1, 1, plan.teams))
-    return replace(plan, params=params, threadgroups=1, slices=1)
+    params = parameter_block(head, [], (1, 1, 1), (1, 1, plan.teams), (0, 0, 0), (1, 1, 1))
+    return replace(plan, params=params, threadgroups=1, slices=1, cuts=())
 
 
 def choose_core(device: Device, channels: int, dim: int, rows: int) -> Core:

@@ -166,7 +166,7 @@ def _shape(name: str, problem: Problem, plan: Plan) -> tuple[int, ...]:
     }
     if name == "d_rpb" and plan.template.sums_rpb:
         bins = math.prod(problem.neighborhood.bias_shape)
-        return (problem.heads, plan.slices * plan.teams, bins)
+        return (problem.heads, plan.shares, bins)
     return shapes[name]
 
 

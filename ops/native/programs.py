@@ -23,6 +23,8 @@ def compiled(ext: Extension, op: str, problem: Problem, device: Device) -> Launc
         KernelError: If this device cannot build a kernel of it.
     """
     wanted = proven(op, problem, device)
+    if any(step.plan.cuts for step in wanted.steps):
+        return lambda given: _cut_up(op, problem, len(wanted.arrays), given)
     first = wanted.steps[0].plan
     given = list(wanted.arrays)
     given += ["rpb"] if problem.has_rpb and not op.startswith("av") else []
@@ -43,6 +45,13 @@ def compiled(ext: Extension, op: str, problem: Problem, device: Device) -> Launc
         rpb=place["rpb"] if summed else -1,
         shares=place["d_rpb"] if summed else -1,
     )
+
+
+def _cut_up(op: str, problem: Problem, count: int, given: list[mx.array]) -> list[mx.array]:
+    """From Python, for launches that take long anyway."""
+    extras = given[count:]
+    lengths = extras.pop() if problem.has_lengths else None
+    return gpu.launch(op, problem, given[:count], extras.pop() if extras else None, lengths)
 
 
 def _step(ext: Extension, step: Step, params: str, place: dict[str, int]) -> Launch:

@@ -117,6 +117,11 @@ class metal_kernel:
             threadgroup_limit=THREADGROUP_MEMORY,
             reconverges=settings.reconverges,
         )
+        if outcome.counts.threadgroup_read_bytes > settings.patience:
+            raise RuntimeError(
+                "[METAL] Command buffer execution failed: Impacting Interactivity "
+                "(0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)"
+            )
         launch = Launch(
             name=self.name,
             grid=tuple(grid),

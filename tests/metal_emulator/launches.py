@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,6 +37,7 @@ class Options:
         refuses: The device builds no kernel whose name matches this.
         takes_bounds: It builds those that say how many threads a threadgroup has at most.
         most_threads: Of a threadgroup, in a pipeline that was not told so.
+        patience: It ends a launch that reads more bytes of threadgroup memory, if they are counted.
         fast_math: Compile as with ``math_mode="fast"``; None: as the kernel's options say.
         raise_faults: Raise `KernelFault` on a report, rather than only recording it.
         count_operations: Count arithmetic as well, in a checked build of its own.
@@ -49,6 +51,7 @@ class Options:
     refuses: str = r"(?!)"
     takes_bounds: bool = True
     most_threads: int = 1024
+    patience: float = math.inf
     fast_math: bool | None = None
     raise_faults: bool = True
     count_operations: bool = False

@@ -1,0 +1,58 @@
+"""The steps of a program, run from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import mlx.core as mx
+
+from ...metal import KERNELS, Kernel
+from ..problem import Problem
+from . import kernels
+from .cuts import Cut, join
+from .plan import Plan
+from .programs import Step
+
+
+def run(step: Step, problem: Problem, values: Mapping[str, mx.array]) -> list[mx.array]:
+    """What a step computes, in as many launches as its plan has: the same bits in one or in many.
+
+    But for ``d_rpb``, whose shares are more if they are of many.
+    """
+    inputs, shapes = [values[name] for name in step.inputs], list(step.outputs.values())
+    if not step.plan.cuts:
+        return kernels.launch(step.kernel, step.plan, inputs, shapes)
+    kernel, cuts = KERNELS[step.kernel], [cut for cut, _ in step.plan.cuts]
+    names = [name for name in kernel.inputs if name != "params"]
+    parts = []
+    for cut, plan in step.plan.cuts:
+        of_cut = [_taken(cut, kernel, x, problem, n) for n, x in zip(names, inputs, strict=True)]
+        sizes = [
+            _shape(cut, plan, shape, problem, n)
+            for n, shape in zip(kernel.outputs, shapes, strict=True)
+        ]
+        parts.append(kernels.launch(step.kernel, plan, of_cut, sizes))
+    of_outputs = zip(kernel.outputs, zip(*parts, strict=True), strict=True)
+    return [_joined(cuts, arrays, problem, name) for name, arrays in of_outputs]
+
+
+def _taken(cut: Cut, kernel: Kernel, array: mx.array, problem: Problem, name: str) -> mx.array:
+    if name == "rpb" or (name == "lengths" and not problem.has_lengths):
+        return array
+    return cut.take(array, problem.rank, own=name not in ("lengths", *kernel.passing))
+
+
+def _shape(
+    cut: Cut, plan: Plan, whole: Sequence[int], problem: Problem, name: str
+) -> tuple[int, ...]:
+    if name != "d_rpb":
+        return cut.shape(whole, problem.rank)
+    return (whole[0], plan.shares, whole[2]) if plan.template.sums_rpb else tuple(whole)
+
+
+def _joined(
+    cuts: Sequence[Cut], arrays: Sequence[mx.array], problem: Problem, name: str
+) -> mx.array:
+    if name != "d_rpb":
+        return join(cuts, arrays, problem.rank)
+    return mx.concatenate(list(arrays), axis=1) if arrays[0].ndim == 3 else arrays[0]
