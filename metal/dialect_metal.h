@@ -16,7 +16,7 @@ METAL_FUNC float na_log2(float x) { return metal::fast::log2(x); }
 METAL_FUNC float na_fmax(float a, float b) { return metal::max(a, b); }
 METAL_FUNC float na_fmin(float a, float b) { return metal::min(a, b); }
 METAL_FUNC float na_multiply_add(float a, float b, float c) { return metal::fma(a, b, c); }
-METAL_FUNC float na_reciprocal(float x) { return 1.0f / x; }
+METAL_FUNC float na_reciprocal(float x) { return metal::fast::divide(1.0f, x); }
 METAL_FUNC long na_product(int a, int b) { return long(a) * b; }
 METAL_FUNC float na_float(int bits) { return as_type<float>(bits); }
 

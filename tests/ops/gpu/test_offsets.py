@@ -25,12 +25,23 @@ DIALECT = """
 #define THR
 #define NA_UNROLL
 typedef unsigned int uint;
-NA_FN float na_reciprocal(float x) { return 1.0f / x; }
+static int units = 0;  // of the last place, that a reciprocal is off by
+NA_FN float na_reciprocal(float x) {
+  const float exact = 1.0f / x;
+  int bits;
+  __builtin_memcpy(&bits, &exact, 4);
+  bits += units;
+  float off;
+  __builtin_memcpy(&off, &bits, 4);
+  return off;
+}
 NA_FN long na_product(int a, int b) { return long(a) * b; }
 NA_FN float na_float(int) { return 0.0f; }
 """
 WRAPPER = """
+extern "C" void off_by(int n) { units = n; }
 extern "C" int quotient(int n, int d) { return na_quotient(n, d); }
+extern "C" int small_quotient(int n, int d) { return na_small_quotient(n, d); }
 // Where a tile begins: batch entry, row of the array, and the places on both axes.
 extern "C" void tile_row(long* out, const int* p, int item, int size, int head, int by_key) {
   const na_point many = na_size(1, size, size);
@@ -121,10 +132,27 @@ def test_rows_beyond_the_largest_sample(tmp_path, product):
     assert (done.returncode == 0) == (product == right)
 
 
-def test_quotients_are_exact(library):
+@pytest.fixture(params=[-2, 0, 2], ids="{} units off".format)
+def reciprocals(request, library):
+    """As far off as Metal's fast division may be: 2.5 units in the last place."""
+    library.off_by(request.param)
+    yield library
+    library.off_by(0)
+
+
+def test_quotients_are_exact(reciprocals):
     rng = np.random.default_rng(0)
     dividends = np.concatenate([rng.integers(0, 2**31, 20_000), [0, 2**31 - 1]])
     divisors = np.concatenate([2 ** rng.uniform(0, 31, 20_000), [1, 2**31 - 1]]).astype(np.int64)
     for n, d in zip(dividends.tolist(), divisors.tolist(), strict=True):
         for close in (n, n // d * d, max(n // d * d - 1, 0)):
-            assert library.quotient(close, d) == close // d, (close, d)
+            assert reciprocals.quotient(close, d) == close // d, (close, d)
+
+
+def test_small_quotients_are_exact(reciprocals):
+    rng = np.random.default_rng(0)
+    dividends = [*rng.integers(0, 2**20, 20_000).tolist(), 2**20 - 1]
+    divisors = [*(2 ** rng.uniform(0, 20, 20_000)).astype(int).tolist(), 3]
+    for n, d in zip(dividends, divisors, strict=True):
+        for close in (n, n // d * d, max(n // d * d - 1, 0)):
+            assert reciprocals.small_quotient(close, d) == close // d, (close, d)
