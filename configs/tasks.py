@@ -167,6 +167,8 @@ from natten_zoo.tasks import sample
 found = sample({name}.from_pretrained("{repo_id}"), 16, steps=50, seed=0)
 found.grid().save("samples.png")
 """,
+        data_sets=("fashion_mnist",),
+        files="a folder, an archive or a CSV file of images",
     ),
     Task(
         name="image-restoration",

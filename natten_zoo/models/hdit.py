@@ -9,7 +9,7 @@ back; the fine levels attend to neighborhoods, the coarse one to all of the imag
 from __future__ import annotations
 
 from collections.abc import Mapping as Dictionary
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -172,9 +172,7 @@ class HDiT(Model):
         self.time_in_proj = nn.Linear(dims, dims, bias=False)
         self.aug_emb = FourierFeatures(AUGMENTATIONS, dims)
         self.aug_in_proj = nn.Linear(dims, dims, bias=False)
-        if config.num_labels:
-            self.class_emb = nn.Embedding(config.num_labels, dims)
-            self.class_emb.weight = mx.random.normal((config.num_labels, dims))
+        self.add_labels()
         if config.cond_dim:
             self.mapping_cond_in_proj = nn.Linear(config.cond_dim, dims, bias=False)
         hidden = config.mapping_hidden_dim or 3 * dims
@@ -271,6 +269,19 @@ class HDiT(Model):
         data = self.config.sigma_data
         total = sigma.square() + data**2
         return data**2 / total, sigma * data * mx.rsqrt(total), mx.rsqrt(total)
+
+    def reset_labels(self, num_labels: int) -> None:
+        """Give the model fresh labels, or none."""
+        self.config = replace(self.config, num_labels=num_labels)
+        self.pop("class_emb", None)
+        self.add_labels()
+
+    def add_labels(self) -> None:
+        """The embedding of labels, of the configuration's size, drawn."""
+        if self.config.num_labels:
+            shape = (self.config.num_labels, self.config.mapping_dim)
+            self.class_emb = nn.Embedding(*shape)
+            self.class_emb.weight = mx.random.normal(shape)
 
     def check_input(self, x: Any) -> None:
         """Refuse images whose channels or sides do not fit; nothing is computed."""

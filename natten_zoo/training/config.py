@@ -31,6 +31,7 @@ FREE_TO_CHANGE = frozenset(
 PLACES = ("data", "model")
 
 CHOICES: dict[str, tuple[str, ...]] = {
+    "task": ("auto", "diffusion"),
     "tune": ("full", "head", "lora"),
     "optimizer": ("adamw", "sgd", "lion"),
     "schedule": ("cosine", "step", "constant"),
@@ -83,6 +84,10 @@ class Recipe:
     data: str = option("", "image folder, tar archive, CSV list, or the name of a built-in set")
     model: str = option("nat_mini", "model name, or a folder saved by this library")
     out: str = option("", "folder of the run: checkpoints, metrics, curve, resolved recipe")
+    task: str = option(
+        "auto",
+        "what to learn: auto is what the model does, diffusion to make images, with an HDiT",
+    )
     pretrained: bool = option(True, "start from the published weights of the model")
     model_args: dict[str, Any] = option({}, "fields of the model's config to replace (YAML only)")
     image_size: int | None = option(None, "input size in pixels; default: the model's own")

@@ -16,13 +16,14 @@ from ..configs.record import Record
 from ..data.labels import class_names
 from ..files import write_whole
 from ..layers.checkpointing import checkpoint_layers
-from ..models import Classifier, Model
+from ..models import Classifier, HDiT, Model
 from ..pretrained.load import load_pretrained, load_weights
 from ..pretrained.quantize import refuse_quantized
 from ..pretrained.registry import build_model, get_record, records
 from ..tasks import TASKS, task_of
 from .augment import Augment, SequenceAugment
 from .config import Recipe
+from .diffusion import DiffusionAugment, DiffusionTrainer
 from .loop import Source, Trainer
 from .lora import add_lora, fused
 from .optim import choose_trainable
@@ -67,6 +68,11 @@ def make_trainer(recipe: Recipe) -> Trainer:
             f"[train] 'model' must be made for {trained} but got {recipe.model!r}, which is made "
             f"for {task.name}."
         )
+    if recipe.task == "diffusion" and task.inputs != "noise":
+        raise ValueError(
+            f"[train] 'model' must be an HDiT for 'task' diffusion but got {recipe.model!r}, which "
+            f"is made for {task.name}."
+        )
     source = open_source(recipe, record)
     mx.random.seed(recipe.seed)
     return TRAINERS[task.inputs](recipe, record, source)
@@ -105,12 +111,23 @@ def volume_trainer(recipe: Recipe, record: Record, source: Source) -> Trainer:
     return VolumeTrainer(recipe, model, source, targets, save_model)
 
 
+def diffusion_trainer(recipe: Recipe, record: Record, source: Source) -> Trainer:
+    """The trainer of a model that makes images."""
+    if recipe.tune == "head":
+        raise ValueError("[train] 'tune' must be full or lora for a model that makes images.")
+    say(f"{source.size:,} images to train on, {source.val_size:,} to validate on")
+    model = make_generator(recipe, record, source.classes)
+    augment = DiffusionAugment(recipe, record)
+    return DiffusionTrainer(recipe, model, source, augment, save_model)
+
+
 # By what the models look at.
 TRAINERS: dict[str, Callable[[Recipe, Record, Source], Trainer]] = {
     "images": picture_trainer,
     "clips": picture_trainer,
     "sequences": sequence_trainer,
     "volumes": volume_trainer,
+    "noise": diffusion_trainer,
 }
 
 
@@ -152,13 +169,44 @@ def make_model(recipe: Recipe, record: Record, classes: tuple[str, ...]) -> Clas
     if recipe.pretrained:
         load_weights(model, recipe.model, changed=overrides.keys())
     fit_head(model, record, classes, aloud=recipe.pretrained)
+    choose_what_learns(model, recipe)
+    return model
+
+
+def make_generator(recipe: Recipe, record: Record, classes: tuple[str, ...]) -> HDiT:
+    """The recipe's model of images with a label for each class, and its trainable weights chosen.
+
+    Its last label stands for none, so that it can be guided; ``model_args: {num_labels: 0}`` is a
+    model without labels.
+    """
+    overrides = dict(recipe.model_args)
+    labels = overrides.pop("num_labels", len(classes) + 1)
+    if recipe.drop_path is not None:
+        raise ValueError("[train] 'drop_path' must be left out for a model that makes images.")
+    if labels not in (0, len(classes) + 1):
+        raise ValueError(
+            f"[train] 'num_labels' must be 0 or {len(classes) + 1}, one for each class and one for "
+            f"none, but got {labels}."
+        )
+    model = cast(HDiT, build_model(record, overrides))
+    if recipe.pretrained:
+        load_weights(model, recipe.model, changed=overrides.keys())
+    if model.config.num_labels != labels or class_names(record.classes) != classes:
+        model.reset_labels(labels)
+        record = dataclasses.replace(record, classes=classes if labels else "")
+    model.record = record.of_other_weights(num_classes=len(classes) if labels else 0, note=None)
+    choose_what_learns(model, recipe)
+    return model
+
+
+def choose_what_learns(model: Model, recipe: Recipe) -> None:
+    """Add LoRA, freeze what stays, and let layers be computed twice, as a recipe says."""
     if recipe.tune == "lora":
         count = add_lora(model, recipe.lora_rank, recipe.lora_scale, recipe.lora_targets)
         say(f"LoRA of rank {recipe.lora_rank} on {count} layers")
     choose_trainable(model, recipe)
     if recipe.grad_checkpoint:
         checkpoint_layers(model)
-    return model
 
 
 def fit_head(model: Classifier, record: Record, classes: tuple[str, ...], aloud: bool) -> None:

@@ -31,7 +31,7 @@ from .checkpoint import (
 from .config import Recipe
 from .optim import make_schedule
 from .progress import Progress, draw_curve
-from .step import TrainState, make_evaluate, make_step, soft_cross_entropy
+from .step import DEFAULT, Objective, TrainState, make_evaluate, make_step
 
 SaveModel = Callable[[Any, Path, dict[str, Any]], None]
 
@@ -66,7 +66,7 @@ class Trainer:
 
     # What `evaluate` measures, the larger the better, and what is minimized.
     METRIC = "accuracy"
-    criterion = staticmethod(soft_cross_entropy)
+    objective: Objective = staticmethod(DEFAULT)
 
     def __init__(
         self,
@@ -78,14 +78,14 @@ class Trainer:
     ) -> None:
         world = mx.distributed.init()
         self.rank, self.world = world.rank(), world.size()
-        self.recipe, self.model, self.source = recipe, model, source
+        self.recipe, self.model, self.source, self.augment = recipe, model, source, augment
         self.save_model, self.out = save_model, Path(recipe.out)
         check_batches(recipe, source.size, self.world)
         self.steps_per_epoch = source.size // recipe.batch_size
         self.total = recipe.epochs * self.steps_per_epoch
         self.state = TrainState(model, recipe, make_schedule(recipe, self.steps_per_epoch))
         mx.random.seed(recipe.seed + self.rank)
-        self.train_step = make_step(self.state, recipe, augment, self.criterion)
+        self.train_step = make_step(self.state, recipe, augment, self.objective)
         self.evaluate_batch = make_evaluate(model, augment)
         self.step, self.seconds = 0, 0.0
         self.best: float | None = None  # nothing was measured

@@ -100,7 +100,8 @@ class Progress:
         self._show(
             step,
             f"epoch {epoch + 1}/{self.recipe.epochs} loss {values['loss']:.3f} "
-            f"acc {values['accuracy']:.3f} {values['images_per_second']:.0f} img/s "
+            + (f"acc {values['accuracy']:.3f} " if "accuracy" in values else "")
+            + f"{values['images_per_second']:.0f} img/s "
             f"wait {values['data_wait']:.0%} {values['memory_gb']:.1f} GB",
         )
         self._watch_loader(values["data_wait"])
@@ -156,7 +157,7 @@ def draw_curve(out: Path) -> Path | None:
     left, right = figure.subplots(1, 2)
     for axes, names in (
         (left, ("loss", "val_loss")),
-        (right, ("accuracy", "val_accuracy", "val_dice")),
+        (right, ("accuracy", "val_accuracy", "val_dice", "val_explained")),
     ):
         for name in names:
             points = [(line["step"], line[name]) for line in lines if name in line]

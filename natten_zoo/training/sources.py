@@ -81,5 +81,6 @@ DATA: dict[str, Callable[[Recipe, Record], Source]] = {
 }
 FILES: dict[str, Callable[[Recipe, Record], Source]] = {
     "images": _images,
+    "noise": _images,
     "volumes": open_volumes,
 }

@@ -15,12 +15,30 @@ from .config import Recipe
 from .optim import Packing, Schedule, Updater, average, clip
 
 Metrics = dict[str, mx.array]
+# From logits and targets to the loss.
 Criterion = Callable[[mx.array, mx.array], mx.array]
+# From the model, its input and the targets to the loss, and to the share of answers that are right
+# or None where there are no answers.
+Objective = Callable[[Any, mx.array, mx.array], tuple[mx.array, "mx.array | None"]]
 
 
 def soft_cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
     r"""Mean of $-\sum_c t_c \log p_c$ for targets that are distributions, in float32."""
     return -(targets * nn.log_softmax(logits.astype(mx.float32))).sum(-1).mean()
+
+
+def on_logits(criterion: Criterion) -> Objective:
+    """The objective of a model whose logits and targets have their classes on the last axis."""
+
+    def objective(model: Any, x: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+        logits = model(x)  # (B, classes)
+        right = logits.argmax(-1) == targets.argmax(-1)  # (B,)
+        return criterion(logits, targets), right.mean()
+
+    return objective
+
+
+DEFAULT = on_logits(soft_cross_entropy)
 
 
 def cast(tree: dict[str, Any], dtype: mx.Dtype) -> dict[str, Any]:
@@ -60,7 +78,7 @@ class TrainState:
 
 
 def make_step(
-    state: TrainState, recipe: Recipe, augment: Augment, criterion: Criterion = soft_cross_entropy
+    state: TrainState, recipe: Recipe, augment: Augment, objective: Objective = DEFAULT
 ) -> Callable[..., Metrics]:
     """Build ``step(images, labels, aspect) -> metrics``, which advances `state` by one update.
 
@@ -73,12 +91,10 @@ def make_step(
 
     def loss_fn(
         masters: dict[str, Any], images: mx.array, targets: mx.array
-    ) -> tuple[mx.array, mx.array]:
+    ) -> tuple[mx.array, mx.array | None]:
         model.update(cast(model.parameters(), dtype))  # frozen weights too
         model.update(cast(masters, dtype))  # gradients arrive in float32
-        logits = model(images.astype(dtype))  # (B, classes)
-        right = logits.argmax(-1) == targets.argmax(-1)  # (B,)
-        return criterion(logits, targets), right.mean()
+        return objective(model, images.astype(dtype), targets)
 
     gradient = mx.value_and_grad(loss_fn)
 
@@ -92,7 +108,7 @@ def make_step(
         for x, t in zip(images.split(parts), targets.split(parts), strict=True):
             (part, right), grads = gradient(masters, x, t)
             grad = grad + state.packing.pack(grads)
-            loss, accuracy = loss + part / parts, accuracy + right / parts
+            loss, accuracy = loss + part / parts, accuracy + (0 if right is None else right / parts)
         grad = nn.utils.average_gradients({"grad": grad / parts})["grad"]
 
         grad, norm = clip(grad, recipe.clip_norm)
@@ -104,7 +120,8 @@ def make_step(
         model.update(everything)  # what is frozen, back from dtype
         state.show()
         lr = updater.inner.learning_rate
-        return {"loss": loss, "accuracy": accuracy, "grad_norm": norm, "lr": lr}
+        answers = {} if right is None else {"accuracy": accuracy}
+        return {"loss": loss, **answers, "grad_norm": norm, "lr": lr}
 
     if fuses(recipe):
         return mx.compile(step, inputs=state.captured(), outputs=state.captured())

@@ -19,7 +19,7 @@ from ..layers.resize import source_positions
 from ..tasks.volumes import logit_rows, prepare, scale_intensity
 from .config import Recipe
 from .loop import Trainer
-from .step import soft_cross_entropy
+from .step import on_logits, soft_cross_entropy
 from .volume_files import check_copies, volume_files
 
 # An epoch sees as many voxels as there are, so often: volumes are few, validation is long.
@@ -133,7 +133,7 @@ class VolumeTrainer(Trainer):
     """A run whose validation looks at whole volumes, by sliding windows."""
 
     METRIC = "dice"
-    criterion = staticmethod(dice_and_cross_entropy)
+    objective = staticmethod(on_logits(dice_and_cross_entropy))
     source: VolumeSource
     model: Any
 
