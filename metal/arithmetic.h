@@ -1,8 +1,7 @@
 // Division of integers, for which GPUs have no instruction.
 
 // n / d for n >= 0, exactly, with reciprocals that may be 2.5 units of their last place off: a quotient
-// of floats, a little too small, the same of what it leaves, and
-// one more where that was too little.
+// of floats, a little too small, the same of what it leaves, and one more where that was too little.
 NA_FN int na_quotient(int n, int d) {
   if (d == 1) return n;
   const float inverse = na_reciprocal(float(d)) * 0.9999995f;

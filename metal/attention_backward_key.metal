@@ -11,6 +11,7 @@ typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T)));
 NA_SHARED T queries[CAPACITY * PITCH];
 NA_SHARED T gradients[CAPACITY * PITCH];
+NA_SHARED na_tour tour;
 
 const uint thread_index = thread_index_in_threadgroup, threads = threads_per_threadgroup.x;
 const int kv_heads = params[NA_KV_HEADS], group = int(threadgroup_position_in_grid.x);
@@ -37,19 +38,20 @@ NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
 }
 na_load_rows<D>(k, key, mine, me);
 na_load_rows<DV>(v, value, mine, me);
-const na_box seeing = na_queries_seeing<RANK>(tile, na_size(0, 0, 0), many);
 const na_box wanted = na_queries_seeing<RANK>(tile, corner, few);
-const na_point reach = na_slab_size<SHAPE>(seeing, CAPACITY);
+if (thread_index == 0)  // with the rows of the first head
+  tour = na_tour_of<SHAPE>(na_queries_seeing<RANK>(tile, na_size(0, 0, 0), many),
+                           na_query_rows<RANK>(params, tile, 0, NA_OUTPUTS), CAPACITY);
+threadgroup_barrier(mem_flags::mem_threadgroup);
 na_clear_tails<D, PITCH>(queries, CAPACITY, thread_index, threads);
 na_clear_tails<DV, PITCH>(gradients, CAPACITY, thread_index, threads);
 
 for (int head = kv_head * sharing; head < (kv_head + 1) * sharing; head++)
-NA_EACH_SLAB(seeing, reach) {
-  const na_box slab = na_slab<RANK>(seeing, reach, z, y, x);
-  const na_rows rows = na_query_rows<RANK>(params, tile, head, NA_OUTPUTS);
+NA_EACH_SLAB(tour) {
+  const na_box slab = na_slab<RANK>(tour.box, tour.reach, z, y, x);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  na_stage<RANK, D, DV, PITCH>(queries, query, gradients, d_out, marks, rows, slab,
-                               thread_index, threads);
+  na_stage<RANK, D, DV, PITCH>(queries, query, gradients, d_out, marks, na_of_head(tour.rows, head), slab,
+                               thread_index + tour.none, threads);
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
   const na_walk walk = na_walk_over<SHAPE>(wanted, slab);
@@ -72,7 +74,7 @@ NA_EACH_SLAB(seeing, reach) {
         float more = na_mask<SHAPE>(column, i, e, column.hidden[e]);
         const na_pack<float, 4> of = mark[e % 2];
         if (!NA_SAME_DOTS && of.e[3] != 0.0f && more == 0.0f)
-          s.e[e] = na_plain_dot<D>(query + na_row<RANK>(rows, na_token<SHAPE>(column, i, e)) * D,
+          s.e[e] = na_plain_dot<D>(query + na_row<RANK>(na_of_head(na_rows_again(tour), head), na_token<SHAPE>(column, i, e)) * D,
                                    key + mine[e / 2].row * D);
         if (BIAS)
           more = na_biased(more, rpb + head * params[NA_BINS],

@@ -14,6 +14,7 @@ typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T)));
 NA_SHARED T keys[CAPACITY * PITCH];
 NA_SHARED T values[CAPACITY * PITCH];
+NA_SHARED na_tour tour;
 NA_SHARED float close_bins[BINS > 0 ? BINS : 1];
 static_assert(!BIAS || NA_TEAM == 32, "sums per relative position need teams of a simdgroup");
 
@@ -41,7 +42,11 @@ if (BIAS) na_clear_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
 for (int item = slice; item < params[NA_ITEMS]; item += slices) {
   const na_tile tile = na_query_tile<RANK, PLAIN>(params, lengths, item, many);
   const na_rows rows = na_query_rows<RANK>(params, tile, head, NA_OWN);
-  const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head, NA_LENGTH);
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  if (thread_index == 0)
+    tour = na_tour_of<SHAPE>(na_keys_seen<RANK>(tile, na_size(0, 0, 0), many),
+                             na_key_rows<RANK>(params, tile, kv_head, NA_LENGTH), CAPACITY);
+  threadgroup_barrier(mem_flags::mem_threadgroup);
   na_query mine[NA_ROWS];
   float delta[NA_ROWS];
   na_stats softmax[NA_ROWS];
@@ -64,7 +69,8 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
     softmax[h] = na_stats_of(stats, row, mine[h].live);
     large[h] = na_is_large(softmax[h]);
     if (large[h])
-      softmax[h] = na_recount<RANK, BIAS, D>(mine[h], query, key, key_rows, bins, bias, scale);
+      softmax[h] = na_recount<RANK, BIAS, D>(mine[h], query, key, na_rows_again(tour), bins, bias,
+                                                scale);
     if (mine[h].stored && me.column == 0) {
       const na_pack<float, 4> mark = {
           {-softmax[h].top, -softmax[h].log_sum, -delta[h], large[h] ? 1.0f : 0.0f}};
@@ -73,13 +79,11 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
   }
   simdgroup_barrier(mem_flags::mem_none);  // there may be no slab, and none of its barriers
 
-  const na_box seen = na_keys_seen<RANK>(tile, na_size(0, 0, 0), many);
   const na_box wanted = na_keys_seen<RANK>(tile, corner, few);
-  const na_point reach = na_slab_size<SHAPE>(seen, CAPACITY);
-  NA_EACH_SLAB(seen, reach) {
-    const na_box slab = na_slab<RANK>(seen, reach, z, y, x);
+  NA_EACH_SLAB(tour) {
+    const na_box slab = na_slab<RANK>(tour.box, tour.reach, z, y, x);
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    na_stage<RANK, D, DV, PITCH>(keys, key, values, value, key_rows, slab, thread_index, threads);
+    na_stage<RANK, D, DV, PITCH>(keys, key, values, value, tour.rows, slab, thread_index + tour.none, threads);
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
     const na_walk walk = na_walk_over<SHAPE>(wanted, slab);
@@ -103,7 +107,7 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
           bin[e] = -1;
           if (large[e / 2] && more == 0.0f)
             s.e[e] = na_plain_dot<D>(
-                query + of.row * D, key + na_row<RANK>(key_rows, na_token<SHAPE>(column, i, e)) * D);
+                query + of.row * D, key + na_row<RANK>(na_rows_again(tour), na_token<SHAPE>(column, i, e)) * D);
           if (BIAS) {
             const int at = of.bin + na_entry_at<SHAPE>(bins, column, i, e);
             if (more == 0.0f) bin[e] = at;

@@ -18,6 +18,7 @@ constexpr int STEP = NA_ROWS;  // fragments between two looks at the maximum
 constexpr float SLACK = 8.0f;  // weights may reach 2^8 before all are rescaled
 NA_SHARED T keys[CAPACITY * PITCH];
 NA_SHARED T values[CAPACITY * PITCH];
+NA_SHARED na_tour tour;
 
 const uint thread_index = thread_index_in_threadgroup, threads = threads_per_threadgroup.x;
 const int heads = params[NA_HEADS], group = int(threadgroup_position_in_grid.x);
@@ -29,7 +30,6 @@ const na_tile tile = na_query_tile<RANK, PLAIN>(params, lengths, item, many);
 const na_point corner = na_team_place<AXIS>(thread_index / NA_TEAM, teams, few);
 const na_rows rows = na_query_rows<RANK>(params, tile, head, NA_OWN);
 const int kv_head = na_quotient(head, params[NA_SHARING]);
-const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head, NA_LENGTH);
 const na_table bins = na_bins<RANK>(params);
 const DEV float* bias = rpb + head * params[NA_BINS];
 const float scale = na_float(params[NA_SCALE]) * NA_LOG2E;
@@ -48,16 +48,18 @@ NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
 }
 na_load_rows<D>(q, query, mine, me);
 
-const na_box seen = na_keys_seen<RANK>(tile, na_size(0, 0, 0), many);
 const na_box wanted = na_keys_seen<RANK>(tile, corner, few);
-const na_point reach = na_slab_size<SHAPE>(seen, CAPACITY);
+if (thread_index == 0)
+  tour = na_tour_of<SHAPE>(na_keys_seen<RANK>(tile, na_size(0, 0, 0), many),
+                           na_key_rows<RANK>(params, tile, kv_head, NA_LENGTH), CAPACITY);
+threadgroup_barrier(mem_flags::mem_threadgroup);
 na_clear_tails<D, PITCH>(keys, CAPACITY, thread_index, threads);
 na_clear_tails<DV, PITCH>(values, CAPACITY, thread_index, threads);
 
-NA_EACH_SLAB(seen, reach) {
-  const na_box slab = na_slab<RANK>(seen, reach, z, y, x);
+NA_EACH_SLAB(tour) {
+  const na_box slab = na_slab<RANK>(tour.box, tour.reach, z, y, x);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  na_stage<RANK, D, DV, PITCH>(keys, key, values, value, key_rows, slab, thread_index, threads);
+  na_stage<RANK, D, DV, PITCH>(keys, key, values, value, tour.rows, slab, thread_index + tour.none, threads);
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
   const na_walk walk = na_walk_over<SHAPE>(wanted, slab);

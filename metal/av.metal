@@ -9,6 +9,7 @@ constexpr int FV = (DV + 7) / 8, PITCH = na_pitch<T, DV>();
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (PITCH * int(sizeof(T)));
 NA_SHARED T values[CAPACITY * PITCH];
+NA_SHARED na_tour tour;
 NA_SHARED float close_bins[BINS > 0 ? BINS : 1];
 
 const uint thread_index = thread_index_in_threadgroup, threads = threads_per_threadgroup.x;
@@ -33,7 +34,6 @@ if (SUMS) na_clear_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
 for (int item = slice; item < params[NA_ITEMS]; item += slices) {
   const na_tile tile = na_query_tile<RANK, PLAIN>(params, lengths, item, many);
   const na_rows rows = na_query_rows<RANK>(params, tile, head, NA_OWN);
-  const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head, NA_LENGTH);
   na_query mine[NA_ROWS];
   na_frag<float> sum[FV];
   na_clear<FV>(sum);
@@ -42,13 +42,16 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
     mine[h] = na_query_at<RANK>(params, tile, rows, corner, place);
   }
 
-  const na_box seen = na_keys_seen<RANK>(tile, na_size(0, 0, 0), many);
   const na_box wanted = na_keys_seen<RANK>(tile, corner, few);
-  const na_point reach = na_slab_size<SHAPE>(seen, CAPACITY);
-  NA_EACH_SLAB(seen, reach) {
-    const na_box slab = na_slab<RANK>(seen, reach, z, y, x);
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  if (thread_index == 0)
+    tour = na_tour_of<SHAPE>(na_keys_seen<RANK>(tile, na_size(0, 0, 0), many),
+                             na_key_rows<RANK>(params, tile, kv_head, NA_LENGTH), CAPACITY);
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  NA_EACH_SLAB(tour) {
+    const na_box slab = na_slab<RANK>(tour.box, tour.reach, z, y, x);
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    na_stage<RANK, DV, PITCH>(values, value, key_rows, slab, thread_index, threads);
+    na_stage<RANK, DV, PITCH>(values, value, tour.rows, slab, thread_index + tour.none, threads);
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
     const na_walk walk = na_walk_over<SHAPE>(wanted, slab);

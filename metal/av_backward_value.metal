@@ -9,6 +9,7 @@ constexpr int FV = (DV + 7) / 8, PITCH = na_pitch<T, DV>();
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (PITCH * int(sizeof(T)));
 NA_SHARED T gradients[CAPACITY * PITCH];
+NA_SHARED na_tour tour;
 
 const uint thread_index = thread_index_in_threadgroup, threads = threads_per_threadgroup.x;
 const int kv_heads = params[NA_KV_HEADS], group = int(threadgroup_position_in_grid.x);
@@ -30,17 +31,19 @@ NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
   const na_point place = na_place<Q1, Q2>(h * 8 + me.row);
   mine[h] = na_key_at<RANK>(params, tile, key_rows, corner, place);
 }
-const na_box seeing = na_queries_seeing<RANK>(tile, na_size(0, 0, 0), many);
 const na_box wanted = na_queries_seeing<RANK>(tile, corner, few);
-const na_point reach = na_slab_size<SHAPE>(seeing, CAPACITY);
+if (thread_index == 0)  // with the rows of the first head
+  tour = na_tour_of<SHAPE>(na_queries_seeing<RANK>(tile, na_size(0, 0, 0), many),
+                           na_query_rows<RANK>(params, tile, 0, NA_OUTPUTS), CAPACITY);
+threadgroup_barrier(mem_flags::mem_threadgroup);
 na_clear_tails<DV, PITCH>(gradients, CAPACITY, thread_index, threads);
 
 for (int head = kv_head * sharing; head < (kv_head + 1) * sharing; head++)
-NA_EACH_SLAB(seeing, reach) {
-  const na_box slab = na_slab<RANK>(seeing, reach, z, y, x);
-  const na_rows rows = na_query_rows<RANK>(params, tile, head, NA_OUTPUTS);
+NA_EACH_SLAB(tour) {
+  const na_box slab = na_slab<RANK>(tour.box, tour.reach, z, y, x);
+  const na_rows rows = na_of_head(tour.rows, head);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  na_stage<RANK, DV, PITCH>(gradients, d_out, rows, slab, thread_index, threads);
+  na_stage<RANK, DV, PITCH>(gradients, d_out, rows, slab, thread_index + tour.none, threads);
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
   const na_walk walk = na_walk_over<SHAPE>(wanted, slab);

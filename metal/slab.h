@@ -36,6 +36,38 @@ NA_FN na_point na_slab_size(const na_box box, int capacity) {
   return size;
 }
 
+// What is the same for all threads of a tile, where the slabs are that it wants and where they come from:
+// in threadgroup memory, since in registers each of them would keep it. One of them writes it.
+struct na_tour {
+  na_box box;
+  na_point reach;  // of a slab
+  na_rows rows;
+  int none;        // 0, but no compiler knows: what is computed with it is not kept from slab to slab
+};
+
+template <typename SHAPE>
+NA_FN na_tour na_tour_of(const na_box box, const na_rows rows, int capacity) {
+  na_tour tour;
+  tour.box = box;
+  tour.reach = na_slab_size<SHAPE>(box, capacity);
+  tour.rows = rows;
+  tour.none = 0;
+  return tour;
+}
+
+// Rows that are hardly ever asked for: read when they are.
+NA_FN na_rows na_rows_again(const volatile TGP na_tour& tour) {
+  na_rows rows;
+  rows.base = tour.rows.base;
+  NA_UNROLL for (int a = 0; a < 3; a++) rows.step[a] = tour.rows.step[a];
+  return rows;
+}
+
+NA_FN na_rows na_of_head(na_rows rows, int head) {
+  rows.base += head;
+  return rows;
+}
+
 template <int RANK>
 NA_FN na_box na_slab(const na_box box, const na_point size, int z, int y, int x) {
   const na_point low = na_size(z, y, x);
@@ -47,11 +79,13 @@ NA_FN na_box na_slab(const na_box box, const na_point size, int z, int y, int x)
   return slab;
 }
 
-// The slabs of a box, one after the other; an axis that the problem has not is passed once.
-#define NA_EACH_SLAB(box, size)                                                                   \
-  for (int z = RANK > 2 ? box.low[0] : 0; z < (RANK > 2 ? box.high[0] : 1); z += size.at[0])      \
-    for (int y = RANK > 1 ? box.low[1] : 0; y < (RANK > 1 ? box.high[1] : 1); y += size.at[1])    \
-      for (int x = box.low[2]; x < box.high[2]; x += size.at[2])
+// The slabs of a tour, one after the other; an axis that the problem has not is passed once.
+#define NA_EACH_SLAB(tour)                                                                          \
+  for (int z = RANK > 2 ? tour.box.low[0] : 0; z < (RANK > 2 ? tour.box.high[0] : 1);               \
+       z += tour.reach.at[0])                                                                       \
+    for (int y = RANK > 1 ? tour.box.low[1] : 0; y < (RANK > 1 ? tour.box.high[1] : 1);             \
+         y += tour.reach.at[1])                                                                     \
+      for (int x = tour.box.low[2]; x < tour.box.high[2]; x += tour.reach.at[2])
 
 // ---- Filling a slab. Its tokens are numbered row by row, and each thread takes every so manieth.
 

@@ -19,6 +19,8 @@ BIAS_THREADGROUPS = 512  # that sum the gradient of rpb, each simdgroup into its
 MAX_ROWS = 2**31 - 1  # tokens times heads of a sample; all else is counted in 64 bits
 MAX_DIM = 512  # a query's row is held in registers
 
+TOUR_BYTES = 128  # of threadgroup memory: what a tile's threads share beside slabs (metal/slab.h)
+
 Argument = mx.Dtype | int | bool
 
 
@@ -296,7 +298,7 @@ def choose_core(device: Device, channels: int, dim: int, rows: int) -> Core:
 
 def _near_bins(device: Device, core: Core, bins: int) -> int:
     """Numbers of threadgroup memory in which the teams of any tile can sum; 0 if none can."""
-    room = (device.memory_bytes - device.slab_bytes) // 4
+    room = (device.memory_bytes - device.slab_bytes - TOUR_BYTES) // 4
     return next((n for n in (t * _rounded(bins) for t in team_counts(core)) if n <= room), 0)
 
 

@@ -48,7 +48,8 @@ class Mutant(NamedTuple):
 MUTANTS = {
     # synchronisation
     "no barrier after staging": Mutant(FORWARD, LAST, r"\1", "race-"),
-    "no barrier before staging": Mutant(FORWARD, FIRST, r"\1", "race-"),
+    "no barrier before staging": Mutant(FORWARD, rf"(z, y, x\);\s*){BARRIER}", r"\1", "race-"),
+    "no barrier after the tour": Mutant(FORWARD, FIRST, r"\1", "race-"),
     "no barrier in the key pass": Mutant(KEY, LAST, r"\1", "race-"),
     "no barrier in the query pass": Mutant(QUERY, LAST, r"\1", "race-"),
     "barriers without memory": Mutant(FORWARD, "mem_threadgroup", "mem_none", "race-"),
@@ -59,7 +60,7 @@ MUTANTS = {
         "rows.h", r"(void na_add_to_bins.*?)simdgroup_barrier\([^;]*\);", r"\1", "race-"
     ),
     "return before a barrier": Mutant(
-        FORWARD, "const na_box seen", r"if (!mine[0].live) return; \g<0>", "barrier-"
+        FORWARD, "const na_box wanted", r"if (!mine[0].live) return; \g<0>", "barrier-"
     ),
     "bias read by some lanes": Mutant(
         "rows.h",
@@ -78,7 +79,7 @@ MUTANTS = {
     ),
     # bounds
     "slab longer than its memory": Mutant(
-        FORWARD, r"na_slab_size<SHAPE>\(seen, CAPACITY", r"\g<0> * 2", "out-of-bounds"
+        FORWARD, r"NA_LENGTH\), CAPACITY", r"\g<0> * 2", "out-of-bounds"
     ),
     "threadgroup arrays aligned for their elements": Mutant(
         "dialect_metal.h", r"alignas\(16\) threadgroup", "alignas(4) threadgroup", "misaligned"
@@ -99,7 +100,7 @@ MUTANTS = {
         "slab.h", r"n < rounds\.count; n", "n < rounds.count - TOKENS; n", "uninit-"
     ),
     "marks not staged": Mutant(
-        KEY, "marks, rows, slab", "(const DEV float*)0, rows, slab", "uninit-"
+        KEY, "marks, na_of_head", "(const DEV float*)0, na_of_head", "uninit-"
     ),
     "bins not cleared": Mutant("rows.h", r"sums\[i\] = 0\.0f;", ";", "uninit-"),
     "sum not initialised": Mutant(FORWARD, r"na_clear<FV>\(sum\);", "", "uninitialised-value"),
