@@ -12,6 +12,7 @@ from .backend import (
     use_backend,
 )
 from .dense import attention, merge_attentions
+from .exports import exporting
 from .functional import attend, na1d, na2d, na3d
 from .neighborhood import Neighborhood
 from .prepare import Preparation, prepare
@@ -43,6 +44,7 @@ __all__ = [
     "attend_varlen",
     "attention",
     "explain",
+    "exporting",
     "get_backend",
     "get_support_matrix",
     "has_cuda",

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NoReturn, cast
 
 import mlx.core as mx
 
 from . import pure
 from .backend import or_pure
+from .exports import export_target
 from .problem import Problem
 from .tier import Tier
 
@@ -35,25 +36,25 @@ def attention(problem: Problem, tier: Tier) -> ArrayFunction:
     """
     if tier.is_differentiable():
         return lambda *inputs: list(tier.forward(problem, *_unpack(problem, inputs, 3)))
-    return _attention(problem, tier)
+    return _attention(problem, tier, export_target() is not None)
 
 
 def qk(problem: Problem, tier: Tier) -> ArrayFunction:
     """``(query, key[, rpb][, lengths]) -> [logits]``."""
     if tier.is_differentiable():
         return lambda *inputs: [tier.qk(problem, *_unpack(problem, inputs, 2))]
-    return _qk(problem, tier)
+    return _qk(problem, tier, export_target() is not None)
 
 
 def av(problem: Problem, tier: Tier) -> ArrayFunction:
     """``(attn, value[, lengths]) -> [out]``."""
     if tier.is_differentiable():
         return lambda attn, value, *lengths: [tier.av(problem, attn, value, *lengths or [None])]
-    return _av(problem, tier)
+    return _av(problem, tier, export_target() is not None)
 
 
 @lru_cache(maxsize=1024)
-def _attention(problem: Problem, tier: Tier) -> ArrayFunction:
+def _attention(problem: Problem, tier: Tier, exported: bool) -> ArrayFunction:
     tier_forward = or_pure(tier, tier.forward, pure.forward)
     tier_backward = or_pure(tier, tier.backward, pure.backward)
 
@@ -71,11 +72,11 @@ def _attention(problem: Problem, tier: Tier) -> ArrayFunction:
         grads = tier_backward(problem, query, key, value, rpb, lengths, out, stats, d_out, d_lse)
         return [g for g in grads if g is not None]
 
-    return _differentiable(problem, forward, backward, rpb_at=3)
+    return _function(problem, forward, backward, exported, rpb_at=3)
 
 
 @lru_cache(maxsize=1024)
-def _qk(problem: Problem, tier: Tier) -> ArrayFunction:
+def _qk(problem: Problem, tier: Tier, exported: bool) -> ArrayFunction:
     tier_qk = or_pure(tier, tier.qk, pure.qk)
     tier_backward = or_pure(tier, tier.qk_backward, pure.qk_backward)
 
@@ -92,11 +93,11 @@ def _qk(problem: Problem, tier: Tier) -> ArrayFunction:
         grads = tier_backward(problem, query, key, rpb, lengths, d_logits)
         return [g for g in grads if g is not None]
 
-    return _differentiable(problem, forward, backward, rpb_at=2)
+    return _function(problem, forward, backward, exported, rpb_at=2)
 
 
 @lru_cache(maxsize=1024)
-def _av(problem: Problem, tier: Tier) -> ArrayFunction:
+def _av(problem: Problem, tier: Tier, exported: bool) -> ArrayFunction:
     tier_av = or_pure(tier, tier.av, pure.av)
     tier_backward = or_pure(tier, tier.av_backward, pure.av_backward)
 
@@ -111,7 +112,7 @@ def _av(problem: Problem, tier: Tier) -> ArrayFunction:
         attn, value, _, lengths = _unpack(problem, given, 2)
         return list(tier_backward(problem, attn, value, lengths, d_out))
 
-    return _differentiable(problem, forward, backward)
+    return _function(problem, forward, backward, exported)
 
 
 def _unpack(problem: Problem, inputs: Arrays, arrays: int) -> tuple[Any, ...]:
@@ -119,6 +120,19 @@ def _unpack(problem: Problem, inputs: Arrays, arrays: int) -> tuple[Any, ...]:
     rpb = inputs[arrays] if problem.has_rpb else None
     lengths = inputs[-1] if problem.has_lengths else None
     return (*inputs[:arrays], rpb, lengths)
+
+
+def _function(
+    problem: Problem,
+    forward: ArrayFunction,
+    backward: ArrayFunction,
+    exported: bool,
+    rpb_at: int | None = None,
+) -> ArrayFunction:
+    """The function of a problem: with its rules, unless it is being exported (`exporting`)."""
+    if exported:
+        return partial(forward, problem)
+    return _differentiable(problem, forward, backward, rpb_at)
 
 
 def _differentiable(

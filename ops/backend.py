@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 import mlx.core as mx
 
 from . import gpu
+from .exports import export_target
 from .neighborhood import Neighborhood
 from .problem import Problem
 from .tier import KernelError, Tier
@@ -199,7 +200,7 @@ def or_pure(
 
 def _first(problem: Problem) -> tuple[Tier | None, dict[str, str]]:
     """The tier for a problem, None if the forced one cannot, and why others before it do not."""
-    return _first_of(problem, get_backend(), gpu.circumstances())
+    return _first_of(problem, get_backend(), (export_target(), gpu.circumstances()))
 
 
 @lru_cache(maxsize=4096)

@@ -45,6 +45,7 @@ PACKAGES = {
     "data": "*",
     "training": "*",
     "viz": "*",
+    "export": "*",
     "compat": "v0*",
     "configs": "*",
     "metal": "",

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from threading import RLock
-from typing import NamedTuple, TypedDict, cast
+from typing import Any, NamedTuple, TypedDict, cast
 
 import mlx.core as mx
 
@@ -190,9 +190,15 @@ def _run(
     )
 
 
-@cache
 def _function(name: str, platform: str | None, core: Core, resident: int) -> Launcher:
     build = mx.fast.cuda_kernel if platform == "cuda" else mx.fast.metal_kernel
+    return _built(build, name, platform, core, resident)
+
+
+@cache
+def _built(
+    build: Callable[..., Any], name: str, platform: str | None, core: Core, resident: int
+) -> Launcher:
     return cast(Launcher, build(**text(name, platform, core, resident)))
 
 

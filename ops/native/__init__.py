@@ -17,6 +17,7 @@ from typing import cast
 import mlx.core as mx
 
 from .. import gpu
+from ..exports import export_target
 from ..gpu.device import current
 from ..problem import Problem
 from ..tier import Launched, Support
@@ -57,6 +58,8 @@ def why_not(problem: Problem) -> str | None:
     """Why this tier cannot run a problem; None if it can."""
     if _missing:
         return _missing
+    if export_target():
+        return "what is compiled can't be exported: the pure tier and the kernels can"
     if _on_gpu():
         return gpu.SUPPORT.why_not(problem) or gpu.why_not(problem)
     return None

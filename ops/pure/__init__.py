@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from ..exports import runs_on_cpu
 from ..problem import Problem, inside_samples
 from ..tier import Support
 from .schedule import Part, PartResults
@@ -102,7 +103,7 @@ def backward(
         v, d_o = tiles.keys(part, value), tiles.queries(part, d_out)
         top, log_sum, delta = mx.split(tiles.queries(part, per_query).mT, 3, axis=-2)
         weights = _exp2(scores - top - log_sum)  # the scores as forward had them, bit by bit
-        d_scores = weights * (v @ mx.contiguous(d_o.mT) - delta)
+        d_scores = weights * (v @ _transposed(d_o) - delta)
         d_q = problem.scale * (d_scores.mT @ k)
         return [d_q], [d_scores @ q, weights @ d_o], [] if rpb is None else [d_scores]
 
@@ -181,7 +182,7 @@ def av_backward(
 
     def differentiate(part: Part) -> PartResults:
         weights, d_o = (tiles.queries(part, x) for x in (attn, d_out))
-        d_weights = tiles.keys(part, value) @ mx.contiguous(d_o.mT)
+        d_weights = tiles.keys(part, value) @ _transposed(d_o)
         d_v = tiles.from_slots(part, weights) @ d_o
         return [tiles.to_slots(part, d_weights, 0.0)], [d_v], []
 
@@ -194,7 +195,12 @@ def _scores(
 ) -> tuple[mx.array, mx.array, mx.array]:
     """Biased and masked ``[h, t, tk, rows]``, and the queries and the keys they are of."""
     q, k = tiles.queries(part, query), tiles.keys(part, key)
-    return k @ mx.contiguous(q.mT) + tiles.bias(part), q, k
+    return k @ _transposed(q) + tiles.bias(part), q, k
+
+
+def _transposed(x: mx.array) -> mx.array:
+    """``x.mT``, moved in memory: `mx.contiguous`, which can't be exported, by way of a reshape."""
+    return x.mT.flatten().reshape(*x.shape[:-2], x.shape[-1], x.shape[-2])
 
 
 def _by_query(problem: Problem, x: mx.array, lengths: mx.array | None) -> mx.array:
@@ -225,7 +231,7 @@ def _base_2(rpb: mx.array | None) -> mx.array | None:
 
 def _exp2(x: mx.array) -> mx.array:
     """``2^x`` for ``x <= 0``."""
-    if mx.default_device() != mx.cpu:
+    if not runs_on_cpu():
         return mx.exp(LN2 * x)
     # MLX's exponential takes 12 ns a number on a CPU, this a quarter: 2^n from the bits of n, times
     # a polynomial (relative error 2e-7) for the rest. Below 2^-100 it is exactly zero.

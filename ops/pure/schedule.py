@@ -17,6 +17,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from ..exports import export_target, runs_on_cpu
+
 # Scores that are held at once: on a CPU they should stay in its cache.
 CPU_SCORES, GPU_SCORES = 1 << 18, 1 << 24
 # A CPU stream of MLX is one thread: parts take turns on this many, if they are worth a thread.
@@ -81,9 +83,10 @@ class Schedule:
     def of(cls, heads: int, tiles: int, scores: int) -> Schedule:
         """For ``heads`` with ``tiles`` each, of ``scores`` each."""
         most, streams = GPU_SCORES, []
-        if mx.default_device() == mx.cpu:
+        if runs_on_cpu():
             total = min(CPU_SCORES, heads * tiles * scores)
-            streams = more_streams()[: max(0, total // LEAST_SCORES - 1)]
+            if export_target() is None:  # a file has one stream
+                streams = more_streams()[: max(0, total // LEAST_SCORES - 1)]
             most = total // (1 + len(streams))
         return cls(max(1, most // (scores * tiles)), min(tiles, max(1, most // scores)), streams)
 
