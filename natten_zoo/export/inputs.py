@@ -9,7 +9,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from ..data.preprocess import Preprocess
-from ..models import NAF, AllInOne, HDiT, LTXDecoder, Model
+from ..models import NAF, PMRF, AllInOne, HDiT, LTXDecoder, Model
 
 FRAMES = 32  # of a clip, where nothing says how many
 FEATURES = 384  # channels that NAF is given, one place for each 16 x 16 pixels
@@ -37,6 +37,8 @@ def example_inputs(model: Model, size: Size | None, batch: int) -> Inputs:
     x = mx.zeros((batch, *sides, getattr(config, "in_chans", 0)))
     if isinstance(model, AllInOne):
         return {"x": mx.zeros((batch, config.num_stems, *sides, config.num_bands))}
+    if isinstance(model, PMRF):  # the mean; its flow, `model.model`, is a model of its own
+        return {"image": mx.zeros((batch, *sides, model.config.flow.in_chans))}
     if isinstance(model, NAF):
         cells = (n // 16 for n in sides)
         return {"image": x, "features": mx.zeros((batch, *cells, FEATURES))}
