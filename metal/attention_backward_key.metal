@@ -50,8 +50,9 @@ for (int head = kv_head * sharing; head < (kv_head + 1) * sharing; head++)
 NA_EACH_SLAB(tour) {
   const na_box slab = na_slab<RANK>(tour.box, tour.reach, z, y, x);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  na_stage<RANK, D, DV, PITCH>(queries, query, gradients, d_out, marks, na_of_head(tour.rows, head), slab,
-                               thread_index + tour.none, threads);
+  na_stage<RANK, D, DV, PITCH>(queries, query, gradients, d_out, marks,
+                               na_of_head(tour.rows, head), slab, thread_index + tour.none,
+                               threads);
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
   const na_walk walk = na_walk_over<SHAPE>(wanted, slab);
@@ -61,26 +62,28 @@ NA_EACH_SLAB(tour) {
       const na_picked at = na_pick<SHAPE>(walk, column, i);
       na_pairs<float> s, dp;
       na_pairs<na_weight<T>> p, ds;
-      na_pack<float, 4> mark[2];
+      const TGP float* mark[2];
       NA_UNROLL for (int e = 0; e < 2; e++)
-        mark[e] = *(const TGP na_pack<float, 4>*)(queries + at.column[e] + FK * 8);
+        mark[e] = (const TGP float*)(queries + at.column[e] + FK * 8);
       NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
         s.e[e] = 0.0f;
-        dp.e[e] = mark[e % 2].e[2];
+        dp.e[e] = mark[e % 2][2];
       }
       na_dot<FK, true>(s, k, queries, at, me);
       na_dot<FV>(dp, v, gradients, at, me);
       NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
         float more = na_mask<SHAPE>(column, i, e, column.hidden[e]);
-        const na_pack<float, 4> of = mark[e % 2];
-        if (!NA_SAME_DOTS && of.e[3] != 0.0f && more == 0.0f)
-          s.e[e] = na_plain_dot<D>(query + na_row<RANK>(na_of_head(na_rows_again(tour), head), na_token<SHAPE>(column, i, e)) * D,
+        const TGP float* of = mark[e % 2];
+        if (!NA_SAME_DOTS && of[3] != 0.0f && more == 0.0f) {
+          const na_rows rows = na_of_head(na_rows_again(tour), head);
+          s.e[e] = na_plain_dot<D>(query + na_row<RANK>(rows, na_token<SHAPE>(column, i, e)) * D,
                                    key + mine[e / 2].row * D);
+        }
         if (BIAS)
           more = na_biased(more, rpb + head * params[NA_BINS],
                            mine[e / 2].bin - na_entry_at<SHAPE>(bins, column, i, e));
         const float logit = na_multiply_add(s.e[e], scale, more);
-        const float weight = na_exp2(logit + of.e[0] + of.e[1]);
+        const float weight = na_exp2(logit + of[0] + of[1]);
         p.e[e] = na_weight<T>(weight);
         ds.e[e] = na_weight<T>(weight * dp.e[e]);
       }

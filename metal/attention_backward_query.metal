@@ -39,7 +39,8 @@ na_clear_tails<D, PITCH>(keys, CAPACITY, thread_index, threads);
 na_clear_tails<DV, PITCH>(values, CAPACITY, thread_index, threads);
 if (BIAS) na_clear_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
 
-for (int item = slice; item < params[NA_ITEMS]; item += slices) {
+const int items = params[NA_ITEMS];
+for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // one, without
   const na_tile tile = na_query_tile<RANK, PLAIN>(params, lengths, item, many);
   const na_rows rows = na_query_rows<RANK>(params, tile, head, NA_OWN);
   threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -83,7 +84,8 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
   NA_EACH_SLAB(tour) {
     const na_box slab = na_slab<RANK>(tour.box, tour.reach, z, y, x);
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    na_stage<RANK, D, DV, PITCH>(keys, key, values, value, tour.rows, slab, thread_index + tour.none, threads);
+    na_stage<RANK, D, DV, PITCH>(keys, key, values, value, tour.rows, slab,
+                                 thread_index + tour.none, threads);
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
     const na_walk walk = na_walk_over<SHAPE>(wanted, slab);
@@ -105,9 +107,10 @@ for (int item = slice; item < params[NA_ITEMS]; item += slices) {
           float more = na_mask<SHAPE>(column, i, e, column.hidden[e]);
           const na_query of = mine[e / 2];
           bin[e] = -1;
-          if (large[e / 2] && more == 0.0f)
-            s.e[e] = na_plain_dot<D>(
-                query + of.row * D, key + na_row<RANK>(na_rows_again(tour), na_token<SHAPE>(column, i, e)) * D);
+          if (large[e / 2] && more == 0.0f) {
+            const long row = na_row<RANK>(na_rows_again(tour), na_token<SHAPE>(column, i, e));
+            s.e[e] = na_plain_dot<D>(query + of.row * D, key + row * D);
+          }
           if (BIAS) {
             const int at = of.bin + na_entry_at<SHAPE>(bins, column, i, e);
             if (more == 0.0f) bin[e] = at;

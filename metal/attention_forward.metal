@@ -59,7 +59,8 @@ na_clear_tails<DV, PITCH>(values, CAPACITY, thread_index, threads);
 NA_EACH_SLAB(tour) {
   const na_box slab = na_slab<RANK>(tour.box, tour.reach, z, y, x);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  na_stage<RANK, D, DV, PITCH>(keys, key, values, value, tour.rows, slab, thread_index + tour.none, threads);
+  na_stage<RANK, D, DV, PITCH>(keys, key, values, value, tour.rows, slab,
+                               thread_index + tour.none, threads);
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
   const na_walk walk = na_walk_over<SHAPE>(wanted, slab);

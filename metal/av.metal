@@ -31,7 +31,8 @@ DEV float* share_of_rpb = d_rpb + (shares + team) * count;
 na_clear_tails<DV, PITCH>(values, CAPACITY, thread_index, threads);
 if (SUMS) na_clear_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
 
-for (int item = slice; item < params[NA_ITEMS]; item += slices) {
+const int items = params[NA_ITEMS];
+for (int item = slice; item < items; item = SUMS ? item + slices : items) {  // one, without
   const na_tile tile = na_query_tile<RANK, PLAIN>(params, lengths, item, many);
   const na_rows rows = na_query_rows<RANK>(params, tile, head, NA_OWN);
   na_query mine[NA_ROWS];

@@ -82,9 +82,9 @@ NA_FN na_box na_slab(const na_box box, const na_point size, int z, int y, int x)
 // The slabs of a tour, one after the other; an axis that the problem has not is passed once.
 #define NA_EACH_SLAB(tour)                                                                          \
   for (int z = RANK > 2 ? tour.box.low[0] : 0; z < (RANK > 2 ? tour.box.high[0] : 1);               \
-       z += tour.reach.at[0])                                                                       \
+       z += RANK > 2 ? tour.reach.at[0] : 1)                                                        \
     for (int y = RANK > 1 ? tour.box.low[1] : 0; y < (RANK > 1 ? tour.box.high[1] : 1);             \
-         y += tour.reach.at[1])                                                                     \
+         y += RANK > 1 ? tour.reach.at[1] : 1)                                                      \
       for (int x = tour.box.low[2]; x < tour.box.high[2]; x += tour.reach.at[2])
 
 // ---- Filling a slab. Its tokens are numbered row by row, and each thread takes every so manieth.
