@@ -45,6 +45,8 @@ class Task:
         return self.inputs in ("images", "clips")
 
 
+SCENES = "a folder of images/* and masks/*.png"
+
 _ALL = (
     Task(
         name="image-classification",
@@ -77,6 +79,7 @@ result = segment({name}.from_pretrained("{repo_id}"), "photo.jpg")
 result.overlay().save("overlay.png")
 print(result.classes())
 """,
+        files=SCENES,
     ),
     Task(
         name="universal-segmentation",
@@ -93,6 +96,7 @@ result = find_segments({name}.from_pretrained("{repo_id}"), "photo.jpg", "panopt
 result.overlay().save("overlay.png")
 print(result.describe())
 """,
+        files=SCENES,
     ),
     Task(
         name="image-feature-extraction",

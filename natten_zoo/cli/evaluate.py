@@ -1,4 +1,4 @@
-"""Measure a classifier on labeled images: top-1, top-5, every class, what is mistaken for what.
+"""Measure a model on labeled images: top-1, top-5 and what is mistaken for what, or mean IoU.
 
 DATA is a folder DATA/CLASS/*, or `fashion-mnist` for the installed data set's 10,000 test images
 (Debian: apt install dataset-fashion-mnist; elsewhere a folder with its files as they are
@@ -7,10 +7,16 @@ matched by name with the model's classes (capitals, the encoding of accents, and
 do not matter), else by ImageNet's synsets (n01440764) or by number, which is an output's. Folders
 that are called otherwise are an error; with --by-order they count, sorted, as the model's classes.
 
+Of a UPerNet, a Mask2Former or a OneFormer the IoU of each class, their mean and the share of right
+pixels. DATA is then a folder with images/* and masks/*.png, as for `finetune --task semantic`; of
+one with parts the images in val/ count. If it has classes.txt, names tell which is which, else
+numbers. --reduce-labels: masks number classes from 1, and 0 is none, as ADE20K's do.
+
   natten-zoo evaluate fashion-mnist
   natten-zoo evaluate ~/Downloads/fashion --model nat_pico_fashion
   natten-zoo evaluate mnist1d --model nat1d_mnist1d
   natten-zoo evaluate imagenet/val --model dinat_mini --json > dinat_mini.json
+  natten-zoo evaluate rooms/ --model runs/rooms/best
 
 Exit status: 0 all images were evaluated, 1 some could not be read, 2 nothing was evaluated.
 """
@@ -37,6 +43,7 @@ from ._arguments import (
 from ._text import progress, table, typed
 
 if TYPE_CHECKING:
+    from ..data.image_files import Prepares
     from ..data.preprocess import SequencePreprocess
     from ..models import Classifier
     from ..tasks.evaluation import Evaluation
@@ -57,20 +64,38 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=positive, default=64, metavar="N", help="images at a time"
     )
+    parser.add_argument(
+        "--reduce-labels", action="store_true", help="masks: 0 is no class, 1 the first"
+    )
+    parser.add_argument(
+        "--sliding-window", action="store_true", help="UPerNet: by squares of the model's size"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates and prints."""
-    from ..tasks.classification import open_classifier, output_names
+    from ..models import UPerNet, load_pretrained
+    from ..models.universal import Universal
+    from ..tasks.classification import output_names, prepared
     from ..tasks.evaluation import evaluate
+    from . import _evaluate_masks
 
     if args.confusion:
         from ..viz.figures import new_figure
 
         new_figure(1, 1)  # so that a missing matplotlib shows before the work, not after it
-    opened = open_sequence_classifier if args.data == "mnist1d" else open_classifier
     model_name = chosen_model(args, aloud=False)
-    model, preprocess = opened(model_name, args.variant, **weights_options(args))
+    preprocess: Prepares
+    if args.data == "mnist1d":
+        opened = open_sequence_classifier(model_name, args.variant, **weights_options(args))
+        model, preprocess = opened
+    else:
+        model = load_pretrained(None, model_name, model=args.variant, **weights_options(args))
+        if isinstance(model, UPerNet | Universal):
+            return _evaluate_masks.evaluate(model, model_name, args)
+        if args.reduce_labels or args.sliding_window:
+            raise ValueError("--reduce-labels and --sliding-window are for models of masks.")
+        preprocess = prepared(model, model_name)
     names = output_names(model)
     sources, labels = open_data(args.data, model, args.limit, args.by_order)
     with progress(len(sources), args.batch_size) as bar:

@@ -7,6 +7,13 @@ The classifier is replaced by one for your classes.
 
   natten-zoo finetune flowers/ --model nat_mini --out runs/flowers
 
+With --task semantic the class of every pixel is learned, by a UPerNet, a Mask2Former, or a UPerNet
+that is put on a classifier's body. DATA then is a folder with images/* and masks/*.png, whose
+pixels are class indices (255: none), both with train/ and val/ inside or neither, and, if classes
+have names, classes.txt.
+
+  natten-zoo finetune rooms/ --task semantic --model upernet_nat_mini --out runs/rooms
+
 OUT/best and OUT/last are models: `natten-zoo classify --model runs/flowers/best photo.jpg`.
 OUT also gets recipe.yaml (every option as it was resolved), metrics.jsonl and curve.png. Options
 come from the command line, then from the recipe (-c: a YAML file, or finetune, linear_probe, lora,
@@ -25,18 +32,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     from ..configs.tasks import TASKS
     from ..training.config import Recipe, add_arguments
 
-    learned = [
-        f"for a model of {t.inputs} {t.learns_from}" for t in TASKS.values() if t.learns_from
-    ]
+    learned = [f"for {t.name} {t.learns_from}" for t in TASKS.values() if t.learns_from]
     parser.add_argument(
         "data", nargs="?", default=argparse.SUPPRESS, metavar="DATA", help="; ".join(learned)
     )
     parser.add_argument(
         "-c",
         "--config",
-        default="finetune",
         metavar="RECIPE",
-        help="a YAML file, or a recipe by name (default: %(default)s; the defaults below are its)",
+        help="a YAML file, or a recipe by name (default: the one that is called like --task, else "
+        "finetune, whose defaults are below)",
     )
     add_arguments(parser, skip=("data",), defaults=Recipe.load("finetune"))
 
@@ -47,7 +52,10 @@ def run(args: argparse.Namespace) -> int:
     from ..training import run as train
     from ..training.launch import say
 
-    result = train(Recipe.load(args.config, overrides_from(args)))
+    overrides = overrides_from(args)
+    task = overrides.get("task", "auto")
+    own = "finetune" if task == "auto" else task
+    result = train(Recipe.load(args.config or own, overrides))
     report(result)
     if result["outcome"].startswith("finished"):
         return 0

@@ -18,6 +18,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from ..configs.record import Record
 from ..layers.resize import AdaptiveAveragePool, resize_bilinear
 from ..pretrained.quantize import refuse_quantized
 from .base import Classifier, Config
@@ -315,30 +316,43 @@ class UPerNet(Classifier):
         changes = {} if dilations is None else {"dilations": dilations}
         body = dataclasses.replace(classifier.config, **changes)
         model = cls(UPerNetConfig(body, num_classes=num_classes, **head))
-        weights: Any = tree_flatten(model.parameters())
-        own: Any = tree_flatten(classifier.parameters())
-        taken = {f"backbone.{name}": value for name, value in own if not name.startswith(_DROPPED)}
-        model.load_weights(list({**dict(weights), **taken}.items()))
+        model.take_body(classifier)
         if classifier.record is not None:
-            model.record = classifier.record.of_other_weights(
-                architecture=cls.__name__,
-                model=model.config.to_dict(),
-                num_classes=num_classes,
-                classes="",
-                input_size=input_size,
-                crop_pct=1.0,
-                crop_mode="whole",
-                interpolation="bilinear",
-                note=f"its body is that of {classifier.record.name}",
-            )
+            model.record = on_body(classifier.record, model.config, input_size)
         model.train(classifier.training)
         return model
+
+    def take_body(self, classifier: Classifier) -> None:
+        """Take the weights of a classifier's stages; norms of maps and heads stay as they are.
+
+        Raises:
+            ValueError: They do not fit.
+        """
+        weights: Any = tree_flatten(self.parameters())
+        own: Any = tree_flatten(classifier.parameters())
+        taken = {f"backbone.{name}": value for name, value in own if not name.startswith(_DROPPED)}
+        self.load_weights(list({**dict(weights), **taken}.items()))
 
     @staticmethod
     def sanitize(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
         """Turn mmsegmentation's state dict into our layouts, without batch norm's step counters."""
         kept = {k: v for k, v in weights.items() if not k.endswith(".num_batches_tracked")}
         return Classifier.sanitize(kept)
+
+
+def on_body(record: Record, config: UPerNetConfig, input_size: int) -> Record:
+    """The record of a UPerNet whose body is that of a classifier with this record."""
+    return record.of_other_weights(
+        architecture=UPerNet.__name__,
+        model=config.to_dict(),
+        num_classes=config.num_classes,
+        classes="",
+        input_size=input_size,
+        crop_pct=1.0,
+        crop_mode="whole",
+        interpolation="bilinear",
+        note=f"its body is that of {record.name}",
+    )
 
 
 def pixel_classifier(channels: int, num_classes: int) -> nn.Module:

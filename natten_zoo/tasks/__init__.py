@@ -11,6 +11,7 @@ from ..configs.tasks import TASKS, Task, find_task
 from ..models import ARCHITECTURES
 from .classification import Classification, Guess, classify
 from .evaluation import Evaluation, evaluate
+from .mask_evaluation import MaskEvaluation, evaluate_masks
 from .music import MusicAnalysis, analyze
 from .restoration import Restored, restore
 from .sampling import Samples, sample
@@ -25,6 +26,7 @@ __all__ = [
     "Classification",
     "Evaluation",
     "Guess",
+    "MaskEvaluation",
     "MusicAnalysis",
     "Restored",
     "Samples",
@@ -36,6 +38,7 @@ __all__ = [
     "classify",
     "classify_video",
     "evaluate",
+    "evaluate_masks",
     "find_segments",
     "restore",
     "sample",

@@ -229,6 +229,15 @@ def open_classifier(
         ValueError: The model is no classifier of images, or its record is for other images.
     """
     model: Classifier = load_pretrained(None, name, model=variant, **weights)
+    return model, prepared(model, name)
+
+
+def prepared(model: Classifier, name: str) -> Preprocess:
+    """How the images of a classifier are prepared, which was tried.
+
+    Raises:
+        ValueError: The model is no classifier of images, or its record is for other images.
+    """
     prepare = preparation(model, f"model '{name}'")
     model(mx.zeros((1, prepare.size, prepare.size, prepare.channels)))  # lazy: is it taken?
-    return model, prepare
+    return prepare

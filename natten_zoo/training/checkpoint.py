@@ -54,7 +54,12 @@ def write_folder(target: Path, fill: Callable[[Path], None], keep: Path | None =
 def save_state(folder: Path, state: TrainState, position: Position, random: mx.array) -> None:
     """Write `training.safetensors`; `random` comes from `gather_random_state`."""
     arrays: Any = tree_flatten(
-        {"weights": state.weights, "optimizer": state.updater.state, "random": random}
+        {
+            "weights": state.weights,
+            "optimizer": state.updater.state,
+            "statistics": state.statistics(),
+            "random": random,
+        }
     )
     facts = {"position": position, "shapes": state.packing.shapes}
     metadata = {"format": "mlx", **{name: json.dumps(value) for name, value in facts.items()}}
@@ -100,6 +105,7 @@ def load_state(folder: Path, state: TrainState, data: Position) -> Position:
     # In place: the compiled step holds on to these very containers.
     state.weights.update(tree["weights"])
     state.updater.state.update(tree["optimizer"])
+    state.model.update(tree.get("statistics", {}))
     state.show()
     mx.eval(state.captured()[:3])
     high, low = (int(word) for word in random[world.rank()])

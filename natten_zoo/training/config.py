@@ -27,11 +27,13 @@ FREE_TO_CHANGE = frozenset(
     ("out", "max_minutes", "workers", "save_every", "log_every", "report_to")
 )
 
+LARGEST_SCALE = 8
+
 # Paths, or names that are no paths: the same place may be written in several ways.
 PLACES = ("data", "model")
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "task": ("auto", "diffusion"),
+    "task": ("auto", "semantic", "diffusion"),
     "tune": ("full", "head", "lora"),
     "optimizer": ("adamw", "sgd", "lion"),
     "schedule": ("cosine", "step", "constant"),
@@ -86,12 +88,18 @@ class Recipe:
     out: str = option("", "folder of the run: checkpoints, metrics, curve, resolved recipe")
     task: str = option(
         "auto",
-        "what to learn: auto is what the model does, diffusion to make images, with an HDiT",
+        "what to learn: auto is what the model does, semantic the class of every pixel, with a "
+        "UPerNet, a Mask2Former, or a UPerNet that is built on a classifier, diffusion to make "
+        "images, with an HDiT",
     )
     pretrained: bool = option(True, "start from the published weights of the model")
     model_args: dict[str, Any] = option({}, "fields of the model's config to replace (YAML only)")
     image_size: int | None = option(None, "input size in pixels; default: the model's own")
     val_fraction: float = option(0.1, "share held out for validation where DATA has no val/")
+
+    reduce_labels: bool = option(
+        False, "masks number classes from 1, and 0 is no class, as ADE20K's do"
+    )
 
     affine: str = option(
         "auto", "what tells where voxels are if a NIfTI header contradicts itself; auto refuses"
@@ -134,6 +142,9 @@ class Recipe:
     crop: str = option("resized", "none, shift (zero-padded translation) or resized (random area)")
     crop_padding: int = option(4, "largest shift in pixels")
     crop_scale: float = option(0.35, "smallest area of a resized crop")
+    scales: list[float] = option(
+        [0.5, 2.0], "smallest and largest scale of an image and its mask before a crop of them"
+    )
     flip: bool = option(True, "mirror left-right half of the time")
     jitter: float = option(0.0, "strength of brightness, contrast and saturation changes")
     rand_augment: int = option(0, "magnitude (0-10) of two random operations per image; 0 is off")
@@ -145,6 +156,9 @@ class Recipe:
 
     # the run
     seed: int = option(0, "seed of initial weights, order of images and augmentation")
+    sliding_window: bool = option(
+        False, "validate a UPerNet by squares of its input size, not by whole images"
+    )
     workers: int = option(4, "threads that decode images")
     max_minutes: float = option(0.0, "stop with a checkpoint after so many minutes; 0 is no limit")
     save_every: int = option(0, "updates between checkpoints; 0 saves at every epoch's end only")
@@ -169,6 +183,11 @@ class Recipe:
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(
                 f"[Recipe] 'betas' must be two numbers in [0, 1) but got {self.betas}."
+            )
+        if len(self.scales) != 2 or not 0 < self.scales[0] <= self.scales[1] <= LARGEST_SCALE:
+            raise ValueError(
+                f"[Recipe] 'scales' must be two rising numbers in (0, {LARGEST_SCALE}] but got "
+                f"{self.scales}."
             )
         if self.batch_size % self.accumulate:
             raise ValueError(

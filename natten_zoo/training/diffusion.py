@@ -109,7 +109,7 @@ class DiffusionTrainer(Trainer):
     objective = staticmethod(denoising)
     model: HDiT
 
-    def evaluate(self) -> tuple[float, float]:
+    def evaluate(self) -> tuple[float, dict[str, float]]:
         """That share and the mean loss, of the same noise on the same images at every call."""
         size = min(self.recipe.batch_size // self.world, 500)
         sums, key = mx.zeros((3,)), mx.random.key(self.recipe.seed)
@@ -123,7 +123,7 @@ class DiffusionTrainer(Trainer):
                     break
         self.model.train()
         wrong, all_of_it, count = mx.distributed.all_sum(sums, stream=mx.cpu)
-        return float(1 - wrong / all_of_it), float(wrong / count)
+        return float(1 - wrong / all_of_it), {"loss": float(wrong / count)}
 
     def _measure(self, images: mx.array, labels: mx.array, key: mx.array) -> mx.array:
         """Weighted errors, weighted squares and images, summed over those with labels."""

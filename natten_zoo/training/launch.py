@@ -13,10 +13,12 @@ from typing import Any, cast
 import mlx.core as mx
 
 from ..configs.record import Record
+from ..configs.tasks import SCENES
 from ..data.labels import class_names
 from ..files import write_whole
 from ..layers.checkpointing import checkpoint_layers
-from ..models import Classifier, HDiT, Model
+from ..models import Classifier, HDiT, Model, UPerNet, UPerNetConfig
+from ..models.upernet import BODIES, on_body
 from ..pretrained.load import load_pretrained, load_weights
 from ..pretrained.quantize import refuse_quantized
 from ..pretrained.registry import build_model, get_record, records
@@ -28,8 +30,12 @@ from .loop import Source, Trainer
 from .lora import add_lora, fused
 from .optim import choose_trainable
 from .run_folder import RECIPE, check_recipe, hold_out, make_out
+from .scenes import SceneAugment, SceneSource, SceneTrainer
 from .sources import open_source
 from .volumes import VolumeSource, VolumeTargets, VolumeTrainer
+
+# Short side of the images of a UPerNet that is built on a classifier, unless a recipe says.
+SCENE_SIZE = 512
 
 
 def run(recipe: Recipe) -> dict[str, Any]:
@@ -75,7 +81,7 @@ def make_trainer(recipe: Recipe) -> Trainer:
         )
     source = open_source(recipe, record)
     mx.random.seed(recipe.seed)
-    return TRAINERS[task.inputs](recipe, record, source)
+    return TRAINERS[task.name](recipe, record, source)
 
 
 def picture_trainer(recipe: Recipe, record: Record, source: Source) -> Trainer:
@@ -121,13 +127,25 @@ def diffusion_trainer(recipe: Recipe, record: Record, source: Source) -> Trainer
     return DiffusionTrainer(recipe, model, source, augment, save_model)
 
 
-# By what the models look at.
+def scene_trainer(recipe: Recipe, record: Record, source: Source) -> Trainer:
+    """The trainer of a model that finds the class of every pixel."""
+    assert isinstance(source, SceneSource)
+    say(f"{source.size:,} images with masks to train on, {source.val_size:,} to validate on")
+    tasks = record.tasks and ("semantic",)  # what others it did is forgotten
+    model = make_model(recipe, dataclasses.replace(record, tasks=tasks), source.classes)
+    augment = SceneAugment(recipe, len(source.classes), source.preprocess)
+    return SceneTrainer(recipe, model, source, augment, save_model)
+
+
+# By the names of tasks.
 TRAINERS: dict[str, Callable[[Recipe, Record, Source], Trainer]] = {
-    "images": picture_trainer,
-    "clips": picture_trainer,
-    "sequences": sequence_trainer,
-    "volumes": volume_trainer,
-    "noise": diffusion_trainer,
+    "image-classification": picture_trainer,
+    "image-segmentation": scene_trainer,
+    "universal-segmentation": scene_trainer,
+    "video-classification": picture_trainer,
+    "sequence-classification": sequence_trainer,
+    "volume-segmentation": volume_trainer,
+    "unconditional-image-generation": diffusion_trainer,
 }
 
 
@@ -144,19 +162,43 @@ def report(result: dict[str, Any]) -> None:
         print("  ".join(f"{name}={value}" for name, value in shown.items()))
 
 
-def model_record(recipe: Recipe) -> Record:
-    """What is known of the recipe's model: a registered name, or a saved folder or file."""
+def named_record(recipe: Recipe) -> Record:
+    """What is known of what a recipe starts from: a registered name, or a saved folder or file."""
     if recipe.model in records():
-        record = get_record(recipe.model)
-    else:
-        saved: Model = load_pretrained(None, recipe.model, lazy=True)
-        if saved.record is None:
-            raise ValueError(f"[train] {recipe.model!r} does not say how its images are prepared.")
-        if recipe.pretrained:
-            refuse_quantized(saved, "[train] 'model'")
-        record = dataclasses.replace(saved.record, model=saved.config.to_dict())
+        return get_record(recipe.model)
+    saved: Model = load_pretrained(None, recipe.model, lazy=True)
+    if saved.record is None:
+        raise ValueError(f"[train] {recipe.model!r} does not say how its images are prepared.")
+    if recipe.pretrained:
+        refuse_quantized(saved, "[train] 'model'")
+    return dataclasses.replace(saved.record, model=saved.config.to_dict())
+
+
+def model_record(recipe: Recipe) -> Record:
+    """What is known of the model that a recipe trains: the one that it names, or a UPerNet on it.
+
+    Raises:
+        ValueError: It can't do the recipe's task.
+    """
+    record = named_record(recipe)
+    if recipe.task == "semantic":
+        record = scene_record(record, recipe)
     if recipe.image_size is not None:
         record = dataclasses.replace(record, input_size=recipe.image_size)
+    return record
+
+
+def scene_record(record: Record, recipe: Recipe) -> Record:
+    """The record of a model that finds the class of every pixel."""
+    if record.architecture in BODIES:
+        body = {"architecture": record.architecture, **record.model}
+        return on_body(record, UPerNetConfig(body), SCENE_SIZE)
+    if task_of(record).files != SCENES:
+        raise ValueError(
+            "[train] 'model' must be a UPerNet, a Mask2Former, a OneFormer or a classifier "
+            f"({', '.join(BODIES)}) for 'task' semantic but got {recipe.model!r}, which is made "
+            f"for {task_of(record).name}."
+        )
     return record
 
 
@@ -166,9 +208,13 @@ def make_model(recipe: Recipe, record: Record, classes: tuple[str, ...]) -> Clas
     if recipe.drop_path is not None:
         overrides["drop_path_rate"] = recipe.drop_path
     model = cast(Classifier, build_model(record, overrides))
-    if recipe.pretrained:
+    has_head = recipe.pretrained and named_record(recipe).architecture == record.architecture
+    if has_head:
         load_weights(model, recipe.model, changed=overrides.keys())
-    fit_head(model, record, classes, aloud=recipe.pretrained)
+    elif recipe.pretrained:
+        cast(UPerNet, model).take_body(load_pretrained(None, recipe.model))
+        say(f"a UPerNet with fresh heads is put on the body of {recipe.model}")
+    fit_head(model, record, classes, aloud=has_head)
     choose_what_learns(model, recipe)
     return model
 

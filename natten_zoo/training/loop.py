@@ -64,9 +64,10 @@ class Trainer:
         save_model: Writes a folder that `from_pretrained` loads; called on rank 0 only.
     """
 
-    # What `evaluate` measures, the larger the better, and what is minimized.
+    # What `evaluate` measures, the larger the better; what is minimized; whether it compiles.
     METRIC = "accuracy"
     objective: Objective = staticmethod(DEFAULT)
+    fusible = True
 
     def __init__(
         self,
@@ -85,7 +86,7 @@ class Trainer:
         self.total = recipe.epochs * self.steps_per_epoch
         self.state = TrainState(model, recipe, make_schedule(recipe, self.steps_per_epoch))
         mx.random.seed(recipe.seed + self.rank)
-        self.train_step = make_step(self.state, recipe, augment, self.objective)
+        self.train_step = make_step(self.state, recipe, augment, self.objective, self.fusible)
         self.evaluate_batch = make_evaluate(model, augment)
         self.step, self.seconds = 0, 0.0
         self.best: float | None = None  # nothing was measured
@@ -177,19 +178,20 @@ class Trainer:
             )
 
     def _validate(self, progress: Progress, epoch: int) -> None:
-        self.accuracy, loss = self.evaluate()
+        self.accuracy, others = self.evaluate()
         progress.write(
             {
                 "step": self.step,
                 "epoch": epoch,
                 f"val_{self.METRIC}": round(self.accuracy, 6),
-                "val_loss": round(loss, 6),
+                **{f"val_{name}": round(value, 6) for name, value in others.items()},
                 "seconds": round(self.seconds, 1),
             }
         )
+        beside = next(f", {name} {value:.4f}" for name, value in others.items())
         progress.say(
             f"epoch {epoch + 1}/{self.recipe.epochs}: validation {self.METRIC} "
-            f"{self.accuracy:.2%}, loss {loss:.4f}"
+            f"{self.accuracy:.2%}{beside}"
         )
         if self.best is None or self.accuracy > self.best:
             self.best = self.accuracy
@@ -208,8 +210,11 @@ class Trainer:
         finally:
             self.state.show()
 
-    def evaluate(self) -> tuple[float, float]:
-        """Accuracy and mean loss on the validation images, with the averaged weights if any."""
+    def evaluate(self) -> tuple[float, dict[str, float]]:
+        """`METRIC` on the validation images, with the averaged weights if any, and other figures.
+
+        Here these are the accuracy and the mean loss.
+        """
         sums, size = mx.zeros((2,)), min(self.recipe.batch_size // self.world, 500)
         self.model.eval()
         with self.averaged():
@@ -218,7 +223,7 @@ class Trainer:
                 mx.eval(sums)
         self.model.train()
         correct, loss = mx.distributed.all_sum(sums, stream=mx.cpu) / self.source.val_size
-        return float(correct), float(loss)
+        return float(correct), {"loss": float(loss)}
 
     def _save(self) -> None:
         """Write `OUT/last`, complete or not at all; the one before becomes `OUT/previous`."""

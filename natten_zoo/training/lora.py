@@ -13,6 +13,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
+from .optim import freeze_body
+
 
 class LoRALinear(nn.Module):
     r"""A frozen linear layer plus a trained update of low rank.
@@ -57,7 +59,7 @@ class LoRALinear(nn.Module):
 
 
 def add_lora(model: nn.Module, rank: int, scale: float, targets: Sequence[str]) -> int:
-    """Freeze the model but its head and give every linear layer called like a target LoRA.
+    """Freeze the model but its head and give every frozen layer called like a target LoRA.
 
     Returns:
         How many layers got it.
@@ -65,12 +67,13 @@ def add_lora(model: nn.Module, rank: int, scale: float, targets: Sequence[str]) 
     Raises:
         ValueError: No layer is called like a target.
     """
-    model.freeze()
-    model.head.unfreeze()
+    body = freeze_body(model)
     adapted = [
         (name, LoRALinear(module, rank, scale))
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in targets
+        if isinstance(module, nn.Linear)
+        and name.startswith(body)
+        and name.rpartition(".")[2] in targets
     ]
     if not adapted:
         raise ValueError(f"[LoRA] no linear layer is called {', '.join(targets)}.")

@@ -173,6 +173,20 @@ def average(mean: mx.array, weights: mx.array, decay: float, step: mx.array) -> 
     return weights + keep * (mean - weights)
 
 
+def freeze_body(model: nn.Module) -> str:
+    """Freeze what is below a model's head; of one on a backbone all that is on top learns.
+
+    Returns:
+        What the names of the frozen layers begin with.
+    """
+    if "backbone" in model:
+        model.backbone.freeze()
+        return "backbone."
+    model.freeze()
+    model.head.unfreeze()
+    return ""
+
+
 def choose_trainable(model: nn.Module, recipe: Recipe) -> None:
     """Freeze what the recipe keeps fixed: all but the head, or what begins with listed names.
 
@@ -180,8 +194,7 @@ def choose_trainable(model: nn.Module, recipe: Recipe) -> None:
         ValueError: Nothing is called like one of them, or nothing is left to learn.
     """
     if recipe.tune == "head":
-        model.freeze()
-        model.head.unfreeze()
+        freeze_body(model)
     modules = dict(model.named_modules())
     parameters: Any = tree_flatten(model.parameters())
     for prefix in recipe.freeze:

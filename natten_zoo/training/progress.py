@@ -157,7 +157,7 @@ def draw_curve(out: Path) -> Path | None:
     left, right = figure.subplots(1, 2)
     for axes, names in (
         (left, ("loss", "val_loss")),
-        (right, ("accuracy", "val_accuracy", "val_dice", "val_explained")),
+        (right, ("accuracy", "val_accuracy", "val_dice", "val_miou", "val_explained")),
     ):
         for name in names:
             points = [(line["step"], line[name]) for line in lines if name in line]

@@ -16,6 +16,7 @@ from ..data.stream import StreamSource
 from ..tasks import task_of
 from .config import Recipe
 from .loop import Source
+from .scenes import open_scene_source
 from .volumes import open_volumes
 
 # New samples of MNIST-1D that are generated to train on.
@@ -38,7 +39,7 @@ def open_source(recipe: Recipe, record: Record) -> Source:
         )
     if not recipe.data:
         raise ValueError(f"[train] 'data' must name {task.learns_from}.")
-    return FILES[task.inputs](recipe, record)
+    return FILES[task.name](recipe, record)
 
 
 def _fashion_mnist(recipe: Recipe, record: Record) -> Source:
@@ -72,7 +73,7 @@ def _images(recipe: Recipe, record: Record) -> Source:
     return StreamSource(images, preprocess, recipe.crop, out / "converted", recipe.workers)
 
 
-# What opens the data sets that tasks name, and files of each kind of input.
+# What opens the data sets that tasks name, and files for each task.
 DATA: dict[str, Callable[[Recipe, Record], Source]] = {
     "fashion_mnist": _fashion_mnist,
     "mnist1d": _mnist1d,
@@ -80,7 +81,9 @@ DATA: dict[str, Callable[[Recipe, Record], Source]] = {
     "moving_fashion": _moving_fashion,
 }
 FILES: dict[str, Callable[[Recipe, Record], Source]] = {
-    "images": _images,
-    "noise": _images,
-    "volumes": open_volumes,
+    "image-classification": _images,
+    "image-segmentation": open_scene_source,
+    "universal-segmentation": open_scene_source,
+    "volume-segmentation": open_volumes,
+    "unconditional-image-generation": _images,
 }

@@ -7,13 +7,15 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_map
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from ..models import Model
 from .augment import Augment
 from .config import Recipe
 from .optim import Packing, Schedule, Updater, average, clip
 
+# What batch norms call what they remember of their inputs.
+STATISTICS = ("running_mean", "running_var")
 Metrics = dict[str, mx.array]
 # From logits and targets to the loss.
 Criterion = Callable[[mx.array, mx.array], mx.array]
@@ -64,10 +66,18 @@ class TrainState:
             self.weights["mean"] = self.weights["now"]
         stages = model.stages() if isinstance(model, Model) else []
         self.updater = Updater(recipe, schedule, self.packing, stages)
+        keep_frozen_norms(model)
 
     def show(self, name: str = "now") -> None:
         """Give the model the weights of that name."""
         self.model.update(self.packing.unpack(self.weights[name]))
+
+    def statistics(self) -> dict[str, Any]:
+        """The running means and variances of batch norms, which move without a gradient: a tree."""
+        flat: Any = tree_flatten(self.model.parameters())
+        own = [(name, value) for name, value in flat if name.rpartition(".")[2] in STATISTICS]
+        tree: dict[str, Any] = tree_unflatten(own) if own else {}
+        return tree
 
     def captured(self) -> list[Any]:
         """What the compiled step reads and writes.
@@ -78,13 +88,24 @@ class TrainState:
 
 
 def make_step(
-    state: TrainState, recipe: Recipe, augment: Augment, objective: Objective = DEFAULT
+    state: TrainState,
+    recipe: Recipe,
+    augment: Augment,
+    objective: Objective = DEFAULT,
+    fusible: bool = True,
 ) -> Callable[..., Metrics]:
     """Build ``step(images, labels, aspect) -> metrics``, which advances `state` by one update.
 
     Images are uint8 `[B, S, S, C]` (clips `[B, T, S, S, C]`), labels int `[B]` and aspect float
     `[B]`, where B is this process's share of the global batch. Gradients are averaged over all
     processes.
+
+    Args:
+        state: What is advanced.
+        recipe: How.
+        augment: From the data's batch to the model's input and targets.
+        objective: What is minimized.
+        fusible: Whether the step can be compiled, if the recipe wants it.
     """
     model, weights, updater = state.model, state.weights, state.updater
     dtype, parts = getattr(mx, recipe.dtype), recipe.accumulate
@@ -92,8 +113,10 @@ def make_step(
     def loss_fn(
         masters: dict[str, Any], images: mx.array, targets: mx.array
     ) -> tuple[mx.array, mx.array | None]:
+        statistics = state.statistics()
         model.update(cast(model.parameters(), dtype))  # frozen weights too
         model.update(cast(masters, dtype))  # gradients arrive in float32
+        model.update(statistics)  # a small step would be lost in half precision
         return objective(model, images.astype(dtype), targets)
 
     gradient = mx.value_and_grad(loss_fn)
@@ -117,13 +140,15 @@ def make_step(
             weights["mean"] = average(
                 weights["mean"], weights["now"], recipe.ema_decay, updater.inner.step
             )
+        statistics = nn.utils.average_gradients(state.statistics())
         model.update(everything)  # what is frozen, back from dtype
+        model.update(statistics)
         state.show()
         lr = updater.inner.learning_rate
         answers = {} if right is None else {"accuracy": accuracy}
         return {"loss": loss, **answers, "grad_norm": norm, "lr": lr}
 
-    if fuses(recipe):
+    if fusible and fuses(recipe):
         return mx.compile(step, inputs=state.captured(), outputs=state.captured())
     return step
 
@@ -131,6 +156,21 @@ def make_step(
 def fuses(recipe: Recipe) -> bool:
     """Whether the step is compiled on this machine."""
     return mx.metal.is_available() if recipe.compile == "auto" else recipe.compile == "yes"
+
+
+def keep_frozen_norms(model: nn.Module) -> None:
+    """Let batch norms whose weights don't learn use their statistics, which then stay, too."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm) and not module.trainable_parameters():
+            module.__class__ = FrozenBatchNorm
+            module.eval()
+
+
+class FrozenBatchNorm(nn.BatchNorm):
+    """A batch norm that is in evaluation mode, whatever the model is in."""
+
+    def _set_training_mode(self, mode: bool) -> None:
+        self._training = False
 
 
 def make_evaluate(model: nn.Module, augment: Augment) -> Callable[..., tuple[mx.array, mx.array]]:

@@ -137,7 +137,7 @@ class VolumeTrainer(Trainer):
     source: VolumeSource
     model: Any
 
-    def evaluate(self) -> tuple[float, float]:
+    def evaluate(self) -> tuple[float, dict[str, float]]:
         """Mean Dice of the classes but the first, and cross-entropy, of the held-out volumes."""
         count = len(self.source.classes)
         common, both, loss = np.zeros(count), np.zeros(count), 0.0
@@ -154,7 +154,7 @@ class VolumeTrainer(Trainer):
                     loss += float((np.logaddexp.reduce(logits, axis=-1) - right).sum())
         self.model.train()
         scores = dice_scores(common, both)[1:]
-        return float(np.nanmean(scores)), loss / self.source.val_size
+        return float(np.nanmean(scores)), {"loss": loss / self.source.val_size}
 
 
 def dice_scores(common: np.ndarray, both: np.ndarray) -> np.ndarray:

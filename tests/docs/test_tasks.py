@@ -71,6 +71,11 @@ def desk(tmp_path_factory):
     for path in ("photo.jpg", "photos/goldfish/1.jpg"):
         photo.save(folder / path)
     photo.resize((64, 64)).save(folder / "face.jpg")
+    (folder / "rooms" / "images").mkdir(parents=True)
+    (folder / "rooms" / "masks").mkdir()
+    photo.save(folder / "rooms" / "images" / "1.jpg")
+    mask = Image.fromarray(np.arange(64 * 48, dtype=np.uint8).reshape(48, 64) % 150)
+    mask.save(folder / "rooms" / "masks" / "1.png")
     frames = [photo.rotate(angle) for angle in range(0, 90, 5)]
     frames[0].save(folder / "clip.gif", save_all=True, append_images=frames[1:])
     voxels = random.normal(size=(32, 32, 32)).astype(np.float32)

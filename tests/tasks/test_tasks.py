@@ -23,8 +23,8 @@ def test_every_model_has_a_row_and_every_row_a_model():
 @pytest.mark.parametrize("task", TASKS.values(), ids=str)
 def test_a_row_names_what_there_is(task):
     assert task.verb in ("", *verbs())
-    assert not task.learns_from or task.inputs in TRAINERS
-    assert not task.files or task.inputs in FILES
+    assert not task.learns_from or task.name in TRAINERS
+    assert not task.files or task.name in FILES
     assert set(task.data_sets) <= set(DATA) == set(DATA_SETS)
     assert task.use, "its card would not say how it is used"
 

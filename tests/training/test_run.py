@@ -91,7 +91,7 @@ def test_without_validation_the_last_model_is_the_best_and_nothing_is_claimed(re
 
 
 def test_an_accuracy_of_zero_is_measured_too(recipe, monkeypatch):
-    monkeypatch.setattr(Trainer, "evaluate", lambda self: (0.0, 1.0))
+    monkeypatch.setattr(Trainer, "evaluate", lambda self: (0.0, {"loss": 1.0}))
     assert run(recipe())["best_val_accuracy"] == 0
     training = json.loads(Path(recipe().out, "best", "config.json").read_text())["training"]
     assert training["val_accuracy"] == 0 and training["step"] == 3  # the first of equals
