@@ -14,9 +14,35 @@ from .device import Device
 from .kernels import failures, prove
 from .plan import Plan, lay_out
 
-# Channels that a lane has registers for, of each of four rows: of two arrays forward, of three or
-# four backward.
-FORWARD_CHANNELS, BACKWARD_CHANNELS = 8, 4
+AT_ONCE = 8  # channels of a row that a lane had better not exceed: 16 bytes of float16
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a kernel holds of each row in registers, where teams are of a few lanes and four rows.
+
+    Attributes:
+        arrays: In the dtype of the problem.
+        sums: In float32.
+        registers: Of 32 bits, that a lane has for them beside all else,
+        registers_3d: and in 3-D, where there is more of that (scripts/registers.py).
+    """
+
+    arrays: int
+    sums: int
+    registers: int
+    registers_3d: int
+
+    def channels(self, problem: Problem) -> int:
+        """How many of a row a lane has registers for."""
+        registers = self.registers_3d if problem.rank == 3 else self.registers
+        held = self.arrays * problem.dtype.size + self.sums * 4
+        return min(registers // held, AT_ONCE)
+
+
+FORWARD = Held(arrays=1, sums=1, registers=64, registers_3d=60)
+BACKWARD_QUERY = Held(arrays=2, sums=1, registers=32, registers_3d=24)
+BACKWARD_KEY = Held(arrays=2, sums=2, registers=36, registers_3d=24)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,17 +103,24 @@ def usable(device: Device) -> Device:
 
 def _forward(p: Problem, device: Device) -> Program:
     dims = p.head_dim, p.value_dim
-    plan = lay_out(p, device, dims, scale=p.scale, has_rpb=p.has_rpb, channels=FORWARD_CHANNELS)
+    channels = FORWARD.channels(p)
+    plan = lay_out(p, device, dims, scale=p.scale, has_rpb=p.has_rpb, channels=channels)
     step = _step("attention_forward", p, plan)
     return Program(("query", "key", "value"), (step,), ("out", "lse", "stats"))
 
 
 def _backward(p: Problem, device: Device) -> Program:
     dims, rpb = (p.head_dim, p.value_dim), p.has_rpb
-    channels = 0 if rpb else BACKWARD_CHANNELS
+    channels = 0 if rpb else BACKWARD_QUERY.channels(p)
     by_query = lay_out(p, device, dims, scale=p.scale, has_rpb=rpb, sums_rpb=rpb, channels=channels)
     by_key = lay_out(
-        p, device, dims, scale=p.scale, has_rpb=rpb, by_key=True, channels=BACKWARD_CHANNELS
+        p,
+        device,
+        dims,
+        scale=p.scale,
+        has_rpb=rpb,
+        by_key=True,
+        channels=BACKWARD_KEY.channels(p),
     )
     steps = (
         _step("attention_backward_query", p, by_query),

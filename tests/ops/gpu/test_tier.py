@@ -257,18 +257,21 @@ def test_without_single_lanes_matrices_multiply(metal, monkeypatch, caplog):  # 
 
 
 @pytest.mark.parametrize(
-    ("head_dim", "batch", "has_rpb", "cores"),
+    ("head_dim", "batch", "has_rpb", "dtype", "cores"),
     [
-        (16, 64, False, {SCALAR_4}),
-        (32, 64, False, {SCALAR_4, SCALAR_8}),  # backward holds four arrays instead of two
-        (64, 64, False, {SCALAR_8, MATRIX}),
-        (80, 64, False, {MATRIX}),
-        (32, 1, False, {MATRIX}),  # a lane for each query would leave the GPU idle
-        (32, 64, True, {SCALAR_4, SCALAR_8, MATRIX}),  # sums per relative position
+        (16, 64, False, mx.float16, {SCALAR_4, SCALAR_8}),
+        (16, 64, False, mx.float32, {SCALAR_4, SCALAR_8}),
+        (32, 64, False, mx.float16, {SCALAR_4, SCALAR_8, MATRIX}),  # backward holds more arrays
+        (32, 64, False, mx.float32, {SCALAR_4, MATRIX}),  # and float32 twice as much of them
+        (64, 64, False, mx.float16, {SCALAR_8, MATRIX}),
+        (80, 64, False, mx.float16, {MATRIX}),
+        (32, 1, False, mx.float16, {MATRIX}),  # a lane for each query would leave the GPU idle
+        (32, 64, True, mx.float16, {SCALAR_4, MATRIX}),  # sums per relative position
     ],
 )
-def test_who_multiplies(head_dim, batch, has_rpb, cores):
-    one = replace(problem(3, (20, 20), head_dim=head_dim, has_rpb=has_rpb), batch=batch)
+def test_who_multiplies(head_dim, batch, has_rpb, dtype, cores):
+    one = problem(3, (20, 20), head_dim=head_dim, has_rpb=has_rpb, dtype=dtype)
+    one = replace(one, batch=batch)
     device = machine(None)  # plans of Metal
     steps = [step for op in ("forward", "backward") for step in program(op, one, device).steps]
     assert {step.plan.core for step in steps} == cores
