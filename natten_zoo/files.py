@@ -126,7 +126,8 @@ def write_sums(folder: Path) -> None:
     """Write the digests of all files of a folder into its `SHA256SUMS`."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != SUMS)
     text = "".join(f"{sha256_of(path)}  {path.name}\n" for path in files)
-    (folder / SUMS).write_text(text, encoding="utf-8")
+    # Whole or not at all: a folder with half of them would look as if it were complete.
+    write_whole(folder / SUMS, lambda file: file.write(text.encode()))
 
 
 def read_sums(folder: Path) -> dict[str, str]:

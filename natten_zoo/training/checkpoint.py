@@ -17,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ..files import remove
+from ..files import SUMS, read_sums, remove
 from ..pretrained.folder import exists, put_in_place, replace_folder, settle
 from ..pretrained.readers.digests import check_sums, whole
 from ..pretrained.readers.errors import CheckpointError
@@ -162,7 +162,7 @@ def recover(out: Path, total: int, data: Position) -> tuple[Path | None, list[st
     last, found, damage = out / LAST, [], []
     for name in PLACES:
         folder = out / name
-        if not exists(folder) or (name in UNFINISHED and not whole(folder)):
+        if not exists(folder) or (name in UNFINISHED and not whole(folder, STATE_FILE)):
             continue
         try:
             found.append((_checked_position(folder, total, data)["step"], folder))
@@ -196,6 +196,8 @@ def _checked_position(folder: Path, total: int, data: Position) -> Position:
     if not folder.is_dir():
         raise CheckpointError(folder, "it is no folder")
     check_sums(folder)
+    if STATE_FILE not in read_sums(folder):
+        raise CheckpointError(folder / STATE_FILE, f"{SUMS} has no digest of it")
     metadata = check_header(folder / STATE_FILE)
     try:
         position, shapes = (json.loads(metadata[name]) for name in ("position", "shapes"))

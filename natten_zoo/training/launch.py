@@ -51,7 +51,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
     """
     out = make_out(recipe)
     with hold_out(out):
-        check_recipe(recipe, say)
+        check_recipe(recipe)
         trainer = make_trainer(recipe)
         if trainer.rank == 0:
             text = recipe.to_yaml()

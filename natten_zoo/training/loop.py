@@ -16,6 +16,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ..data.arrays import Batch
+from ..pretrained.readers.digests import whole
 from .augment import Augment
 from .checkpoint import (
     LAST,
@@ -108,6 +109,10 @@ class Trainer:
             progress.say(f"passed over: {reason}")
         if found:
             progress.say(f"resuming {found} at update {self.step} of {self.total}")
+        if self.best is not None and not whole(self.out / "best"):
+            best = self.out / "best"
+            progress.say(f"{best} is lost or damaged: the best from here on replaces it")
+            self.best = None
         started, before = time.perf_counter(), self.seconds
         try:
             with StopOnSignal(self):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import mlx.core as mx
 
 from ..data.labeled import class_parents
 from ..files import hold
+from ..pretrained.readers.digests import check_sums
 from ..pretrained.readers.reader import CONFIG
 from .checkpoint import PLACES, RunError, find_latest
 from .config import DATA_SETS, Recipe
@@ -46,7 +46,7 @@ def hold_out(out: Path) -> AbstractContextManager[None]:
     return hold(out / LOCK, f"[train] {out}")
 
 
-def check_recipe(recipe: Recipe, say: Callable[[str], None]) -> None:
+def check_recipe(recipe: Recipe) -> None:
     """Refuse to go on with a run of another recipe.
 
     Raises:
@@ -55,7 +55,7 @@ def check_recipe(recipe: Recipe, say: Callable[[str], None]) -> None:
     out = Path(recipe.out)
     if find_latest(out) is None:
         return
-    saved = _saved_recipe(out, say)
+    saved = _saved_recipe(out)
     if names := recipe.conflicts(saved):
         changes = ", ".join(f"{n} {getattr(saved, n)!r} -> {getattr(recipe, n)!r}" for n in names)
         raise RunError(
@@ -64,21 +64,19 @@ def check_recipe(recipe: Recipe, say: Callable[[str], None]) -> None:
         )
 
 
-def _saved_recipe(out: Path, say: Callable[[str], None]) -> Recipe:
-    """`recipe.yaml`, or where that is damaged what a checkpoint says of its recipe."""
+def _saved_recipe(out: Path) -> Recipe:
+    """What a checkpoint was trained by, or where none tells, `recipe.yaml`, which has no digest."""
+    for folder in (out / name for name in PLACES):
+        try:
+            check_sums(folder, [CONFIG])
+            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            return Recipe.from_dict(config["training"]["recipe"])
+        except (ValueError, OSError, KeyError, TypeError, RecursionError):
+            continue
     try:
         return Recipe.load(out / RECIPE)
     except (ValueError, OSError) as error:
-        reason = error
-    for folder in (out / name for name in PLACES):
-        try:
-            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-            recipe = Recipe.from_dict(config["training"]["recipe"])
-        except (ValueError, OSError, KeyError, TypeError, RecursionError):
-            continue
-        say(f"{out / RECIPE} can't be read ({reason}); the recipe is taken from {folder / CONFIG}")
-        return recipe
-    raise RunError(f"[train] the recipe of the run in {out} can't be read: {reason}")
+        raise RunError(f"[train] the recipe of the run in {out} can't be read: {error}") from None
 
 
 def _lies_in_data(out: Path, data: str) -> bool:

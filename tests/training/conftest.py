@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from natten_zoo.training import Recipe
-from tests.training.runs import TINY, write_images
+from tests.training.runs import tiny_recipe, write_images
 
 
 @pytest.fixture(scope="session")
@@ -21,25 +21,9 @@ def flowers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def recipe(flowers: Path, tmp_path: Path) -> Callable[..., Recipe]:
-    """Makes recipes of a few updates on the flowers; nothing is fused, to save compile time."""
+    """Makes recipes of a few updates on the flowers."""
 
     def make(**options: Any) -> Recipe:
-        values = {
-            "data": str(flowers),
-            "model": "nat_mini",
-            "model_args": TINY,
-            "pretrained": False,
-            "image_size": 16,
-            "out": str(tmp_path / "run"),
-            "epochs": 2,
-            "batch_size": 8,
-            "val_fraction": 0.2,
-            "warmup_epochs": 0.0,
-            "lr": 5e-3,
-            "workers": 2,
-            "log_every": 1,
-            "compile": "no",
-        }
-        return Recipe.from_dict({**values, **options})
+        return tiny_recipe(**{"data": str(flowers), "out": str(tmp_path / "run"), **options})
 
     return make

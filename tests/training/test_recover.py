@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from natten_zoo.files import SUMS
 from natten_zoo.pretrained.readers.digests import whole
 from natten_zoo.training.checkpoint import (
     LAST,
@@ -22,10 +22,10 @@ from natten_zoo.training.checkpoint import (
     recover,
     write_folder,
 )
+from tests.training.kills import Kill
 
 TOTAL = 1000
 DATA = {"images": 9, "classes": ["a", "b"], "files": {}}
-CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 
 
 def position(step: int) -> dict:
@@ -77,21 +77,11 @@ def go_missing(folder: Path) -> None:
 DAMAGE = [cut, flip, become_a_file, go_missing]
 
 
-def killed_at(event: int, work) -> bool:
-    """Whether a process that does `work` was killed at its n-th change of the file system."""
+def dies(work: Callable[[], object], kill: Kill) -> bool:
+    """Whether a process that does `work` was killed."""
     child = os.fork()
     if child == 0:
-        seen = 0
-
-        def count(name: str, args: tuple) -> None:
-            nonlocal seen
-            writes = name != "open" or (isinstance(args[1], str) and args[1] != "r")
-            if name in CHANGES and writes:
-                seen += 1
-                if seen > event:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(count)
+        kill.arm()
         work()
         os._exit(0)
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
@@ -106,14 +96,13 @@ def attack(out: Path, draw: random.Random) -> None:
     if draw.random() < 0.5:  # before: the run goes on from the other one
         draw.choice(DAMAGE)(out / LAST)
         least = newest - 1
-    event = draw.randrange(25)
+    kill = Kill(draw.randrange(1, 30))
 
     def work() -> None:
         recover(out, TOTAL, DATA)
         checkpoint(out, newest + 1)
 
-    killed = killed_at(event, work)
-    if not killed:
+    if not dies(work, kill):
         least = newest + 1
     elif draw.random() < 0.5:  # after: one of several whole ones may be lost, never the last
         folders = [out / LAST, out / PREVIOUS, out / ".last.partial", out / ".previous.old"]
@@ -151,6 +140,26 @@ def test_a_kill_between_the_renames_after_damage(tmp_path):
     assert found == tmp_path / ".last.partial" and step_of(tmp_path / LAST) == 3
     assert len(damaged) == 1 and "training.safetensors: it is damaged" in damaged[0]
     assert (tmp_path / "last.damaged").exists()
+
+
+def test_a_kill_within_the_digests_leaves_none(tmp_path):
+    """With half of its digests a checkpoint would look whole, whatever became of the rest."""
+    partial, event = tmp_path / ".last.partial", 1
+    while dies(lambda: checkpoint(tmp_path, 1), Kill(event, torn=100)):
+        assert not (partial / SUMS).exists()
+        event += 1
+    assert event > 5
+
+
+@pytest.mark.parametrize("lines", [0, 1])
+def test_a_checkpoint_without_a_digest_is_passed_over(tmp_path, lines):
+    for step in (1, 2):
+        checkpoint(tmp_path, step)
+    sums = (tmp_path / LAST / SUMS).read_text().splitlines(keepends=True)
+    assert "config.json" in sums[0]
+    (tmp_path / LAST / SUMS).write_text("".join(sums[:lines]))
+    found, damaged = recover(tmp_path, TOTAL, DATA)
+    assert found == tmp_path / PREVIOUS and "SHA256SUMS has no digest of it" in damaged[0]
 
 
 def test_the_best_model_survives_a_kill_between_its_renames(tmp_path):

@@ -16,10 +16,7 @@ import pytest
 from natten_zoo.cli import main
 from natten_zoo.training import run
 from natten_zoo.training.progress import read_metrics
-from tests.training.runs import spawn
-
-# Everything that draws or remembers: masks, mixing, augmentation, momentum, average.
-RANDOM = {"drop_path": 0.3, "mixup": 0.4, "erase": 0.5, "jitter": 0.2, "ema_decay": 0.9}
+from tests.training.runs import RANDOM, spawn
 
 
 def assert_identical(a: Path, b: Path) -> None:

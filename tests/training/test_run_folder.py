@@ -16,7 +16,8 @@ from PIL import Image
 from natten_zoo.data.labeled import open_labeled
 from natten_zoo.data.stream import scan_images
 from natten_zoo.files import BusyError, hold, write_whole
-from natten_zoo.training import run
+from natten_zoo.pretrained.readers.digests import whole
+from natten_zoo.training import Recipe, run
 from natten_zoo.training.progress import read_metrics
 
 ONE = {"max_minutes": 1e-9}  # one update
@@ -47,15 +48,25 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("text", ["model: [", "nonsense: 1", "\x00", "epochs: many"])
-def test_a_broken_recipe_is_taken_from_the_checkpoint(recipe, capsys, text):
+BROKEN = ["model: [", "nonsense: 1", "\x00", "epochs: many"]
+
+
+@pytest.mark.parametrize("text", [*BROKEN, "another"])
+def test_a_recipe_is_what_the_checkpoint_was_trained_by(recipe, text):
+    """`recipe.yaml` has no digest: a run is neither lost nor changed with it."""
+    wanted, other = recipe(), recipe(lr=0.25)
+    run(dataclasses.replace(wanted, **ONE))
+    Path(wanted.out, "recipe.yaml").write_text(other.to_yaml() if text == "another" else text)
+    with pytest.raises(ValueError, match="another recipe"):
+        run(other)
+    assert run(wanted)["outcome"] == "finished"
+    assert Recipe.load(Path(wanted.out, "recipe.yaml")) == wanted
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_a_run_whose_recipe_nobody_tells(recipe, text):
     wanted = recipe()
     run(dataclasses.replace(wanted, **ONE))
-    Path(wanted.out, "recipe.yaml").write_text(text)
-    with pytest.raises(ValueError, match="another recipe"):
-        run(recipe(lr=0.25))
-    assert run(wanted)["outcome"] == "finished"
-    assert "recipe.yaml can't be read" in capsys.readouterr().err
     for path in (Path(wanted.out, "recipe.yaml"), *Path(wanted.out).glob("*/config.json")):
         path.write_text(text)
     with pytest.raises(ValueError, match=r"the recipe of the run in .*run can't be read"):
@@ -107,6 +118,22 @@ def test_a_flipped_bit_is_not_learned_from(recipe, capsys):
     said = capsys.readouterr().err
     assert "passed over: " in said and "training.safetensors: it is damaged" in said
     assert f"resuming {Path(wanted.out, 'previous')} at update 1 of" in said
+
+
+@pytest.mark.parametrize("harm", ["flipped", "lost"])
+def test_a_best_model_that_is_lost_is_replaced(recipe, capsys, harm):
+    wanted = recipe(epochs=3)
+    for _ in range(3):  # the first epoch
+        run(dataclasses.replace(wanted, **ONE))
+    best = Path(wanted.out, "best")
+    if harm == "lost":
+        shutil.rmtree(best)
+    else:
+        content = (best / "model.safetensors").read_bytes()
+        (best / "model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert run(wanted)["outcome"] == "finished"
+    assert f"{best} is lost or damaged" in capsys.readouterr().err
+    assert whole(best)
 
 
 def test_the_same_images_elsewhere_are_the_same(flowers, tmp_path):

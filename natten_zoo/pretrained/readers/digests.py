@@ -40,10 +40,11 @@ def check_sums(folder: Path, names: Iterable[str] | None = None) -> None:
         )
 
 
-def whole(folder: Path) -> bool:
-    """Whether a folder has digests, and files that agree with them."""
+def whole(folder: Path, *names: str) -> bool:
+    """Whether a folder has digests, those of `names` among them, and files that agree with them."""
     try:
         check_sums(folder)
     except (CheckpointError, OSError):
         return False
-    return bool(read_sums(folder))
+    sums = read_sums(folder)
+    return bool(sums) and sums.keys() >= set(names)
