@@ -15,6 +15,7 @@ PAGES = (
     "dinat_s",
     "isotropic",
     "fashion",
+    "emoji",
     "upernet",
     "oneformer",
     "mask2former",
