@@ -14,6 +14,9 @@ where that package is installed:
 * ``ops``    all other arithmetic of single lanes, integers included; widening a float16 is free, as
              it is for operands of an Apple GPU's multiply-add (dougallj.github.io/applegpu)
 
+With ``--compiler`` (see registers.py) a word that Mesa's compiler spills is charged as written to
+and read from L2 once for each fragment, by every lane: at most what it may cost.
+
 natten-mlx has its inputs transposed before it launches; the bytes of these copies, counted with two
 heads, are ``copies``, and their time is added.
 
@@ -37,10 +40,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import mlx.core as mx
 import numpy as np
 from benchmark_contestants import import_natten_mlx
+from registers import measure
 
 from natten_zoo.metal import MATRIX, SCALAR_4, SCALAR_8, Core
 from natten_zoo.ops import Neighborhood, gpu
 from natten_zoo.ops.gpu.device import current, use_device
+from natten_zoo.ops.gpu.programs import Step, program
 from natten_zoo.ops.problem import Problem
 from tests import metal_emulator
 
@@ -59,6 +64,7 @@ class Figures:
 
 
 FIGURES = Figures()
+PRODUCTS = {"attention_forward": 2, "attention_backward_query": 3, "attention_backward_key": 4}
 CORES = {"matrix": MATRIX, "scalar4": SCALAR_4, "scalar8": SCALAR_8}
 # name: cores, GHz, GB/s of memory.
 CHIPS = {
@@ -114,6 +120,7 @@ class Cost:
     products: float
     operations: float
     copies: float = 0.0
+    spilled: float = 0.0  # bytes
 
     @property
     def must(self) -> float:
@@ -134,7 +141,7 @@ class Cost:
         """Core-cycles: arithmetic, unless some memory takes longer."""
         products = self.products * 512 / FIGURES.matrix_multiply_adds
         compute = products + self.operations / FIGURES.lanes
-        memory = max(self.must / bytes_per_clock, self.lines / FIGURES.cache_bytes)
+        memory = max(self.must / bytes_per_clock, (self.lines + self.spilled) / FIGURES.cache_bytes)
         own = max(compute, memory, self.local / FIGURES.local_bytes)
         return own + self.copies / bytes_per_clock
 
@@ -168,15 +175,29 @@ def cost(case: Case, who: str, direction: str, launches: list[Any], copies: floa
     )
 
 
-def ours(case: Case, core: Core | None) -> list[Cost]:
+def ours(case: Case, core: Core | None, compiler: str | None) -> list[Cost]:
     """With the tile, and without another core the one, that many heads would get."""
     q, k, v, g = case.arrays()
-    with use_device(replace(current(), enough_threadgroups=1, core=core)):
+    with use_device(replace(current(), enough_threadgroups=1, core=core)) as device:
         with metal_emulator.record() as forward:
             out, lse, stats = gpu.forward(case.problem, q, k, v, None, None)
         with metal_emulator.record() as backward:
             gpu.backward(case.problem, q, k, v, None, None, out, stats, g, mx.zeros(lse.shape))
-    return [cost(case, "ours", "forward", forward), cost(case, "ours", "backward", backward)]
+    costs = []
+    for direction, launches in (("forward", forward), ("backward", backward)):
+        steps = program(direction, case.problem, device).steps
+        spilled = sum(spills(case, step, launches, compiler) for step in steps) if compiler else 0
+        costs.append(replace(cost(case, "ours", direction, launches), spilled=spilled))
+    return costs
+
+
+def spills(case: Case, step: Step, launches: list[Any], compiler: str) -> float:
+    """Bytes per query and head. A product reads a fragment's tokens once from local memory."""
+    counts = [x.counts for x in launches if step.kernel in x.name and x.counts.threads > 256]
+    read = sum(c.threadgroup_read_bytes for c in counts) / math.prod(case.spatial)
+    core = step.plan.core
+    fragments = read / (PRODUCTS[step.kernel] * core.tokens * case.head_dim * 2)
+    return fragments * core.lanes * measure(step.kernel, step.plan, compiler).spilled * 8
 
 
 def natten_mlx(case: Case) -> list[Cost]:
@@ -216,6 +237,7 @@ def main() -> None:
     )
     parser.add_argument("--cases", default="", help="part of the names of the rows to print")
     parser.add_argument("--core", choices=CORES, help="who multiplies: as the library chooses")
+    parser.add_argument("--compiler", help="Mesa's asahi_clc: registers that are spilled count")
     args = parser.parse_args()
     if metal_emulator.why_not():
         raise SystemExit(metal_emulator.why_not())
@@ -224,7 +246,7 @@ def main() -> None:
           f"{'waste':>5} {'ops':>7} {'copies':>6}  {heading}")  # fmt: skip
     with metal_emulator.install(count_operations=True, strict=False):
         for case in (c for c in cases() if args.cases in c.name):
-            for one in (*ours(case, CORES.get(args.core)), *natten_mlx(case)):
+            for one in (*ours(case, CORES.get(args.core), args.compiler), *natten_mlx(case)):
                 print(line(one), flush=True)
 
 
