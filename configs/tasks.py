@@ -131,14 +131,17 @@ print((-probabilities).argsort()[:5])
         name="video-decoding",
         short="decoder",
         inputs="latents",
+        verb="decode-video",
         hub="image-to-video",
         use="""\
-import mlx.core as mx
+from natten_zoo.data import write_video
 from natten_zoo.models import {name}
+from natten_zoo.tasks import decode_video, read_latents
 
 model = {name}.from_pretrained("{repo_id}")
-latents = mx.random.normal((1, 3, 8, 8, model.config.in_chans))  # [batch, frames, rows, columns]
-pixels = model(latents)  # [1, 17, 256, 256, 3], about -1..1
+latents = read_latents("latents.safetensors", model.config.in_chans)
+frames = decode_video(model, latents, memory=12 * 10**9)
+write_video("video.mp4", frames[0], fps=24)
 """,
     ),
     Task(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import mlx.core as mx
@@ -44,32 +44,20 @@ class SwiGLU(nn.Module):
     Args:
         dim: Channels of the input and the output.
         hidden_dim: Channels in between.
-        chunk: Tokens at a time: what lies in between takes no more memory than theirs.
 
     Shape:
         - Input: ``[..., dim]``.
         - Output: ``[..., dim]``.
     """
 
-    def __init__(self, dim: int, hidden_dim: int, chunk: int = 16_384) -> None:
+    def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
         self.w_gate = nn.Linear(dim, hidden_dim, bias=False)
         self.w_up = nn.Linear(dim, hidden_dim, bias=False)
         self.w_down = nn.Linear(hidden_dim, dim, bias=False)
-        self.chunk = chunk
 
-    def __call__(
-        self, x: mx.array, *, each: Callable[[mx.array], object] | None = None
-    ) -> mx.array:
-        """The output; ``each`` is called with that of every chunk, as `mx.eval` would be."""
-        tokens = x.flatten(0, -2)
-        outs = []
-        for start in range(0, tokens.shape[0], self.chunk):
-            part = tokens[start : start + self.chunk]
-            outs.append(self.w_down(nn.silu(self.w_gate(part)) * self.w_up(part)))
-            if each is not None:
-                each(outs[-1])
-        return mx.concatenate(outs).reshape(x.shape) if outs else x
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.w_down(nn.silu(self.w_gate(x)) * self.w_up(x))
 
 
 class ReLUMLP(nn.Module):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 
 import mlx.core as mx
@@ -18,15 +19,33 @@ class Cut:
             keys lie up to ``kernel_size - 1`` frames further. None: all of them, and nothing is
             evaluated before it is asked for, so that gradients can be taken.
         groups: Parts into which the heads are divided, each after the other; divides their number.
+        tokens: How many go through linear layers at once.
+        done: Called with the number of tokens that a block is done with, for progress.
     """
 
     frames: int | None = None
     groups: int = 1
+    tokens: int = 16_384
+    done: Callable[[int], object] | None = field(default=None, compare=False)
 
     def settle(self, *arrays: mx.array) -> None:
         """Evaluate what is needed later, so that what it was made of is let go."""
         if self.frames is not None:
             mx.eval(*arrays)
+
+    def in_chunks(self, function: Callable[..., mx.array], *arrays: mx.array) -> mx.array:
+        """Apply a function of single tokens, some of them at a time.
+
+        Args:
+            function: Of ``[tokens, channels]`` for each of the arrays, to the same.
+            arrays: ``[*shape, channels]``.
+        """
+        shape, flat = arrays[0].shape[:-1], [array.flatten(0, -2) for array in arrays]
+        chunks = []
+        for start in range(0, max(math.prod(shape), 1), self.tokens):
+            chunks.append(function(*(array[start : start + self.tokens] for array in flat)))
+            self.settle(chunks[-1])
+        return mx.concatenate(chunks).reshape(*shape, chunks[0].shape[-1])
 
 
 WHOLE = Cut()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -24,6 +25,8 @@ TIME_CHANNELS = 256
 CHUNKS = 7
 # A scale, less 1, and a shift.
 Modulation = tuple[mx.array, mx.array]
+# A function of single tokens, ``[tokens, channels]`` each.
+PerToken = Callable[[mx.array], mx.array]
 
 
 class RotaryAttention(nn.Module):
@@ -45,30 +48,51 @@ class RotaryAttention(nn.Module):
         self.split = axial_split(head_dim)
         self.neighborhood = Neighborhood.of(3, kernel_size, op="RotaryAttention")
 
-    def __call__(self, x: mx.array, kept: slice = slice(None), cut: Cut = WHOLE) -> mx.array:
-        """Attention within ``x``, ``[B, T, H, W, C]``, of which some frames are kept."""
+    def __call__(
+        self,
+        x: mx.array,
+        prepare: PerToken = lambda tokens: tokens,
+        kept: slice = slice(None),
+        cut: Cut = WHOLE,
+    ) -> mx.array:
+        """What the heads see, before ``proj``, which goes with what follows.
+
+        Args:
+            x: ``[B, T, H, W, C]``.
+            prepare: What is made of each token first.
+            kept: The frames that are asked for; those around them are only seen.
+            cut: How much is done at once.
+
+        Returns:
+            ``[B, kept, H, W, C]``.
+        """
         heads = self.num_heads // cut.groups
         parts = []
         for first in range(0, self.num_heads, heads):
-            parts.append(self._of_heads(x, first, first + heads)[:, kept])
+            parts.append(self._of_heads(x, prepare, slice(first, first + heads), cut)[:, kept])
             cut.settle(parts[-1])
-        return self.proj(mx.concatenate(parts, axis=-2).flatten(-2))
+        return mx.concatenate(parts, axis=-2).flatten(-2)
 
-    def _of_heads(self, x: mx.array, first: int, last: int) -> mx.array:
-        query, key, value = (
-            mx.unflatten(self._projection(part, first, last)(x), -1, (-1, self.head_dim))
-            for part in range(3)
-        )
-        query, key = self.q_norm(query), self.k_norm(key)
-        query, key = (rotate_axes(array, self.split) for array in (query, key))
-        return attend(self.neighborhood, query, key, value, op="na3d")[0]
+    def _of_heads(self, x: mx.array, prepare: PerToken, heads: slice, cut: Cut) -> mx.array:
+        arrays = []
+        for part, norm in enumerate((self.q_norm, self.k_norm, nn.Identity())):
+            made = partial(self._made, prepare, self._rows(part, heads), norm)
+            array = mx.unflatten(cut.in_chunks(made, x), -1, (-1, self.head_dim))
+            arrays.append(array if part == 2 else rotate_axes(array, self.split))
+            cut.settle(arrays[-1])
+            del array  # not to be held while the next is made
+        return attend(self.neighborhood, *arrays, op="na3d")[0]
 
-    def _projection(self, part: int, first: int, last: int) -> Any:
+    def _made(self, prepare: PerToken, layer: Any, norm: Any, tokens: mx.array) -> mx.array:
+        """Queries, keys or values of some tokens."""
+        return norm(mx.unflatten(layer(prepare(tokens)), -1, (-1, self.head_dim))).flatten(-2)
+
+    def _rows(self, part: int, heads: slice) -> Any:
         """The linear layer of some heads' queries, keys or values: rows of ``qkv``."""
-        layer = copy.copy(self.qkv)
+        layer: Any = copy.copy(self.qkv)
         for name, rows in layer.items():  # scales and offsets, too, if it is quantized
             rows = rows.reshape(3, self.num_heads, self.head_dim, *rows.shape[1:])
-            layer[name] = rows[part, first:last].flatten(0, 1)
+            layer[name] = rows[part, heads].flatten(0, 1)
         return layer
 
     def macs(self, output: mx.array, *_: object) -> int:
@@ -98,21 +122,27 @@ class Block(nn.Module):
         feed_forward: Modulation | None = None,
     ) -> Clip:
         """Slab by slab; the frames around one that it sees are those before this block."""
+
+        def prepare(tokens: mx.array) -> mx.array:
+            return modulated(self.norm1(tokens), attention)
+
+        def finish(tokens: mx.array, seen: mx.array) -> mx.array:
+            tokens = tokens + self.attn.proj(seen)
+            return tokens + self.mlp(modulated(self.norm2(tokens), feed_forward))
+
         hood, frames, done = self.attn.neighborhood, clip.frames, []
         for start, stop in clip.spans():
-            first, _ = hood.window(0, start, frames)
-            last = sum(hood.window(0, stop - 1, frames))
-            x = modulated(self.norm1(clip.between(int(first), int(last))), attention)
-            x = self.attn(x, slice(start - int(first), stop - int(first)), cut)
-            x = clip.between(start, stop) + x
-            cut.settle(x)
-            if stop < frames:
-                clip.release(int(hood.window(0, stop, frames)[0]))
-            y = modulated(self.norm2(x), feed_forward)
-            done.append(x + self.mlp(y, each=cut.settle))
+            first = int(hood.window(0, start, frames)[0])
+            last = int(sum(hood.window(0, stop - 1, frames)))
+            kept = slice(start - first, stop - first)
+            seen = self.attn(clip.between(first, last), prepare, kept, cut)
+            cut.settle(seen)
+            done.append(cut.in_chunks(finish, clip.between(start, stop), seen))
             cut.settle(done[-1])
-            del x, y  # not to be held while the next is computed
-        clip.release(frames)
+            del seen  # not to be held while the next slab is computed
+            if cut.done is not None:
+                cut.done(math.prod(done[-1].shape[:-1]))
+            clip.release(int(hood.window(0, stop, frames)[0]) if stop < frames else frames)
         return Clip(done)
 
 
@@ -135,10 +165,13 @@ class DiffusionBlock(Block):
             modulation: ``[1, 7 * channels]``, of the time.
             cut: How much is done at once.
         """
-        rows = mx.unflatten(modulation, -1, (CHUNKS, -1)) + self.scale_shift_table  # [1, 7, C]
-        rows = rows.astype(self.context_proj.bias.dtype)[:, :, None, None, None]
-        clip = clip.each(lambda x, told: x + self.context_proj(told), cut, context)
-        return self.advance(clip, cut, (rows[:, 0], rows[:, 1]), (rows[:, 3], rows[:, 4]))
+        rows = mx.unflatten(modulation[0], -1, (CHUNKS, -1)) + self.scale_shift_table  # [7, C]
+
+        def told(x: mx.array, context: mx.array) -> mx.array:
+            return x + self.context_proj(context)
+
+        clip = clip.each(lambda *slabs: cut.in_chunks(told, *slabs), cut, context)
+        return self.advance(clip, cut, (rows[0], rows[1]), (rows[3], rows[4]))
 
 
 def modulated(x: mx.array, modulation: Modulation | None) -> mx.array:

@@ -9,7 +9,7 @@ or several.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -228,7 +228,7 @@ class LTXDecoder(Model):
         cuts = cuts or [WHOLE] * len(self.config.widths)
         ghosts = self.config.ghosts * self.config.ratio[0]
         context = self.context(self.grid(latents, cuts), cuts, ghosts=ghosts)
-        return self.denoise(noise, context, steps, cuts[-1])
+        return self.denoise(Clip([noise]), context, steps, cuts[-1])
 
     def check_input(self, x: Any) -> None:
         """Refuse latents that have other channels, or in which a window does not fit."""
@@ -275,28 +275,26 @@ class LTXDecoder(Model):
 
     def denoise(
         self,
-        noise: mx.array,
+        noise: Clip,
         context: Clip,
         steps: int | None = None,
         cut: Cut = WHOLE,
-        each: Callable[[], object] | None = None,
     ) -> mx.array:
         r"""Pixels from noise, by Euler steps from time 1 to 0.
 
         At time $t$ pixels are $x_t = (1 - t) x_0 + t n$, and the velocity is $(x_t - x_0) / t$.
 
         Args:
-            noise: ``[batch, frames, height, width, out_chans]``.
+            noise: ``[batch, frames, height, width, out_chans]``; it is used up.
             context: Of the same frames.
             steps: How many. Default: the configuration's.
             cut: How much is done at once.
-            each: Called after each block.
         """
         steps = steps or self.config.num_steps
-        x = Clip([noise]).recut(cut.frames)
+        x = noise.recut(cut.frames)
         for step in range(steps):
             time = 1 - step / steps
-            predicted = self.predict(x, context, time, cut, each)
+            predicted = self.predict(x, context, time, cut)
             if self.config.prediction == "x0":
                 if steps == 1:
                     return predicted.whole()
@@ -304,14 +302,7 @@ class LTXDecoder(Model):
             x = x.each(lambda x, v: x - v / steps, cut, predicted)
         return x.whole()
 
-    def predict(
-        self,
-        x: Clip,
-        context: Clip,
-        time: float,
-        cut: Cut = WHOLE,
-        each: Callable[[], object] | None = None,
-    ) -> Clip:
+    def predict(self, x: Clip, context: Clip, time: float, cut: Cut = WHOLE) -> Clip:
         """What the last stage says of noisy pixels at a time; arguments as for `denoise`."""
         size, dtype = self.config.patch_size, self.conv_in_x_t.bias.dtype
         modulation = self.shared_adaln(self.t_embedder(time))
@@ -323,8 +314,6 @@ class LTXDecoder(Model):
         del tokens
         for block in self.diff_blocks:
             clip = block(clip, context, modulation, cut)
-            if each is not None:
-                each()
         return clip.each(lambda x: unpatchify(self.conv_out(self.norm_out(x)), size), cut)
 
     def features(self, x: mx.array) -> list[mx.array]:

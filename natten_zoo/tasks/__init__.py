@@ -11,6 +11,7 @@ from ..configs.tasks import TASKS, Task, find_task
 from ..models import ARCHITECTURES
 from .classification import Classification, Guess, classify
 from .evaluation import Evaluation, evaluate
+from .latents import read_latents
 from .mask_evaluation import MaskEvaluation, evaluate_masks
 from .music import MusicAnalysis, analyze
 from .restoration import Restored, restore
@@ -19,6 +20,9 @@ from .segmentation import Segmentation, segment
 from .segments import Segments
 from .universal import find_segments
 from .video import classify_video
+from .video_decoding import decode_video
+from .video_memory import plan_decoding
+from .video_tiles import Tiling
 from .volumes import VolumeSegmentation, segment_volume
 
 __all__ = [
@@ -33,13 +37,17 @@ __all__ = [
     "Segmentation",
     "Segments",
     "Task",
+    "Tiling",
     "VolumeSegmentation",
     "analyze",
     "classify",
     "classify_video",
+    "decode_video",
     "evaluate",
     "evaluate_masks",
     "find_segments",
+    "plan_decoding",
+    "read_latents",
     "restore",
     "sample",
     "segment",

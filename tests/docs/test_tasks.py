@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from natten_zoo.models import (
     UPerNet,
     UPerNetConfig,
 )
+from tests.models import ltx
 
 PAGES = sorted((Path(__file__).parents[2] / "docs" / "tasks").glob("*.md"))
 BODY = NATConfig(8, (1, 1), (1, 2), kernel_size=3, num_classes=1000)
@@ -66,6 +68,9 @@ def desk(tmp_path_factory):
         HDiTConfig((16, 32), (1, 1), head_dims=16, patch=(1, 1), mapping_dim=16, num_labels=11)
     ).save_pretrained(folder / "my-hdit")
     NAUNETR(NAUNETRConfig(4, (1, 1), (1, 2), num_classes=2)).save_pretrained(folder / "my-na-unetr")
+    ltx.small().save_pretrained(folder / "my-decoder")
+    shutil.copy(ltx.FILE, folder / "ltx-2.5-video-vae-bf16.safetensors")
+    mx.save_safetensors(str(folder / "latents.safetensors"), {"latents": ltx.latent()})
     photo = Image.linear_gradient("L").resize((64, 48)).convert("RGB")
     (folder / "photos" / "goldfish").mkdir(parents=True)
     for path in ("photo.jpg", "photos/goldfish/1.jpg"):
@@ -107,6 +112,7 @@ def test_every_task_has_a_page():
             "classify",
             "segment",
             "video",
+            "decode",
             "volumes",
             "music",
             "upsample",

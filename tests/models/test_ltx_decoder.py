@@ -44,7 +44,8 @@ def test_parity_of_the_stages():
     clip = model._entered(x)
     assert ltx.error(clip.whole(), "conv_in") < 1e-5
     block = model.det_stages[0][0]
-    assert ltx.error(block.attn(block.norm1(clip.whole())), "stage0.block0.attn") < 1e-5
+    attended = block.attn.proj(block.attn(block.norm1(clip.whole())))
+    assert ltx.error(attended, "stage0.block0.attn") < 1e-5
     for stage in range(4):
         clip = model.stage(stage, clip, cut)
         assert ltx.error(clip.whole(), f"stage{stage}.blocks") < 1e-5
@@ -130,14 +131,17 @@ def test_gates_are_folded_in(tmp_path):
     plain = ltx.small()
     gated = LTXDecoder(plain.config)
     gated.load_weights(list(gated.sanitize(mx.load(str(foreign(tmp_path, change)))).items()))
-    x = mx.random.normal((1, 5, 5, 6, 16))
-    for layer in (("det_stages", 2, 0, "mlp"), ("diff_blocks", 1, "context_proj"),
-                  ("diff_blocks", 0, "attn")):  # fmt: skip
+    for *place, kind, layer in (
+        ("det_stages", 1, 0, "gate_msa", ("attn", "proj")),
+        ("det_stages", 2, 0, "gate_mlp", ("mlp",)),
+        ("diff_blocks", 1, "gate_ctx", ("context_proj",)),
+        ("diff_blocks", 0, "gate_msa", ("attn", "proj")),
+    ):
         mine, other = plain, gated
-        for name in layer:
+        for name in (*place, *layer):
             mine, other = mine[name], other[name]
-        kind = {"mlp": "gate_mlp", "context_proj": "gate_ctx", "attn": "gate_msa"}[layer[-1]]
-        gate = drawn[".".join(map(str, ("decoder", *layer[:-1], kind)))]
+        gate = drawn[".".join(map(str, ("decoder", *place, kind)))]
+        x = mx.random.normal((5, other.weight.shape[-1] if "weight" in other else gate.size))
         np.testing.assert_allclose(other(x), mine(x) * gate, atol=1e-5)
 
 
