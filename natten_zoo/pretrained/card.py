@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # half a second to import, for who saves a model on this mach
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 SITE = "https://pypi.org/project/natten-zoo"
+HUB_LICENSES = ("mit", "apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc0-1.0")
 # A record's name of a label set: its name on the Hub, and in print.
 DATASETS = {
     "imagenet-1k": ("imagenet-1k", "ImageNet-1k"),
@@ -67,9 +68,9 @@ def _metadata(model: Loadable, record: Record | None, repo_id: str) -> ModelCard
 
 def _license(record: Record) -> dict[str, str | None]:
     """The license in the Hub's words, which has identifiers of the usual ones only."""
-    if " " not in record.license:
-        return {"license": record.license.lower() or None}
-    name = record.license.lower().replace(" ", "-")
+    name = record.license.lower()
+    if not name or name in HUB_LICENSES:
+        return {"license": name or None}
     return {"license": "other", "license_name": name, "license_link": record.source}
 
 
