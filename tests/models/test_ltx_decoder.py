@@ -15,6 +15,7 @@ from natten_zoo.models import LTXDecoder, LTXDecoderConfig
 from natten_zoo.models.clip import WHOLE, Clip, Cut
 from natten_zoo.models.cost import count_cost
 from natten_zoo.models.ltx_blocks import patchify
+from natten_zoo.pretrained import load_weights
 from natten_zoo.pretrained.card import model_card
 from natten_zoo.pretrained.infer import infer
 from natten_zoo.pretrained.quantize import quantize
@@ -115,6 +116,20 @@ def test_what_lies_beside_the_decoder_is_left_out(tmp_path):
     found = model.sanitize(mx.load(str(foreign(tmp_path, change))))
     assert found.keys() == parameters(model).keys()
     assert mx.allclose(model.denormalize(mx.ones(8)), model.latents_std + model.latents_mean)
+
+
+def test_a_decoder_inside_of_a_larger_file(tmp_path):
+    """As in the files that have the whole of LTX."""
+
+    def change(weights):
+        for name in list(weights):
+            weights[f"vae.{name}"] = weights.pop(name)
+        weights["model.diffusion_model.proj_in.weight"] = mx.ones((2, 2))
+
+    model = LTXDecoder(ltx.config())
+    load_weights(model, foreign(tmp_path, change))
+    ours = parameters(ltx.small())
+    assert all(mx.array_equal(value, ours[name]) for name, value in parameters(model).items())
 
 
 def test_gates_are_folded_in(tmp_path):

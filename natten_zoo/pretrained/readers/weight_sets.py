@@ -38,6 +38,7 @@ FIRST: dict[str, tuple[str, ...]] = {
     "embeddings.patch_embeddings.projection.weight": ("nat", "dinat"),
     "embeddings.conv0.weight": (),
     "image_encoder.encoder.0.weight": (),
+    "conv_in.weight": ("decoder",),
     "patch_in.proj.weight": (),
 }
 # Models that have another in them: its name there, and of its neighbors.
