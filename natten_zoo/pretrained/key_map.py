@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Mapping
 
@@ -18,16 +19,45 @@ def key_map(model: Loadable, checkpoint: Checkpoint) -> dict[str, tuple[str, ...
     """For every parameter of a model, the names in a checkpoint that it is made of.
 
     Found by following one small marked array per name through the translation, so it is what
-    really happens and not a second list of names.
+    really happens and not a second list of names. It goes through twice, with other marks: where
+    two names were multiplied, as a gate is with what it is a factor of, both can be told.
     """
     names = list(checkpoint.weights)
+    count = len(names)
     # Of three rows, since some translations split one weight into queries, keys and values.
-    marked = {n: mx.full([3] * checkpoint.weights[n].ndim, i) for i, n in enumerate(names)}
-    translated = own_names(model, dataclasses.replace(checkpoint, weights=marked))
-    return {
-        own: tuple(names[int(index)] for index in np.unique(np.array(value)))
-        for own, value in translated.items()
-    }
+    first, second = (
+        own_names(
+            model,
+            dataclasses.replace(
+                checkpoint,
+                weights={
+                    name: mx.full([3] * checkpoint.weights[name].ndim, index)
+                    for index, name in enumerate(names, start)
+                },
+            ),
+        )
+        for start in (0, count)
+    )
+    found = {}
+    for own, value in first.items():
+        pairs = np.stack([np.array(value).ravel(), np.array(second[own]).ravel()], axis=-1)
+        marks = {mark for a, b in np.unique(pairs, axis=0) for mark in _factors(a, b, count)}
+        found[own] = tuple(names[mark] for mark in sorted(marks))
+    return found
+
+
+def _factors(first: float, second: float, count: int) -> tuple[int, ...]:
+    """The marks that a value was made of: ``i``, then ``i + count``; or a product of two such.
+
+    Examples:
+        >>> _factors(7, 107, count=100), _factors(3 * 7, 103 * 107, count=100)
+        ((7,), (3, 7))
+    """
+    if second - first == count:
+        return (int(first),)
+    total = round((second - first) / count) - count  # of two numbers whose product is the first
+    half = math.isqrt(max(total * total - 4 * int(first), 0))
+    return (total - half) // 2, (total + half) // 2
 
 
 def summary(mapping: Mapping[str, tuple[str, ...]], names: Iterable[str]) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from natten_zoo import create_model, get_record, load_pretrained
+from natten_zoo import cli, create_model, get_record, load_pretrained
 from natten_zoo.models import LTXDecoder, LTXDecoderConfig
 from natten_zoo.models.clip import WHOLE, Clip, Cut
 from natten_zoo.models.cost import count_cost
@@ -197,6 +197,24 @@ def test_a_folder_of_diffusers(tmp_path):
     assert all(mx.array_equal(value, theirs[name]) for name, value in ours.items())
     again = load_pretrained(None, model.save_pretrained(tmp_path / "saved"))
     assert again.config == model.config
+
+
+def test_a_gated_file_is_converted(tmp_path, capsys):
+    folder = diffusers_folder(tmp_path)
+    file = folder / "diffusion_pytorch_model.safetensors"
+    weights = dict(mx.load(str(file)))
+    gate = weights["decoder.diff_blocks.1.gate_ctx"] = mx.arange(16.0)
+    mx.save_safetensors(str(file), weights, metadata={"format": "pt"})
+    assert cli.main(["convert", str(folder), str(tmp_path / "ours")]) == 0
+    layer = "diff_blocks.*.context_proj"
+    said = capsys.readouterr().out
+    for kind in ("weight", "bias"):
+        assert re.search(
+            rf"{re.escape(layer)}\.{kind} .*decoder\.diff_blocks\.\*\.gate_ctx", said
+        ), said
+    bias = ltx.small().diff_blocks[1].context_proj.bias
+    ours = load_pretrained(None, tmp_path / "ours").diff_blocks[1].context_proj.bias
+    np.testing.assert_allclose(ours, bias * gate, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
