@@ -67,6 +67,7 @@ class Core:
         rows: Of a team: queries, or keys in the pass over keys.
         tokens: Of a fragment.
         threads: Of the largest threadgroup.
+        has_bfloat: Whether it multiplies them as they are.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Core:
     rows: int
     tokens: int
     threads: int
+    has_bfloat: bool = True
 
     @property
     def height(self) -> int:
@@ -96,12 +98,19 @@ class Core:
         """Its numbers, as the sources call them."""
         held = self.height if self.whole else self.rows
         wide = 8 * self.rows // (self.lanes * held)
-        names = ("NA_TEAM", "NA_TOKENS", "NA_ROWS", "NA_HELD", "NA_WIDE", "NA_THREADS")
-        values = (self.lanes, self.tokens, self.height, held, wide, self.threads)
-        return dict(zip(names, values, strict=True))
+        return {
+            "NA_TEAM": self.lanes,
+            "NA_TOKENS": self.tokens,
+            "NA_ROWS": self.height,
+            "NA_HELD": held,
+            "NA_WIDE": wide,
+            "NA_THREADS": self.threads,
+            "NA_BFLOAT": int(self.has_bfloat),
+        }
 
 
 MATRIX = Core("matrix", lanes=32, rows=8, tokens=8, threads=256)  # Metal
+MATRIX_M1 = Core("matrix", lanes=32, rows=8, tokens=8, threads=256, has_bfloat=False)  # and M2
 MATRIX_16 = Core("matrix", lanes=32, rows=16, tokens=8, threads=128)
 TENSOR = Core("tensor", lanes=32, rows=16, tokens=8, threads=128)  # CUDA
 SCALAR_4 = Core("scalar", lanes=4, rows=4, tokens=2, threads=128)  # either

@@ -3,6 +3,21 @@
 enum { NA_SECOND_LANE = 8 };  // what the numbers of two lanes that share a row differ by, besides 1
 enum { NA_SAME_DOTS = 0 };    // nobody promises an order of sums (rows.h)
 
+// What matrices hold. GPUs before the M3 have no bfloat: widening one is a shift, but rounding a weight
+// to it takes many instructions there, and products of them are made of others.
+template <typename T>
+struct na_operand {
+  typedef T type;
+};
+template <>
+struct na_operand<bfloat> {
+  typedef metal::conditional_t<NA_BFLOAT, bfloat, float> type;
+};
+
+// The type in which weights are multiplied.
+template <typename T>
+using na_weight = typename na_operand<T>::type;
+
 // A lane holds two neighbors of a matrix row: (row, column) and (row, column + 1).
 template <typename T>
 METAL_FUNC na_lane na_lane_of(int lane) {
@@ -14,13 +29,14 @@ METAL_FUNC na_lane na_lane_of(int lane) {
 }
 
 // sum += left * right, the eight rows of part h.
-template <typename T>
-METAL_FUNC void na_multiply(thread float* sum, const thread T* left, vec<T, 2> right, int h) {
-  metal::simdgroup_matrix<T, 8, 8> a, b;
+template <typename L, typename T>
+METAL_FUNC void na_multiply(thread float* sum, const thread L* left, vec<T, 2> right, int h) {
+  typedef typename na_operand<T>::type M;
+  metal::simdgroup_matrix<M, 8, 8> a, b;
   metal::simdgroup_matrix<float, 8, 8> c;
-  reinterpret_cast<thread vec<T, 2>&>(a.thread_elements()) =
-      vec<T, 2>(left[2 * h], left[2 * h + 1]);
-  reinterpret_cast<thread vec<T, 2>&>(b.thread_elements()) = right;
+  reinterpret_cast<thread vec<M, 2>&>(a.thread_elements()) =
+      vec<M, 2>(M(left[2 * h]), M(left[2 * h + 1]));
+  reinterpret_cast<thread vec<M, 2>&>(b.thread_elements()) = vec<M, 2>(M(right.x), M(right.y));
   reinterpret_cast<thread vec<float, 2>&>(c.thread_elements()) =
       vec<float, 2>(sum[2 * h], sum[2 * h + 1]);
   simdgroup_multiply_accumulate(c, a, b, c);
@@ -41,8 +57,8 @@ METAL_FUNC void na_dot(thread na_pairs<float>& dot, const thread na_frag<T>* lef
 }
 
 // sum[row, channel] += left[row, token] * slab[token, channel], for F * 8 channels.
-template <int F, typename T>
-METAL_FUNC void na_accumulate(thread na_frag<float>* sum, const thread na_pairs<T>& left,
+template <int F, typename L, typename T>
+METAL_FUNC void na_accumulate(thread na_frag<float>* sum, const thread na_pairs<L>& left,
                               const threadgroup T* slab, const thread na_picked& at,
                               na_lane me) {
   const threadgroup T* token = slab + me.column + at.mine;

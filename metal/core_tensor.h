@@ -3,6 +3,10 @@
 enum { NA_SECOND_LANE = 2 };  // what the numbers of two lanes that share a row differ by, besides 1
 enum { NA_SAME_DOTS = 1 };    // the same bits whichever of two rows is left, queries or keys
 
+// The type in which weights are multiplied.
+template <typename T>
+using na_weight = T;
+
 // A lane holds two neighbors of a matrix row, as tensor cores have them: (row, column) and
 // (row, column + 1), and the same of row + 8.
 template <typename T>

@@ -1,10 +1,6 @@
 // Teams of a whole simdgroup, as the cores have them that multiply matrices: four lanes share a row,
 // and each holds two neighboring numbers of every eight.
 
-// The type in which weights are multiplied.
-template <typename T>
-using na_weight = T;
-
 // The channel of element n of a lane's F fragments, and how many elements lie side by side.
 template <int F>
 NA_FN int na_channel(na_lane me, int n) {

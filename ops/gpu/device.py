@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,7 +12,7 @@ from functools import cache, cached_property
 
 import mlx.core as mx
 
-from ...metal import MATRIX, SCALAR_4, SCALAR_8, TENSOR, Core
+from ...metal import MATRIX, MATRIX_M1, SCALAR_4, SCALAR_8, TENSOR, Core
 
 # Multiply-adds of rows that take a quarter of a second on the slowest Mac, an M1 of 7 cores of 128
 # lanes at 1.278 GHz: of their time the model of docs/kernels.md sees at least 34 % spent on them.
@@ -105,12 +106,18 @@ def machine(platform: str | None) -> Device:
     return Device(
         platform,
         _generation(),
-        cores=(SCALAR_4, SCALAR_8, MATRIX),
+        cores=(SCALAR_4, SCALAR_8, MATRIX if has_bfloat(_generation()) else MATRIX_M1),
         enough_threadgroups=128,
         slab_bytes=19 * 1024,
         memory_bytes=32 * 1024,
         longest_launch=QUARTER_SECOND,
     )
+
+
+def has_bfloat(generation: str) -> bool:
+    """Whether an Apple GPU computes with bfloat16: from the M3 on, whose architecture is g15."""
+    found = re.match(r"applegpu_g(\d+)", generation)
+    return found is None or int(found[1]) >= 15
 
 
 def _generation() -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import numpy as np
 
-from natten_zoo.metal import MATRIX, MATRIX_16, SCALAR_4, SCALAR_8, Core
+from natten_zoo.metal import MATRIX, MATRIX_16, MATRIX_M1, SCALAR_4, SCALAR_8, Core
 from natten_zoo.ops import Neighborhood, gpu
 from natten_zoo.ops.gpu.device import current, use_device
 from natten_zoo.ops.problem import Problem
@@ -37,7 +37,8 @@ class Family:
     def __str__(self) -> str:
         dtype, core = str(self.dtype).removeprefix("mlx.core."), self.core
         dims = f"{self.head_dim}-{self.value_dim}"
-        return f"{self.rank}d-{dtype}-{dims}-{core.name}{core.lanes}x{core.rows}"
+        name = core.name if core.has_bfloat else f"{core.name}-m1-"
+        return f"{self.rank}d-{dtype}-{dims}-{name}{core.lanes}x{core.rows}"
 
 
 FAMILIES = (
@@ -56,6 +57,7 @@ FAMILIES = (
     Family(2, mx.bfloat16, 20, 7, True, (3, 4), enough_threadgroups=1, core=SCALAR_8),
     Family(3, mx.float32, 8, 5, True, (3, 3, 3), core=SCALAR_4),
     Family(3, mx.float16, 40, 24, False, (2, 4, 3), enough_threadgroups=1, core=SCALAR_8),
+    Family(2, mx.bfloat16, 20, 7, True, (4, 3), core=MATRIX_M1),
 )
 
 

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from natten_zoo import metal as sources
 from natten_zoo import ops
-from natten_zoo.metal import MATRIX, MATRIX_16, SCALAR_4, SCALAR_8, TENSOR
+from natten_zoo.metal import MATRIX, MATRIX_16, MATRIX_M1, SCALAR_4, SCALAR_8, TENSOR
 from natten_zoo.models.nat import NAT, NATConfig
 from natten_zoo.ops import Neighborhood, backend, gpu
+from natten_zoo.ops.gpu import device as devices
 from natten_zoo.ops.gpu import kernels
 from natten_zoo.ops.gpu.device import current, machine, platform, use_core, use_device
 from natten_zoo.ops.gpu.plan import MAX_DIM
@@ -277,6 +279,17 @@ def test_who_multiplies(head_dim, batch, has_rpb, dtype, cores):
     assert {step.plan.core for step in steps} == cores
     products = [step for op in ("qk", "av_backward") for step in program(op, one, device).steps]
     assert {step.plan.core for step in products} == {MATRIX}
+
+
+@pytest.mark.parametrize(
+    ("generation", "core"),
+    [("applegpu_g13g", MATRIX_M1), ("applegpu_g14s", MATRIX_M1), ("applegpu_g15p", MATRIX),
+     ("applegpu_g17g", MATRIX), ("", MATRIX)],
+)  # fmt: skip
+def test_who_rounds_weights_to_bfloat(monkeypatch, generation, core):
+    monkeypatch.setattr(devices, "_generation", lambda: generation)
+    assert machine.__wrapped__("fast_metal").cores[-1] == core
+    assert f"#define NA_BFLOAT {int(core.has_bfloat)}" in sources.header("metal", core)
 
 
 def test_a_plan_is_of_its_device_alone():
