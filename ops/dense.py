@@ -60,8 +60,8 @@ def merge_attentions(
     stacked = mx.maximum(mx.stack(list(lse_tensors)).astype(mx.float32), -1e30)
     lse = mx.logsumexp(stacked, axis=0)
     seen = lse > -1e29
-    weights = mx.where(seen, mx.exp(stacked - lse), 0.0)
-    weights = weights[..., None]
+    # Not exp(stacked - lse): a large LSE is rounded, and such weights do not add up to 1.
+    weights = mx.where(seen, mx.softmax(stacked, axis=0, precise=True), 0.0)[..., None]
     values = mx.where(weights > 0, mx.stack(list(outputs)).astype(mx.float32), 0.0)
     total = (weights * values).sum(axis=0)
     return total.astype(outputs[0].dtype), mx.where(seen, lse, -mx.inf)
@@ -137,6 +137,10 @@ def full_attention(
     if query.size == 0 or key.size == 0:  # an empty batch, or no keys
         shape = query.shape[:-1]
         return mx.zeros((*shape, value.shape[-1]), query.dtype), mx.full(shape, -mx.inf)
+    dtype = query.dtype
+    if mx.default_device() == mx.cpu:
+        # There MLX multiplies in the arrays' dtype: a float16 has no logit beyond 65,504.
+        query, key, value = (x.astype(mx.float32) for x in (query, key, value))
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))  # [B, H, N, D]
     grouped = mx.unflatten(query, 1, (key.shape[1], -1))  # [B, Hkv, H / Hkv, Q, D]
     logits = scale * (grouped.astype(mx.float32) @ key[:, :, None].astype(mx.float32).mT)
@@ -151,7 +155,7 @@ def full_attention(
         out = mx.where(some[:, None], out, mx.zeros((), out.dtype))
         lse = mx.logsumexp(mx.where(safe, logits, -mx.inf), axis=-1)
         lse = mx.where(some, lse, -mx.inf)
-    return out.transpose(0, 2, 1, 3), lse.flatten(1, 2).transpose(0, 2, 1)
+    return out.transpose(0, 2, 1, 3).astype(dtype), lse.flatten(1, 2).transpose(0, 2, 1)
 
 
 def _mask(

@@ -129,7 +129,8 @@ def na2d(
     work on tiles of tokens, in which a key that a query does not see has the weight zero: a NaN or
     an infinity in a key or value may so reach queries beside those that see it. On each axis these
     are fewer than 64 tokens away in the pure tier and fewer than 16 in the others, times the
-    dilation. One in a query stays there.
+    dilation. One in a query stays there. Logits must be above -1e29, which is what a bias is taken
+    for that is less.
 
     Args:
         query: ``[batch, height, width, heads, head_dim]``; float32, float16 or bfloat16. Its height

@@ -14,6 +14,7 @@ from ..problem import Problem, inside_samples
 from ..tier import Support
 from .schedule import Part, PartResults
 from .tiles import Tiles, flat
+from .tiling import MASKED
 
 NAME = "pure"
 SUPPORT = Support(
@@ -128,6 +129,8 @@ def qk(
 
     def score(part: Part) -> PartResults:
         scores, _, _ = _scores(tiles, part, query, key)
+        # A bias of -inf was made finite, to differ from what is not seen.
+        scores = mx.where(scores < MASKED / 20, -mx.inf, scores)
         return [tiles.to_slots(part, scores, -mx.inf)], [], []
 
     (logits,), _, _ = tiles.map(score)

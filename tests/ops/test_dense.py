@@ -70,6 +70,19 @@ def test_half_precision(dtype):
     assert np.allclose(lse, want_lse, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+def test_logits_beyond_what_a_float16_can_be(dtype):
+    """As in all tiers, sums and the softmax are in float32, also where each window is the map."""
+    q, k, v = ((300 * x).astype(dtype) for x in qkv(7, 7))
+    want, want_lse = brute(q, k, v, 8**-0.5, np.ones((7, 7), bool))
+    assert want_lse.max() > 65504
+    with ops.use_backend("pure"):
+        for run in (ops.attention, lambda *x, **more: ops.na1d(*x, kernel_size=7, **more)):
+            out, lse = run(q, k, v, return_lse=True)
+            assert np.allclose(out.astype(mx.float32), want, rtol=4 * mx.finfo(dtype).eps)
+            assert np.allclose(lse, want_lse, rtol=1e-6)
+
+
 def test_an_empty_batch():
     assert ops.attention(*qkv(batch=0)).shape == (0, 7, 4, 8)
     x, token = mx.zeros((0, 7, 2, 4)), mx.zeros((0, 1, 2, 4))
@@ -140,6 +153,17 @@ def test_merging_parts_is_attention_to_all(parts, lead):
     )
     for x, y in zip([*want, *a], [*got, *b], strict=True):
         assert mx.allclose(x, y, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1e3, 4e7, 1e20])
+def test_merging_parts_of_large_logits(size):
+    """Weights add up to 1, forward and backward, where the LSE has no room for the sum."""
+    parts, lses = [mx.ones((3, 2, 4))] * 3, [mx.full((3, 2), size)] * 3
+    merged, lse = ops.merge_attentions(parts, lses)
+    assert mx.allclose(merged, mx.ones_like(merged))
+    assert mx.allclose(lse, mx.array(size + np.log(3)), rtol=1e-6)
+    grads = mx.grad(lambda *x: ops.merge_attentions(list(x), lses)[0].sum(), (0, 1, 2))(*parts)
+    assert all(mx.allclose(g, mx.array(1 / 3)) for g in grads)
 
 
 def test_merging_what_nobody_sees():

@@ -122,6 +122,16 @@ def test_a_bias_that_hides_a_whole_row(bias, tier):
 
 
 @EACH_TIER
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16])
+def test_a_logit_with_a_bias_of_minus_infinity(dtype, tier):
+    x = mx.random.normal((1, 9, 1, 8)).astype(dtype)
+    rpb = mx.zeros((1, 5), dtype).at[:, 2].add(-mx.inf)  # of each token to itself
+    with ops.use_backend(tier):
+        logits = np.array(ops.na1d_qk(x, x, 3, rpb=rpb).astype(mx.float32))[0, :, 0]
+    assert np.isneginf(logits[1:-1, 1]).all() and np.isfinite(logits[1:-1, ::2]).all()
+
+
+@EACH_TIER
 def test_rows_without_any_key_have_the_same_lse(tier):
     x = mx.random.normal((2, 9, 1, 8), key=mx.random.key(0))
     with ops.use_backend(tier):
