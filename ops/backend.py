@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 import mlx.core as mx
 
-from . import gpu
+from . import dense, gpu
 from .exports import export_target
 from .neighborhood import Neighborhood
 from .problem import Problem
@@ -156,24 +156,28 @@ def choose(problem: Problem, op: str) -> Tier:
     Raises:
         RuntimeError: If the forced tier cannot, or none.
     """
-    tier, reasons = _first(problem)
+    chosen = choose_attention(problem, op, may_be_dense=False)
+    assert chosen is not None
+    return chosen
+
+
+def choose_attention(problem: Problem, op: str, may_be_dense: bool = True) -> Tier | None:
+    """The same, or None where MLX's own attention to all keys is faster, and may be taken.
+
+    A forced tier computes what it can, but for windows that cover their map: nothing is left of
+    neighborhood attention there.
+    """
+    tier, reasons, why_dense = _first(problem)
     if tier is None:
         whys = ", ".join(f"{name}: {why}" for name, why in reasons.items())
         wanted = get_backend()
         why = whys if wanted == "auto" else reasons[wanted]
         raise RuntimeError(f"[{op}] backend '{wanted}' cannot run this: {why}.")
+    if may_be_dense and why_dense:
+        record(problem, "dense", {**reasons, tier.NAME: why_dense})
+        return None
     record(problem, tier.NAME, reasons)
     return tier
-
-
-def outruns_dense(problem: Problem) -> bool:
-    """Whether the tier for a problem outruns MLX's attention where each window is all there is.
-
-    Also true of a forced tier that cannot run it: `choose` then says why, instead of MLX's
-    attention passing for that tier.
-    """
-    tier, _ = _first(problem)
-    return tier is None or tier.outruns_dense(problem)
 
 
 def or_pure(
@@ -198,23 +202,30 @@ def or_pure(
     return run
 
 
-def _first(problem: Problem) -> tuple[Tier | None, dict[str, str]]:
-    """The tier for a problem, None if the forced one cannot, and why others before it do not."""
+Choice = tuple["Tier | None", dict[str, str], "str | None"]
+
+
+def _first(problem: Problem) -> Choice:
+    """The tier for a problem, None if the forced one cannot, and why others before it do not.
+
+    And why MLX's own attention should compute it instead, if so.
+    """
     return _first_of(problem, get_backend(), (export_target(), gpu.circumstances()))
 
 
 @lru_cache(maxsize=4096)
-def _first_of(
-    problem: Problem, wanted: str, circumstances: Hashable
-) -> tuple[Tier | None, dict[str, str]]:
+def _first_of(problem: Problem, wanted: str, circumstances: Hashable) -> Choice:
     # To ask every tier takes as long as all the rest of a call.
     reasons: dict[str, str] = {}
     for name in TIERS if wanted == "auto" else [wanted]:
         reason = why_not(name, problem)
         if reason is None:
-            return _tier(name), reasons
+            tier = _tier(name)
+            whole = problem.neighborhood.covers(problem.spatial)
+            asked = (whole or wanted == "auto") and not dense.why_not(problem)
+            return tier, reasons, tier.why_dense(problem) if asked else None
         reasons[name] = reason
-    return None, reasons
+    return None, reasons, None
 
 
 def why_not(name: str, problem: Problem) -> str | None:

@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache, reduce
 
 import mlx.core as mx
 import numpy as np
 
-from .problem import check_floats, check_heads, checked_scale
+from .neighborhood import Neighborhood
+from .problem import Problem, check_floats, check_heads, checked_scale
 from .tier import Support
 
-# What attention over all keys can stand in for, where every window is the whole map.
-SUPPORT = Support(features=frozenset(("stride", "window_stride")))
+# What attention over all keys can stand in for: where every window is the whole map, and else with
+# a mask, of dtypes that MLX does not round on some GPUs (TF32), and of little memory.
+WHOLE = Support(features=frozenset(("stride", "window_stride")))
+MASKED = Support(
+    features=frozenset(("dilation", "stride", "window_stride", "is_causal")),
+    dtypes=(mx.float16, mx.bfloat16),
+)
+MASK_BYTES, WEIGHT_BYTES = 1 << 25, 1 << 30  # of a mask, and of all weights in training
+
+
+def why_not(problem: Problem) -> str | None:
+    """Why attention over all keys cannot stand in for a problem; None if it can."""
+    if problem.neighborhood.covers(problem.spatial):
+        return WHOLE.why_not(problem)
+    pairs = math.prod(problem.out) * math.prod(problem.spatial)
+    if pairs > MASK_BYTES:
+        return f"its mask would have {pairs / 1e6:.0f} MB"
+    weights = pairs * problem.batch * problem.heads * problem.dtype.size
+    if weights > WEIGHT_BYTES:
+        return f"its weights would have {weights / 1e9:.1f} GB in training"
+    return MASKED.why_not(problem)
+
+
+@lru_cache(maxsize=8)
+def neighborhood_mask(hood: Neighborhood, spatial: tuple[int, ...]) -> mx.array:
+    """``[queries, keys]``: whether a kept query sees a key."""
+    axes = [hood.mask(axis, length) for axis, length in enumerate(spatial)]
+    mask = mx.array(reduce(np.kron, axes).astype(bool))
+    mx.eval(mask)
+    return mask
 
 
 def merge_attentions(
@@ -134,6 +165,19 @@ def full_attention(
     ``[B, K, Hkv, D]``, ``value`` ``[B, K, Hkv, Dv]``. Being lazy, an LSE that nobody uses costs
     nothing.
     """
+    if mask is None:
+        return attend_to(query, key, value, scale, None)
+    # A row without keys would be 0 / 0: let it see the first one and drop the result.
+    some = mask.any(axis=-1)[:, None]
+    safe = mask | (~some & (mx.arange(mask.shape[1]) == 0))
+    out, lse = attend_to(query, key, value, scale, safe)
+    return mx.where(some[..., None], out, mx.zeros((), out.dtype)), mx.where(some, lse, -mx.inf)
+
+
+def attend_to(
+    query: mx.array, key: mx.array, value: mx.array, scale: float, mask: mx.array | None
+) -> tuple[mx.array, mx.array]:
+    """The same with a mask that leaves every query a key."""
     if query.size == 0 or key.size == 0:  # an empty batch, or no keys
         shape = query.shape[:-1]
         return mx.zeros((*shape, value.shape[-1]), query.dtype), mx.full(shape, -mx.inf)
@@ -142,19 +186,10 @@ def full_attention(
         # There MLX multiplies in the arrays' dtype: a float16 has no logit beyond 65,504.
         query, key, value = (x.astype(mx.float32) for x in (query, key, value))
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))  # [B, H, N, D]
+    out = mx.fast.scaled_dot_product_attention(query, key, value, scale=scale, mask=mask)
     grouped = mx.unflatten(query, 1, (key.shape[1], -1))  # [B, Hkv, H / Hkv, Q, D]
     logits = scale * (grouped.astype(mx.float32) @ key[:, :, None].astype(mx.float32).mT)
-    if mask is None:
-        out = mx.fast.scaled_dot_product_attention(query, key, value, scale=scale)
-        lse = mx.logsumexp(logits, axis=-1)
-    else:
-        # A row without keys would be 0 / 0: let it see the first one and drop the result.
-        some = mask.any(axis=-1)
-        safe = mask | (~some[:, None] & (mx.arange(mask.shape[1]) == 0))
-        out = mx.fast.scaled_dot_product_attention(query, key, value, scale=scale, mask=safe)
-        out = mx.where(some[:, None], out, mx.zeros((), out.dtype))
-        lse = mx.logsumexp(mx.where(safe, logits, -mx.inf), axis=-1)
-        lse = mx.where(some, lse, -mx.inf)
+    lse = mx.logsumexp(logits if mask is None else mx.where(mask, logits, -mx.inf), axis=-1)
     return out.transpose(0, 2, 1, 3).astype(dtype), lse.flatten(1, 2).transpose(0, 2, 1)
 
 

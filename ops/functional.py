@@ -88,12 +88,12 @@ def attend(
     problem = attention_problem(op, hood, query, key, value, scale, rpb)
     additional = _check_additional(op, problem, additional_keys, additional_values)
     query = downsample(problem, query)
-    # Where every window is the whole map, this is plain attention. MLX has that, and unless the
-    # tier that would compute the problem is faster at it, MLX's own is used.
-    plain = problem.neighborhood.covers(problem.spatial) and not dense.SUPPORT.why_not(problem)
-    if plain and not backend.outruns_dense(problem):
+    # Where every window is the whole map this is plain attention, and where it nearly is, that with
+    # a mask. MLX has both, and its own is taken unless the tier is faster.
+    may_be_dense = additional is None or problem.neighborhood.covers(problem.spatial)
+    tier = backend.choose_attention(problem, op, may_be_dense)
+    if tier is None:
         return _dense(problem, query, key, value, additional)
-    tier = backend.choose(problem, op)
     arrays = [query, key, value] if rpb is None else [query, key, value, rpb]
     out, lse, _ = autograd.attention(problem, tier)(*arrays)
     if additional:
@@ -280,16 +280,17 @@ def _dense(
     value: mx.array,
     additional: KeysAndValues | None,
 ) -> OutAndLSE:
-    """Plain self-attention, where every window is the whole input."""
-    backend.record(problem, "dense")
-    shape = query.shape[:-1]
+    """Self-attention, with the neighborhood as a mask where windows are not the whole input."""
+    shape, hood = query.shape[:-1], problem.neighborhood
     query, key, value = (x.flatten(1, -3) for x in (query, key, value))  # [B, tokens, H, D]
     if additional:
         key, value = (
             mx.concatenate([x, more], axis=1)
             for x, more in zip((key, value), additional, strict=True)
         )
-    out, lse = dense.full_attention(query, key, value, problem.scale)
+    covers = hood.covers(problem.spatial)
+    mask = None if covers else dense.neighborhood_mask(hood, problem.spatial)
+    out, lse = dense.attend_to(query, key, value, problem.scale, mask)
     return out.reshape(*shape, problem.value_dim), lse.reshape(shape)
 
 

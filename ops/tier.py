@@ -88,8 +88,11 @@ class Tier(Protocol):
     def why_not(self, problem: Problem) -> str | None:
         """Why it cannot run a problem that it supports here and now; None if it can."""
 
-    def outruns_dense(self, problem: Problem) -> bool:
-        """Whether it outruns MLX's own attention where every window is the whole map."""
+    def why_dense(self, problem: Problem) -> str | None:
+        """Why MLX's own attention to all keys is taken for a problem instead; None if it is not.
+
+        It is asked only where that can compute the problem (``dense.why_not``).
+        """
 
     def is_differentiable(self) -> bool:
         """Whether its arrays carry their gradients: else ops/autograd.py calls the backwards."""

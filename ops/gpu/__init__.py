@@ -15,13 +15,12 @@ from ...metal import FLOAT32
 from ..exports import export_target
 from ..problem import Problem
 from ..tier import Launched, Support
-from . import kernels
+from . import dense_cost, kernels
 from .device import current, platform
 from .launches import run
 from .plan import MAX_DIM, MAX_ROWS
 from .programs import program, proven, usable
 
-SMALL_MAP = 64  # tokens; at 7x7 the kernels are up to 3 times as fast as MLX's attention (H100)
 NAME = "cuda" if platform() == "cuda" else "fast_metal"
 SUPPORT = Support(
     features=frozenset(
@@ -55,9 +54,9 @@ def circumstances() -> Hashable:
     return on_gpu, (current(), kernels.failed()) if on_gpu else platform()
 
 
-def outruns_dense(problem: Problem) -> bool:
-    """Whether a map is so small that one kernel, forward or backward, is all it needs."""
-    return problem.neighborhood.volume <= SMALL_MAP
+def why_dense(problem: Problem) -> str | None:
+    """Why MLX's attention to all keys is faster here; None if it is not."""
+    return dense_cost.why_dense(problem, current())
 
 
 def is_differentiable() -> bool:

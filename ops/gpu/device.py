@@ -45,6 +45,12 @@ class Device:
     longest_launch: float = math.inf
     core: Core | None = None
 
+    @property
+    def apple_generation(self) -> int:
+        """Of Apple's GPUs, as 13 of ``"applegpu_g13s"``, which is an M1's; 0 of all others."""
+        found = re.match(r"applegpu_g(\d+)", self.generation)
+        return int(found[1]) if found else 0
+
     def __hash__(self) -> int:
         return self._hash
 

@@ -65,9 +65,9 @@ def why_not(problem: Problem) -> str | None:
     return None
 
 
-def outruns_dense(problem: Problem) -> bool:
-    """Always on a CPU; on a GPU like the kernels."""
-    return not _on_gpu() or gpu.outruns_dense(problem)
+def why_dense(problem: Problem) -> str | None:
+    """Of the kernels on a GPU; on a CPU MLX's attention takes at least three times as long."""
+    return gpu.why_dense(problem) if _on_gpu() else None
 
 
 def is_differentiable() -> bool:

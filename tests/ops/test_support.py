@@ -43,7 +43,7 @@ def test_a_field_that_no_tier_knows_is_refused_by_every_tier(name):
     assert backend.why_not(name, capped) is not None
 
 
-@pytest.mark.parametrize("support", [*(f.SUPPORT for f in FACES), dense.SUPPORT])
+@pytest.mark.parametrize("support", [*(f.SUPPORT for f in FACES), dense.WHOLE])
 def test_so_is_one_of_the_neighborhood(support):
     flat, slanted = (Slanted((3,), (1,), (1,), (1,), (False,), slant) for slant in (0, 1))
     assert support.why_not(problem(hood=flat)) is None

@@ -326,7 +326,7 @@ def test_says_why_not(metal):  # noqa: F811
 
 
 def test_only_large_maps_go_to_mlx(metal):  # noqa: F811
-    small, large = mx.zeros((1, 7, 7, 1, 8)), mx.zeros((1, 9, 9, 1, 8))
+    small, large = mx.zeros((1, 7, 7, 1, 128)), mx.zeros((1, 9, 9, 1, 128))
     with ops.use_backend("fast_metal"):
         assert ops.explain(ops.na2d, small, small, small, 7)[0].tier == "fast_metal"
         assert ops.explain(ops.na2d, large, large, large, 9)[0].tier == "dense"
