@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import mlx.core as mx
 import mlx.nn as nn
 
-# Samples are gathered for at most this many numbers at a time, so that memory does not grow with
-# the image: 16 MiB in float32.
-CHUNK = 2**22
+from ..ops.deformable import sample_maps
+
 Sizes = Sequence[tuple[int, int]]
 
 
@@ -97,11 +96,8 @@ class DeformableAttention(nn.Module):
             centers(sizes)[:, None, None] * mx.array([w, h]) + offsets[:, :, :, level] - 0.5
             for level, (h, w) in enumerate(sizes)
         ]  # [B, N, M, P, 2] each, x before y
-        found = [
-            sample(value, point, weights[:, :, :, level])
-            for level, (value, point) in enumerate(zip(_split(values, sizes), points, strict=True))
-        ]
-        return self.output_proj(sum(found[1:], found[0]).flatten(-2))
+        found = sample_maps(values, mx.stack(points, axis=3), weights, sizes)
+        return self.output_proj(found.flatten(-2))
 
     def macs(self, output: mx.array, *_: object) -> int:
         """Multiply-adds of a call beside its projections: the four pixels around each point."""
@@ -125,55 +121,3 @@ def centers(sizes: Sizes) -> mx.array:
         grid = [*mx.meshgrid(columns / width, rows / height, indexing="xy")]
         parts.append(mx.stack(grid, axis=-1).reshape(-1, 2))
     return mx.concatenate(parts)
-
-
-def sample(values: mx.array, points: mx.array, weights: mx.array) -> mx.array:
-    """Weighted sums of a map's values between its pixels; there are zeros around the map.
-
-    Args:
-        values: `[batch, height, width, heads, channels]`.
-        points: `[batch, queries, heads, points, 2]`, x before y in pixels: (0, 0) is the center
-            of the first pixel.
-        weights: `[batch, queries, heads, points]`.
-
-    Returns:
-        `[batch, queries, heads, channels]`.
-
-    Examples:
-        >>> row = mx.array([4.0, 8.0]).reshape(1, 1, 2, 1, 1)
-        >>> points = mx.array([[0, 0], [0.5, 0], [-0.5, 0], [9, 0]]).reshape(1, 4, 1, 1, 2)
-        >>> sample(row, points, mx.ones((1, 4, 1, 1))).flatten().tolist()
-        [4.0, 6.0, 2.0, 0.0]
-    """
-    batch, height, width, heads, channels = values.shape
-    rows, columns = height + 1, width + 1  # places for squares of four, the zeros around included
-    ringed = mx.pad(values, [(0, 0), (1, 1), (1, 1), (0, 0), (0, 0)])
-    upper, lower = ringed[:, :-1], ringed[:, 1:]
-    squares = [upper[:, :, :-1], upper[:, :, 1:], lower[:, :, :-1], lower[:, :, 1:]]
-    table = mx.concatenate(squares, axis=-1).reshape(-1, 4 * channels)
-    # Beyond the ring of zeros all is zero, so points are moved back onto it.
-    ends = mx.array([width, height])
-    place = mx.clip(points.astype(mx.float32), -1, ends)
-    corner = mx.stop_gradient(mx.minimum(mx.floor(place), ends - 1))
-    right, down = mx.split(place - corner, 2, axis=-1)  # [B, N, M, P, 1]
-    near = [(1 - right) * (1 - down), right * (1 - down), (1 - right) * down, right * down]
-    shares = mx.concatenate(near, axis=-1) * weights[..., None]
-    shares = shares.astype(values.dtype).flatten(-2)[..., None, :]  # [B, N, M, 1, 4 P]
-    index = corner.astype(mx.int32) + 1
-    index = index[..., 1] * columns + index[..., 0]
-    index = index + (mx.arange(batch) * rows * columns).reshape(-1, 1, 1, 1)
-    index = index * heads + mx.arange(heads)[:, None]  # [B, N, M, P]
-    step = max(1, CHUNK // math.prod((batch, *shares.shape[2:], channels)))
-    parts = []
-    for start in range(0, points.shape[1], step):
-        here = shares[:, start : start + step]
-        found = mx.take(table, index[:, start : start + step], axis=0)  # [B, n, M, P, 4 D]
-        parts.append((here @ found.reshape(*here.shape[:3], -1, channels)).squeeze(-2))
-    return mx.concatenate(parts, axis=1)
-
-
-def _split(values: mx.array, sizes: Sizes) -> list[mx.array]:
-    """Tokens `[batch, tokens, heads, channels]` as maps."""
-    ends = [sum(h * w for h, w in sizes[: i + 1]) for i in range(len(sizes) - 1)]
-    parts = mx.split(values, ends, axis=1)
-    return [mx.unflatten(part, 1, size) for part, size in zip(parts, sizes, strict=True)]

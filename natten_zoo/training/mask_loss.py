@@ -16,8 +16,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..layers.deformable_attention import sample
 from ..models.universal_queries import Masks
+from ..ops.deformable import sample
 
 
 class MaskTargets(NamedTuple):

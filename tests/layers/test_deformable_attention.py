@@ -6,8 +6,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from natten_zoo.layers import DeformableAttention, deformable_attention
-from natten_zoo.layers.deformable_attention import centers, sample
+from natten_zoo.layers import DeformableAttention
+from natten_zoo.layers.deformable_attention import centers
+from natten_zoo.ops import deformable
+from natten_zoo.ops.deformable import sample
 
 SIZES = [(2, 3), (4, 5), (7, 9)]
 TOKENS = sum(h * w for h, w in SIZES)
@@ -56,9 +58,9 @@ def random_layer(scale=2.0):
     return layer
 
 
-@pytest.mark.parametrize("chunk", [deformable_attention.CHUNK, 500])
+@pytest.mark.parametrize("chunk", [deformable.CHUNK, 500])
 def test_layer(monkeypatch, chunk):
-    monkeypatch.setattr(deformable_attention, "CHUNK", chunk)
+    monkeypatch.setattr(deformable, "CHUNK", chunk)
     layer = random_layer()  # whose points often lie outside
     x, positions = mx.random.normal((2, 2, TOKENS, 8))
     ours = layer(x, positions, SIZES)
