@@ -11,6 +11,7 @@ from .backend import (
     set_backend,
     use_backend,
 )
+from .deformable import sample_maps
 from .dense import attention, merge_attentions
 from .exports import exporting
 from .functional import attend, na1d, na2d, na3d
@@ -70,6 +71,7 @@ __all__ = [
     "na3d_qk_rpb",
     "na3d_varlen",
     "prepare",
+    "sample_maps",
     "set_backend",
     "use_backend",
 ]

@@ -9,14 +9,18 @@ which cost what trained ones do.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
 from typing import Any
 from unittest import mock
 
 import mlx.core as mx
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it runs from a bare clone, too
 
 from natten_zoo import create_model
 from natten_zoo.layers import DeformableAttention

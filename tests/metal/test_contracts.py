@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from natten_zoo import metal
-from natten_zoo.metal import FLOAT32, INT32, KERNELS
+from natten_zoo.metal import FLOAT32, INT32, KERNELS, deformable
 from natten_zoo.ops import Neighborhood
 from natten_zoo.ops.gpu.device import machine
 from natten_zoo.ops.gpu.params import Axis
@@ -36,10 +36,17 @@ def test_arrays_are_those_of_the_text(kernel):
         assert re.search(rf"\b{name}\b", code), f"{kernel} never writes {name}"
 
 
+@pytest.mark.parametrize("kernel", deformable.KERNELS)
+def test_arrays_of_deformable_attention_are_those_of_the_text(kernel):
+    inputs, outputs = deformable.KERNELS[kernel]
+    assert described(kernel, "inputs") == [*inputs]
+    assert described(kernel, "outputs") == [*outputs]
+
+
 def test_every_text_has_its_arrays():
     folder = metal.resources.files(metal.__name__)
     assert {f.name for f in folder.iterdir() if f.name.endswith(".metal")} == {
-        f"{kernel}.metal" for kernel in KERNELS
+        f"{kernel}.metal" for kernel in (*KERNELS, *deformable.KERNELS)
     }
     arrays = {name for k in KERNELS.values() for name in (*k.inputs, *k.outputs)}
     assert arrays >= {*FLOAT32, *INT32}

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from natten_zoo import ops
-from natten_zoo.metal import body
+from natten_zoo.metal import body, source
 from natten_zoo.metal.deformable import KERNELS, header
 from natten_zoo.ops.deformable import _with_kernels, sample_maps, why_not
 from natten_zoo.ops.gpu import deformable
+from tests.metal_emulator import KernelFault
 from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401
 from tests.ops.gpu.test_cuda import TYPES, compiler
 
@@ -218,6 +219,49 @@ def test_shapes_are_checked():
     ):
         with pytest.raises(ValueError, match=rf"\[sample_maps\] '{name}' must be"):
             sample_maps(*arrays, sizes)
+
+
+DEFECTS = {
+    "a border that is a pixel wide": ("sampling.h", "float(width));", "float(width - 1));"),
+    "rows and columns swapped": ("sampling.h", "corner & 2 ? spot.down", "corner & 1 ? spot.down"),
+    "a map's first token left out": ("deformable_forward", "+ maps[3 * level + 2]", ""),
+    "another head's values": ("deformable_forward", "* heads + head) * D", "* heads) * D"),
+    "the last channels forgotten": ("deformable_forward", "(D + LANES - 1) / LANES", "D / LANES"),
+    "no bound of rows": ("deformable_forward", "if (y < 0 || y >= height ||", "if (y < 0 ||"),
+    "a sum that misses lanes": ("deformable_backward_point", "bits > 0", "bits > 1"),
+    "gradients beyond the border": ("deformable_backward_point", "spot.inside ?", "true ?"),
+    "one square of two": ("deformable_backward_value", "<= key + 1", "<= key"),
+    "only the upper squares": ("deformable_backward_value", "int up = 1", "int up = 0"),
+    "the border of the maps before": (
+        "deformable_backward_value",
+        "border += around",
+        "border += 0",
+    ),
+    "one sample too late": ("deformable_backward_value", "low = middle + 1", "low = middle + 2"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_planted_defects_are_found(metal, monkeypatch, defect):  # noqa: F811
+    """Each in some of the random problems, by the result or by the emulator."""
+    place, right, wrong = DEFECTS[defect]
+    assert right in (source(place) if place.endswith(".h") else body(place))
+
+    def spoilt(text: str, name: str) -> str:
+        return text.replace(right, wrong) if name == place else text
+
+    before = deformable.header
+    monkeypatch.setattr(deformable, "body", lambda name: spoilt(body(name), name))
+    monkeypatch.setattr(deformable, "header", lambda *of: spoilt(before(*of), "sampling.h"))
+    monkeypatch.setattr(deformable, "_built", deformable._built.__wrapped__)
+    for seed in range(12):
+        problem = draw(seed)
+        try:
+            assert_close(run(problem), reference(problem), DTYPES[mx.float32])
+        except (AssertionError, KernelFault):
+            return
+    pytest.fail("nobody noticed")
 
 
 @pytest.mark.skipif(compiler() is None, reason="needs nvcc (pip install nvidia-cuda-nvcc)")
