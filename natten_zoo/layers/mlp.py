@@ -8,6 +8,8 @@ from itertools import pairwise
 import mlx.core as mx
 import mlx.nn as nn
 
+from .activation import gelu
+
 
 class MLP(nn.Module):
     """Linear, GELU (the exact one, by erf), linear.
@@ -32,7 +34,7 @@ class MLP(nn.Module):
         self.drop = nn.Dropout(drop)
 
     def __call__(self, x: mx.array) -> mx.array:
-        x = self.drop(nn.gelu(self.fc1(x)))
+        x = self.drop(gelu(self.fc1(x)))
         return self.drop(self.fc2(x))
 
 

@@ -11,6 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ..layers.activation import gelu
 from ..layers.windows import window_attention
 from ..ops.functional import na2d
 
@@ -71,7 +72,7 @@ def zero_linear(in_dims: int, out_dims: int) -> nn.Linear:
 def geglu(x: mx.array) -> mx.array:
     """The first half of the channels times the GELU of the second."""
     value, gate = mx.split(x, 2, axis=-1)
-    return value * nn.gelu(gate)
+    return value * gelu(gate)
 
 
 class Attention(nn.Module):

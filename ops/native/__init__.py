@@ -75,6 +75,16 @@ def is_differentiable() -> bool:
     return not _on_gpu()
 
 
+def is_on_cpu() -> bool:
+    """Whether it is compiled, and the default device is its own."""
+    return _missing is None and not _on_gpu()
+
+
+def gelu(x: mx.array) -> mx.array:
+    """GELU by the error function of an array of any shape, on the CPU."""
+    return _extension().gelu(x)
+
+
 def _on_gpu() -> bool:
     return mx.default_device().type == mx.DeviceType.gpu
 

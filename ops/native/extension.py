@@ -76,6 +76,9 @@ class Extension(Protocol):
     ) -> list[mx.array]:
         """The results of an operation, computed on the CPU when they are evaluated."""
 
+    def gelu(self, x: mx.array) -> mx.array:
+        """GELU by the error function, computed on the CPU when it is evaluated."""
+
     def Kernel(  # noqa: N802
         self,
         *,

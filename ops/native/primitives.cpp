@@ -13,6 +13,7 @@
 #include "mlx/primitives.h"
 #include "mlx/stream.h"
 #include "mlx/utils.h"
+#include "view.h"
 
 namespace natten {
 namespace {
@@ -92,13 +93,6 @@ mx::Shape bias_shape(const Call& call) {
     shape.push_back(2 * call.problem.axis[a].kernel - 1);
   }
   return shape;
-}
-
-DType dtype_of(const mx::array& x) {
-  if (x.dtype() == mx::float32) return DType::kFloat32;
-  if (x.dtype() == mx::float16) return DType::kFloat16;
-  if (x.dtype() == mx::bfloat16) return DType::kBFloat16;
-  throw std::invalid_argument("[natten_zoo] arrays must be float32, float16 or bfloat16.");
 }
 
 View view_of(mx::array& x, int rank) {
