@@ -101,7 +101,18 @@ struct alignas(N * sizeof(T)) vec {
   vec() = default;
   vec(T a, T b) : x(a), y(b) {}
 };
+struct bfloat;  // which Mesa has not
 namespace metal {
+template <bool, typename T, typename>
+struct na_either {
+  typedef T type;
+};
+template <typename T, typename U>
+struct na_either<false, T, U> {
+  typedef U type;
+};
+template <bool FIRST, typename T, typename U>
+using conditional_t = typename na_either<FIRST, T, U>::type;
 template <typename T, int ROWS, int COLUMNS>
 struct simdgroup_matrix {
   vec<T, 2> held;
