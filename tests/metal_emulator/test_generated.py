@@ -60,7 +60,7 @@ def exported() -> Iterator[set[str]]:
     Exported.names = set()
     with (
         mock.patch.object(mx.fast, "metal_kernel", Exported),
-        mock.patch.object(kernels, "_function", kernels._function.__wrapped__),
+        mock.patch.object(kernels, "_built", kernels._built.__wrapped__),
     ):
         yield Exported.names
 

@@ -100,7 +100,7 @@ MUTANTS = {
         "slab.h", r"n < rounds\.count; n", "n < rounds.count - TOKENS; n", "uninit-"
     ),
     "marks not staged": Mutant(
-        KEY, "marks, na_of_head", "(const DEV float*)0, na_of_head", "uninit-"
+        KEY, r"marks,\s*na_of_head", "(const DEV float*)0, na_of_head", "uninit-"
     ),
     "bins not cleared": Mutant("rows.h", r"sums\[i\] = 0\.0f;", ";", "uninit-"),
     "sum not initialised": Mutant(FORWARD, r"na_clear<FV>\(sum\);", "", "uninitialised-value"),
@@ -207,7 +207,7 @@ def mutated(mutant: Mutant | None, core: Core) -> Iterator[None]:
         mock.patch.object(sources, "source", source),
         mock.patch.object(sources, "header", sources.header.__wrapped__),
         mock.patch.object(kernels, "text", kernels.text.__wrapped__),
-        mock.patch.object(kernels, "_function", kernels._function.__wrapped__),
+        mock.patch.object(kernels, "_built", kernels._built.__wrapped__),
         use_device(device),
     ):
         yield
