@@ -1,0 +1,204 @@
+#!/usr/bin/env python3
+"""Plant every small fault in the compiled tier or the kernels, one at a time: do the tests see it?
+
+    python scripts/mutants.py native --sample 60 --seed 0
+    python scripts/mutants.py metal --sample 20
+
+A fault turns a comparison, a logical operator, a minimum or a constant into its neighbor, or takes
+a barrier away. `native` compiles ops/native/core with it and holds random problems against float64
+(tests/ops/extremes.py); `metal` runs kernels in the emulator (tests/metal_emulator), whose reports
+count, too. What nothing sees is listed, but for those that tests/mutants.txt explains. The exit
+status is 1 if one is left over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+EXPLAINED = ROOT / "tests" / "mutants.txt"
+
+NEIGHBORS = {
+    "<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "==", "&&": "||", "||": "&&",
+    "min": "max", "max": "min",
+}  # fmt: skip
+OPERATOR = r"(?<= )(?:[<>]=?|[!=]=|&&|\|\|)(?= )"
+EXTREMUM = r"(?<=na_)(?:min|max)(?=\()|(?<=std::)(?:min|max)(?=\()"
+NUMBER = r"(?<![\w.#])(?:\d+\.\d*(?:e[+-]?\d+)?f?|\d+(?:e[+-]?\d+f?)?)(?![\w.])"
+BARRIER = r"\b\w*barrier\([^;]*\);"
+PLACES = re.compile(f"{BARRIER}|{OPERATOR}|{EXTREMUM}|{NUMBER}")
+# What is no code, or is the compiler's own business.
+SILENT = re.compile(r'//[^\n]*|"[^"\n]*"|/\*.*?\*/|#(?:include|pragma|if|ifdef|ifndef|elif)[^\n]*'
+                    r"|static_assert\([^;]*;|template <[^\n]*>\n", re.S)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A change of one place in a file."""
+
+    file: str
+    start: int
+    before: str
+    after: str
+    line: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.before!r} -> {self.after!r} in {self.line}"
+
+    @property
+    def key(self) -> str:
+        """What tests/mutants.txt calls it: no line numbers, which change."""
+        return f"{self.file} | {self.before} -> {self.after} | {self.line}"
+
+    def of(self, text: str) -> str:
+        """The text of the file with the change."""
+        return text[: self.start] + self.after + text[self.start + len(self.before) :]
+
+
+def mutants(file: str, text: str) -> Iterator[Mutant]:
+    """All mutants of a file."""
+    silent = [match.span() for match in SILENT.finditer(text)]
+    for match in PLACES.finditer(text):
+        start, before = match.start(), match[0]
+        if any(a <= start < b for a, b in silent):
+            continue
+        line = text[text.rfind("\n", 0, start) + 1 : text.find("\n", start)].strip()
+        yield Mutant(file, start, before, _neighbor(before), line)
+
+
+def _neighbor(before: str) -> str:
+    if before in NEIGHBORS:
+        return NEIGHBORS[before]
+    if "barrier" in before:
+        return ";"
+    if before.isdigit():
+        return str(int(before) + 1)
+    return before.replace("e", "1e", 1) if float(before.rstrip("f")) == 0 else f"(2 * {before})"
+
+
+class Native:
+    """A copy of the compiled tier that is compiled anew for each mutant."""
+
+    FOLDER = ROOT / "ops" / "native" / "core"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("ops/native", "metal"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so"))
+        rules = folder / "ops" / "native" / "CMakeLists.txt"
+        rules.write_text(rules.read_text().replace("-O3", "-O1"))
+        self._compile()
+
+    @classmethod
+    def files(cls) -> list[Path]:
+        return sorted(path for path in cls.FOLDER.iterdir() if path.name != "peak.cpp")
+
+    def _compile(self) -> Path:
+        from scripts.build_native import _program
+
+        source, build = self.folder / "ops" / "native", self.folder / "build"
+        configure = [_program("cmake") or "cmake", "-S", str(source), "-B", str(build), "-G",
+                     "Ninja", f"-DPython_EXECUTABLE={sys.executable}",
+                     f"-DCMAKE_MAKE_PROGRAM={_program('ninja') or 'ninja'}",
+                     f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={build}"]  # fmt: skip
+        if not build.exists():
+            subprocess.run(configure, check=True, capture_output=True)
+        subprocess.run(
+            [configure[0], "--build", str(build), "-j1"], check=True, capture_output=True
+        )
+        return next(build.glob("_ext.*.so"))
+
+    def caught(self, mutant: Mutant | None) -> str:
+        """What gives a mutant away; empty if nothing does."""
+        path = self.folder / "ops" / "native" / "core" / (mutant.file if mutant else "task.h")
+        original = path.read_text()
+        try:
+            path.write_text(mutant.of(original) if mutant else original)
+            extension = self._compile()
+        except subprocess.CalledProcessError:
+            return "it does not compile"
+        finally:
+            path.write_text(original)
+        return ask("tests.ops.native.judge", str(extension), seconds=120)
+
+
+class Metal:
+    """The kernels in the emulator."""
+
+    FOLDER = ROOT / "metal"
+
+    def __init__(self, folder: Path) -> None:
+        pass
+
+    @classmethod
+    def files(cls) -> list[Path]:
+        cuda = {"dialect_cuda.h", "core_tensor.h"}
+        found = (p for p in cls.FOLDER.iterdir() if p.suffix in (".h", ".metal"))
+        return sorted(path for path in found if path.name not in cuda)
+
+    def caught(self, mutant: Mutant | None) -> str:
+        """What gives a mutant away; empty if nothing does."""
+        what = [mutant.file, str(mutant.start), mutant.before, mutant.after] if mutant else []
+        return ask("tests.metal_emulator.judge", *what, seconds=600)
+
+
+def ask(module: str, *arguments: str, seconds: float) -> str:
+    """What a judge finds wrong, in a process of its own; empty if nothing is."""
+    command = [sys.executable, "-m", module, *arguments]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return "it does not end"
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    return "" if done.returncode == 0 else (lines or [f"status {done.returncode}"])[-1]
+
+
+def explained() -> set[str]:
+    """The mutants that tests/mutants.txt says why nothing can or need see."""
+    return {line for line in EXPLAINED.read_text().splitlines() if " | " in line}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("native", "metal"))
+    parser.add_argument("--sample", type=int, help="so many of them, at random")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--only", default="", help="those of files whose names have this in them")
+    parser.add_argument("--list", action="store_true", help="list them and stop")
+    args = parser.parse_args()
+    kind = {"native": Native, "metal": Metal}[args.what]
+    found = [m for path in kind.files() if args.only in path.name
+             for m in mutants(path.name, path.read_text())]  # fmt: skip
+    total = len(found)
+    if args.sample is not None and args.sample < total:
+        found = random.Random(args.seed).sample(found, args.sample)
+    if args.list:
+        print(*found, sep="\n")
+        return 0
+    print(f"{len(found)} of {total} mutants", flush=True)
+    known, left = explained(), []
+    with tempfile.TemporaryDirectory() as folder:
+        judge = kind(Path(folder))
+        if reason := judge.caught(None):
+            sys.exit(f"without any fault: {reason}")
+        for mutant in found:
+            reason = judge.caught(mutant)
+            state = reason or ("explained" if mutant.key in known else "SURVIVES")
+            left += [mutant.key] if state == "SURVIVES" else []
+            print(f"{mutant}: {state[:160]}", flush=True)
+    print(f"{len(left)} of {len(found)} are left:", *left, sep="\n  ")
+    return bool(left)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

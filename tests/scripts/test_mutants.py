@@ -1,0 +1,57 @@
+"""scripts/mutants.py: what it changes, and that a change is seen."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from scripts import mutants
+from scripts.mutants import Metal, Native
+
+TEXT = """// a comment with 1 < 2
+#include "file_1.h"
+template <int N>
+int first(int n) {
+  static_assert(N < 4);
+  if (n <= 10 && n != N) return na_min(n, 3);
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  return array<3>(x1) * 0.5f;
+}
+"""
+
+
+def test_every_comparison_constant_and_barrier():
+    found = [(m.before, m.after) for m in mutants.mutants("a.h", TEXT)]
+    assert found == [
+        ("<=", "<"), ("10", "11"), ("&&", "||"), ("!=", "=="), ("min", "max"), ("3", "4"),
+        ("threadgroup_barrier(mem_flags::mem_threadgroup);", ";"), ("3", "4"),
+        ("0.5f", "(2 * 0.5f)"),
+    ]  # fmt: skip
+    third = list(mutants.mutants("a.h", TEXT))[3]
+    assert third.of(TEXT) == TEXT.replace("n != N", "n == N")
+
+
+@pytest.mark.parametrize("kind", [Native, Metal])
+def test_all_files_have_some(kind):
+    found = of(kind)
+    assert len(found) > 500
+    assert {m.file for m in found} >= {p.name for p in kind.files() if p.suffix != ".h"}
+
+
+def test_what_is_explained_is_there():
+    assert mutants.explained() <= {m.key for kind in (Native, Metal) for m in of(kind)}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+def test_a_fault_of_the_compiled_tier_is_seen(tmp_path):
+    native = Native(tmp_path)
+    assert native.caught(None) == ""
+    line = "for (int j = 0; j < count; ++j) top = max(weights_[j], top);"
+    fault = next(m for m in of(Native) if m.line == line and m.before == "<")
+    assert native.caught(fault)
+
+
+def of(kind: type) -> list[mutants.Mutant]:
+    return [m for path in kind.files() for m in mutants.mutants(path.name, path.read_text())]
