@@ -14,6 +14,8 @@ have names, classes.txt.
 
   natten-zoo finetune rooms/ --task semantic --model upernet_nat_mini --out runs/rooms
 
+With --task diffusion an HDiT learns to make such images: `natten-zoo sample -m OUT/best`.
+
 OUT/best and OUT/last are models: `natten-zoo classify --model runs/flowers/best photo.jpg`.
 OUT also gets recipe.yaml (every option as it was resolved), metrics.jsonl and curve.png. Options
 come from the command line, then from the recipe (-c: a YAML file, or finetune, linear_probe, lora,

@@ -1,10 +1,10 @@
 """Make images of noise with a diffusion model, and a grid of them.
 
-  natten-zoo sample --model runs/clothes/best -n 16 -o clothes.png
+  natten-zoo sample -n 16 --label Sneaker Bag -o clothes.png
 
-writes a grid; --folder also writes each image. No weights of a diffusion model are published that
-this project has seen: train one (docs/tasks/sample.md), or give a checkpoint of k-diffusion's, with
-its configuration in it.
+writes a grid; --folder also writes each image. The default model makes clothes of 28 x 28 gray
+pixels and is in the package. No weights of larger ones are published that this project has seen:
+train one (docs/tasks/sample.md), or give a checkpoint of k-diffusion's.
 """
 
 from __future__ import annotations
@@ -13,15 +13,26 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..files import write_whole
 from ._arguments import add_variant_argument, png, positive, weights_options
+
+if TYPE_CHECKING:
+    from ..models import HDiT
+
+
+DEFAULT_MODEL = "hdit_pico_fashion"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
     parser.add_argument(
-        "-m", "--model", required=True, metavar="NAME|PATH", help="a checkpoint's file or folder"
+        "-m",
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="NAME|PATH",
+        help="a name, or a checkpoint's file or folder (default: %(default)s)",
     )
     add_variant_argument(parser)
     parser.add_argument(
@@ -49,10 +60,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--label",
-        type=int,
         nargs="+",
-        metavar="N",
-        help="what the images shall show, in turn, by the number of the class",
+        metavar="NAME|N",
+        help="what the images shall show, in turn: classes, by name or number",
     )
     parser.add_argument(
         "--guidance",
@@ -85,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
     from ..tasks.sampling import sample
 
     model = load_pretrained(HDiT, args.model, model=args.variant, **weights_options(args))
-    labels = args.label and [args.label[i % len(args.label)] for i in range(args.count)]
+    told = [label_number(label, model) for label in args.label or ()]
+    labels = [told[i % len(told)] for i in range(args.count)] if told else None
     with tqdm(unit="step", file=sys.stderr, disable=None, leave=False) as bar:
 
         def each(done: int, total: int) -> None:
@@ -101,3 +112,22 @@ def run(args: argparse.Namespace) -> int:
         write_whole(args.folder / f"{number:05}.png", partial(image.save, format="PNG"))
     print(f"{args.count} images: {args.out}" + (f", {args.folder}" if args.folder else ""))
     return 0
+
+
+def label_number(label: str, model: HDiT) -> int:
+    """The number of a class of a model, by number or by name.
+
+    Raises:
+        ValueError: It has none of that name.
+    """
+    from ..data.labels import class_names
+    from ..data.names import find
+
+    if label.isdecimal():
+        return int(label)
+    names = (model.record and class_names(model.record.classes)) or ()
+    (number,) = find([label], names)
+    if number is None:
+        known = f"one of {', '.join(names)}" if names else "a number, as the model knows no names,"
+        raise ValueError(f"--label must be {known} but got {label!r}.")
+    return number

@@ -16,6 +16,8 @@ from natten_zoo.models import HDiT, HDiTConfig
 from natten_zoo.models.cost import count_cost
 from natten_zoo.models.hdit_layers import rotary_angles
 from natten_zoo.pretrained.readers.errors import CheckpointError
+from natten_zoo.tasks import sample
+from natten_zoo.tasks.fidelity import look
 from natten_zoo.tasks.samplers import SAMPLERS, karras_schedule
 from tests.pretrained.conftest import Tensor, save_torch
 
@@ -185,6 +187,16 @@ def test_parameters_are_k_diffusions():
     }
     cost = count_cost(model, mx.zeros((1, 256, 256, 3)), mx.ones(1))
     assert (cost.params, cost.macs) == (record.params, round(record.gmacs * 1e9))
+
+
+def test_the_packaged_model():
+    model, record = HDiT.from_pretrained("hdit_pico_fashion"), get_record("hdit_pico_fashion")
+    cost = count_cost(model, mx.zeros((1, 28, 28, 1)), mx.ones(1), mx.array([0]))
+    assert (cost.params, cost.macs) == (record.params, round(record.gmacs * 1e9))
+    assert model.out_norm.scale.dtype == mx.float32  # it is stored in half of that
+    labels = np.arange(20) % 10
+    clothes = sample(model, 20, steps=8, labels=labels, batch_size=20).pixels
+    assert look(load_pretrained(None, "nat_pico_fashion"), clothes).agreement(labels) >= 0.8
 
 
 @pytest.mark.parametrize(("heads", "dim"), [(2, 16), (4, 64), (3, 8)])

@@ -136,5 +136,15 @@ def test_the_verb(model, tmp_path, monkeypatch, capsys):
     single = np.array(Image.open("all/00002.png"))
     expected = sample(model, 3, steps=2, size=(8, 16), labels=[0, 1, 0]).pixels[2]
     assert np.array_equal(single, expected)
+    model.record = Record("x", "HDiT", CONFIG.to_dict(), classes=("Hat", "Shoe"), input_size=8)
+    model.save_pretrained("named")
+    words = "sample --model named -n 2 --steps 1 -o named.png --folder named-all"
+    assert cli.main([*words.split(), "--label", "shoe", "0"]) == 0
+    expected = sample(model, 2, steps=1, labels=[1, 0]).pixels
+    pixels = np.array([np.array(Image.open(f"named-all/0000{i}.png")) for i in (0, 1)])
+    assert np.array_equal(pixels, expected)
+    assert cli.main([*words.split(), "--label", "sock"]) == 2
+    assert "--label must be one of Hat, Shoe but got 'sock'" in capsys.readouterr().err
+    model.record = None
     assert cli.main([*words.split(), "--label", "9"]) == 2
     assert "'labels' must be integers in 0..2" in capsys.readouterr().err
