@@ -1,10 +1,12 @@
-"""Make a model smaller: its linear layers in 8, 6 or 4 bits.
+"""Make a model smaller: its linear layers in 8, 6 or 4 bits, or in floats of 8 or 4.
 
 Convolutions (the tokenizer and the downsamplers), norms and biases stay as they are. OUT is a
 model like any other: every verb and `from_pretrained` take it. With --data the accuracy before
-and after is measured on the same images.
+and after is measured on the same images. With --mixed some layers get 8 bits and all others 4:
+those that change the answers most when they alone get 4, seen on images of --data without labels.
 
   natten-zoo quantize nat_mini nat_mini-8bit --bits 8 --data imagenet/val --limit 2000
+  natten-zoo quantize nat_mini nat_mini-mixed --mixed 0.25 --data imagenet/val --limit 2000
 """
 
 from __future__ import annotations
@@ -13,24 +15,44 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._arguments import add_order_argument, positive
+from ._arguments import add_order_argument, positive, share
 
 if TYPE_CHECKING:
     from ..data import Preprocess
     from ..models import Classifier
+    from ..pretrained.quantize import Quantization
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
     parser.add_argument("source", metavar="MODEL", help="a name, a file or a folder")
     parser.add_argument("target", metavar="OUT", type=Path, help="the folder to write")
-    parser.add_argument("--bits", type=int, choices=(4, 6, 8), default=8, help="default: 8")
+    parser.add_argument(
+        "--mode",
+        choices=("affine", "mxfp4", "nvfp4", "mxfp8"),
+        default="affine",
+        help="integers with a scale and an offset, or floats of one format (default: affine)",
+    )
+    parser.add_argument("--bits", type=int, choices=(4, 6, 8), help="of affine (default: 8)")
     parser.add_argument(
         "--group-size",
         type=int,
         choices=(32, 64, 128),
-        default=64,
-        help="weights that share a scale (default: 64)",
+        help="weights that share a scale, of affine (default: 64)",
+    )
+    parser.add_argument(
+        "--mixed",
+        type=share,
+        metavar="SHARE",
+        help="of the weights that get 8 bits while the others get 4, in 0..1 (mxfp8 beside mxfp4 "
+        "and nvfp4)",
+    )
+    parser.add_argument(
+        "--calibrate",
+        type=positive,
+        default=256,
+        metavar="N",
+        help="images that --mixed looks at (default: 256)",
     )
     parser.add_argument("--data", metavar="DATA", help="measure on a folder, or `fashion-mnist`")
     add_order_argument(parser)
@@ -41,19 +63,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Quantizes, measures if asked to, saves, and prints the figures."""
     from ..pretrained.folder import check_target
-    from ..pretrained.quantize import quantize, size
+    from ..pretrained.quantize import Quantization, quantize, size
     from ..pretrained.save import save_pretrained
     from ..tasks.classification import open_classifier
 
+    if args.mixed is not None and args.data is None:
+        raise ValueError("--mixed looks at images: name some by --data.")
+    if args.mixed is not None and (args.bits or args.mode == "mxfp8"):
+        raise ValueError("--mixed chooses the bits: leave out --bits, and --mode mxfp8.")
     check_target(args.target, args.overwrite)
     model, preprocess = open_classifier(args.source)
     before = size(model), accuracy(args, model, preprocess)
-    count, stay = quantize(model, args.bits, args.group_size)
+    layers = more_bits(args, model, preprocess) if args.mixed is not None else {}
+    bits = 4 if args.mixed is not None and args.mode == "affine" else args.bits
+    how = Quantization.of(args.mode, bits, args.group_size)
+    count, stay = quantize(model, how.bits, how.group_size, how.mode, layers=layers)
     after = size(model), accuracy(args, model, preprocess)
     save_pretrained(model, args.target, overwrite=args.overwrite)
-    print(f"{count} linear layers in {args.bits} bits; convolutions, norms and biases stay")
+    print(f"{count - len(layers)} linear layers in {how}; convolutions, norms and biases stay")
+    if layers:
+        print(f"{len(layers)} in {next(iter(layers.values()))}: {', '.join(layers)}")
     if stay:
-        print(f"stay too, {args.group_size} does not divide their inputs: {', '.join(stay)}")
+        print(f"stay too, {how.group_size} does not divide their inputs: {', '.join(stay)}")
     for name, (weight, top1) in (("before", before), ("after", after)):
         text = "" if top1 is None else f", top-1 {top1:.2f} %"
         print(f"{name}: {weight / 2**20:.2f} MiB{text}")
@@ -72,3 +103,22 @@ def accuracy(args: argparse.Namespace, model: Classifier, preprocess: Preprocess
     names = output_names(model)
     sources, labels = open_data(args.data, model, args.limit, args.by_order)
     return evaluate(model, sources, labels, preprocess, names).top1
+
+
+def more_bits(
+    args: argparse.Namespace, model: Classifier, preprocess: Preprocess
+) -> dict[str, Quantization]:
+    """The layers that get 8 bits."""
+    from ..data.image_files import read_batches
+    from ..pretrained.mixed_bits import losses, worst
+    from ..pretrained.quantize import Quantization
+    from .evaluate import open_data
+
+    few = Quantization.of(args.mode, 4, args.group_size)
+    many = Quantization.of("affine", 8, args.group_size)
+    if args.mode != "affine":
+        many = Quantization.of("mxfp8")
+    sources, _ = open_data(args.data, model, args.calibrate, args.by_order)
+    batches = [batch.images for batch in read_batches(sources, preprocess, 32) if batch.indices]
+    measured = losses(model, batches, few)
+    return dict.fromkeys(worst(model, measured, args.mixed), many)

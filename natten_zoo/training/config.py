@@ -30,7 +30,7 @@ FREE_TO_CHANGE = frozenset(
 LARGEST_SCALE = 8
 
 # Paths, or names that are no paths: the same place may be written in several ways.
-PLACES = ("data", "model")
+PLACES = ("data", "model", "teacher")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "task": ("auto", "semantic", "diffusion"),
@@ -57,16 +57,18 @@ RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
         lambda value: 0 <= value < math.inf,
         (
             *("lr", "min_lr", "weight_decay", "layer_decay", "clip_norm", "warmup_epochs"),
+            "teacher_features",
             *("crop_padding", "jitter", "mixup", "cutmix", "seed", "save_every", "max_minutes"),
         ),
     ),
     (
         "lie in [0, 1]",
         lambda value: 0 <= value <= 1,
-        ("val_fraction", "smoothing", "erase", "ema_decay", "mix_prob"),
+        ("val_fraction", "smoothing", "teacher_share", "erase", "ema_decay", "mix_prob"),
     ),
     ("lie in [0, 1)", lambda value: 0 <= value < 1, ("momentum", "drop_path")),
     ("lie in (0, 1]", lambda value: 0 < value <= 1, ("crop_scale",)),
+    ("be positive", lambda value: 0 < value < math.inf, ("temperature",)),
     ("lie in [0, 10]", lambda value: 0 <= value <= 10, ("rand_augment",)),
 )
 
@@ -115,6 +117,15 @@ class Recipe:
     lora_rank: int = option(8, "rank of the LoRA matrices")
     lora_scale: float = option(2.0, "factor on the LoRA update")
     lora_targets: list[str] = option(["qkv", "proj", "fc1", "fc2"], "linear layers that get LoRA")
+
+    # whose answers are learned, too
+    teacher: str = option("", "model whose answers the trained one learns, by name or path")
+    temperature: float = option(2.0, "softens the answers of both; 1 leaves them as they are")
+    teacher_share: float = option(0.7, "of the loss that the teacher's answers make")
+    teacher_features: float = option(
+        0.0, "weight of how alike the teacher's features of images are; 0 is off"
+    )
+    teacher_stage: int = option(-1, "whose features these are, from 0, or from the last, -1")
 
     # optimization
     epochs: int = option(30, "passes over the training images")

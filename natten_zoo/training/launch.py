@@ -26,6 +26,7 @@ from ..tasks import TASKS, task_of
 from .augment import Augment, SequenceAugment
 from .config import Recipe
 from .diffusion import DiffusionAugment, DiffusionTrainer
+from .distill import Distillation
 from .loop import Source, Trainer
 from .lora import add_lora, fused
 from .optim import choose_trainable
@@ -79,6 +80,11 @@ def make_trainer(recipe: Recipe) -> Trainer:
             f"[train] 'model' must be an HDiT for 'task' diffusion but got {recipe.model!r}, which "
             f"is made for {task.name}."
         )
+    if recipe.teacher and TRAINERS[task.name] not in (picture_trainer, sequence_trainer):
+        raise ValueError(
+            f"[train] 'teacher' must be left out for {task.name}: classifiers of images, clips and "
+            "sequences can have one."
+        )
     source = open_source(recipe, record)
     mx.random.seed(recipe.seed)
     return TRAINERS[task.name](recipe, record, source)
@@ -90,7 +96,7 @@ def picture_trainer(recipe: Recipe, record: Record, source: Source) -> Trainer:
     say(f"{source.size:,} images to train on, {source.val_size:,} to validate on")
     model = make_model(recipe, record, classes)
     augment = Augment(recipe, len(classes), record.input_size, *values)
-    return Trainer(recipe, model, source, augment, save_model)
+    return with_teacher(recipe, record, model, source, augment)
 
 
 def sequence_trainer(recipe: Recipe, record: Record, source: Source) -> Trainer:
@@ -99,6 +105,15 @@ def sequence_trainer(recipe: Recipe, record: Record, source: Source) -> Trainer:
     say(f"{source.size:,} sequences to train on, {source.val_size:,} to validate on")
     model = make_model(recipe, record, classes)
     augment = SequenceAugment(recipe, len(classes), *values)
+    return with_teacher(recipe, record, model, source, augment)
+
+
+def with_teacher(
+    recipe: Recipe, record: Record, model: Classifier, source: Source, augment: Augment
+) -> Trainer:
+    """The trainer of a classifier, whose answers a teacher's are if the recipe names one."""
+    if recipe.teacher:
+        return Distillation(recipe, model, source, augment, save_model, record)
     return Trainer(recipe, model, source, augment, save_model)
 
 
@@ -169,7 +184,7 @@ def named_record(recipe: Recipe) -> Record:
     saved: Model = load_pretrained(None, recipe.model, lazy=True)
     if saved.record is None:
         raise ValueError(f"[train] {recipe.model!r} does not say how its images are prepared.")
-    if recipe.pretrained:
+    if recipe.pretrained and recipe.tune != "lora":
         refuse_quantized(saved, "[train] 'model'")
     return dataclasses.replace(saved.record, model=saved.config.to_dict())
 
