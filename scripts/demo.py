@@ -3,6 +3,10 @@
 
     python scripts/demo.py                         the model and the images in the package, offline
     python scripts/demo.py --model dinat_mini      any classifier of `natten-zoo list`, or a path
+    python scripts/demo.py --model upernet_nat_mini
+
+The last, and a Mask2Former or OneFormer, shows what was found: point at a segment, and its mask is
+lit, its class and its score are named.
 
 Needs Gradio and matplotlib: pip install 'natten-zoo[demo]'.
 """
@@ -25,13 +29,15 @@ except ImportError:
     sys.exit("the page needs Gradio: pip install 'natten-zoo[demo]'")
 import mlx.core as mx
 import numpy as np
+from demo_segments import SegmentsPage
 from PIL import Image
 
 import natten_zoo
 from natten_zoo.cli._arguments import DEFAULT_MODEL, add_model_argument, weights_options
 from natten_zoo.data import Preprocess, read_image
-from natten_zoo.models import Model
-from natten_zoo.tasks.classification import open_classifier, output_names
+from natten_zoo.models import Model, UPerNet, load_pretrained
+from natten_zoo.models.universal import Universal
+from natten_zoo.tasks.classification import output_names, prepared
 from natten_zoo.viz import LayerView, view_layers
 from natten_zoo.viz.inside import layer_figure, layers_figure
 
@@ -148,6 +154,18 @@ class Page:
         return page
 
 
+def make_page(name: str, variant: str | None, weights: dict[str, Any]) -> Page | SegmentsPage:
+    """The page that fits a model.
+
+    Raises:
+        ValueError: There is none for such models.
+    """
+    model: Any = load_pretrained(None, name, model=variant, **weights)
+    if isinstance(model, UPerNet | Universal):
+        return SegmentsPage(name, model)
+    return Page(name, model, prepared(model, name))
+
+
 def main() -> None:
     """Serves the page until interrupted."""
     parser = argparse.ArgumentParser(
@@ -160,8 +178,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         name = args.model or DEFAULT_MODEL
-        opened = open_classifier(name, args.variant, **weights_options(args))
-        page = Page(name, *opened).build()
+        page = make_page(name, args.variant, weights_options(args)).build()
     except (ValueError, OSError) as error:
         parser.error(str(error))
     page.launch(

@@ -7,13 +7,25 @@ import shutil
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from PIL import Image
 
 from natten_zoo.data import read_image
+from natten_zoo.models import (
+    Mask2Former,
+    Mask2FormerConfig,
+    NATConfig,
+    UPerNet,
+    UPerNetConfig,
+    load_pretrained,
+)
+from natten_zoo.pretrained import Record
+from natten_zoo.tasks import find_segments, segment
 from natten_zoo.tasks.classification import open_classifier
 from natten_zoo.viz import view_layers
 from natten_zoo.viz.inside import layer_figure
@@ -29,12 +41,19 @@ SANDAL = ROOT / "natten_zoo/assets/samples/05_sandal_00008.png"
 @pytest.fixture(scope="module")
 def address():
     """A server of the page on a free port."""
+    with served() as at:
+        yield at
+
+
+@contextmanager
+def served(*options):
+    """The address of the page, while it is served."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     server = subprocess.Popen(
-        [sys.executable, SCRIPT, "--port", str(port)],
+        [sys.executable, SCRIPT, "--port", str(port), *options],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     said = []
@@ -131,6 +150,61 @@ def test_damaged_files(page, tmp_path, content, message):
     upload(page, broken)
     page.get_by_text(message).first.wait_for()
     change(page, lambda: upload(page, SANDAL))  # and it goes on
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A UPerNet and a Mask2Former, small and untrained, in folders of their names."""
+    folder = tmp_path_factory.mktemp("models")
+    mx.random.seed(0)
+    body = NATConfig(8, (1, 1, 1, 1), (1, 1, 2, 4), kernel_size=3)
+    classes = tuple(f"kind {n}" for n in range(4))
+    for model, tasks in (
+        (UPerNet(UPerNetConfig(body, channels=8, aux_channels=8, num_classes=4)), ()),
+        (
+            Mask2Former(Mask2FormerConfig(body, 32, 32, num_queries=5, num_classes=4, depth=1)),
+            ("panoptic", "semantic"),
+        ),
+    ):
+        name = type(model).__name__
+        model.record = Record(
+            name, name, model.config.to_dict(), input_size=64, crop_mode="whole", crop_pct=1.0,
+            classes=classes, num_classes=4, tasks=tasks,
+        )  # fmt: skip
+        model.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["UPerNet", "Mask2Former"])
+def test_what_the_pointer_is_on_is_lit_and_named(browser, models, name):
+    """The classes of pixels are the task semantic, which the Mask2Former is asked for, too."""
+    with served("--model", str(models / name)) as at:
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.set_default_timeout(30_000)
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(at)
+        page.wait_for_selector("#image input[type=file]", state="attached")
+        if name == "Mask2Former":
+            page.get_by_label("semantic").check()
+        else:
+            assert not page.locator("#task").is_visible()
+        upload(page, SANDAL)
+        frame = page.frame_locator("#found iframe")
+        frame.locator("body[data-ready]").wait_for()
+        box = frame.locator("canvas").bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        playwright.expect(frame.locator("#what")).to_contain_text("kind ")
+        words = frame.locator("#what").inner_text()
+        model = load_pretrained(None, models / name)
+        image = read_image(SANDAL)
+        is_upernet = name == "UPerNet"
+        found = segment(model, image) if is_upernet else find_segments(model, image, "semantic")
+        at_center = found.mask[image.height // 2, image.width // 2]
+        [entry] = [e for e in found.classes() if e["index"] == at_center]
+        assert words == f"{entry['class']}, {entry['share']:.1%}"
+        assert {u.split("/")[2] for u in asked if u.startswith("http")} == {at[7:]}
+        page.close()
 
 
 def test_an_unknown_model_gets_the_nearest_names():
