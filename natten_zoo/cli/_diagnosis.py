@@ -19,6 +19,7 @@ from .. import ops
 from ..metal import MATRIX, Core
 from ..ops import Neighborhood, backend, pure
 from ..ops.gpu.device import use_core
+from ..ops.problem import Problem
 from ..version import __version__
 
 # What a result may be off by, relative to the largest reference value, or absolute where that is
@@ -42,6 +43,12 @@ class Sample(NamedTuple):
     def hood(self) -> Neighborhood:
         """Who sees whom."""
         return Neighborhood.of(len(self.spatial), **self.parameters)
+
+    def problem(self, dtype: str, batch: int) -> Problem:
+        """What is computed, for models of it."""
+        d, h = self.head_dim, self.heads
+        of = getattr(mx, dtype)
+        return Problem(self.hood, batch, self.spatial, h, h, d, d, d**-0.5, of, self.has_rpb)
 
 
 SAMPLES = {
@@ -171,11 +178,13 @@ def product_error() -> float:
 
 
 def compare(tier: str, name: str, dtype: str) -> dict[str, Any]:
-    """A tier's error on a sample, and whether that is right."""
+    """A tier's error on a sample, and whether that is right; and the kernels built for it."""
     function, arrays = problem(SAMPLES[name], dtype)
     row: dict[str, Any] = {"tier": tier, "problem": name, "dtype": dtype}
     try:
         with ops.use_backend(tier):
+            built = ops.prepare(function, *arrays, gradients=True)
+            row |= {"built": built.built, "build seconds": built.seconds if built.built else 0.0}
             got = results(function, arrays)
     except (RuntimeError, ValueError) as failure:
         return {**row, "right": False, "failure": " ".join(str(failure).split())[:200]}

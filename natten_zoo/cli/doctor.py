@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,9 @@ def examine(quick: bool, rounds: int) -> Report:
     from tqdm import tqdm
 
     from . import _diagnosis as diagnosis
+    from . import _expected as expected
 
+    start = time.perf_counter()
     tiers = diagnosis.tiers()
     judged = [name for name, verdict in tiers.items() if verdict == "runs" and name != "pure"]
     dtypes = ["float32"] if quick else list(diagnosis.TOLERANCE)
@@ -81,6 +84,9 @@ def examine(quick: bool, rounds: int) -> Report:
                 report["milliseconds"] += counted(bar, diagnosis.timings(tier, rounds))
                 report["milliseconds, small"] += counted(bar, diagnosis.small_timings(tier, rounds))
     report["well"] = all(row["right"] for row in report["parity"])
+    report["seconds"] = time.perf_counter() - start
+    if not quick and "fast_metal" in judged:
+        report["seconds, an M1 by the model, at most"] = expected.seconds(rounds)
     return report
 
 
@@ -123,8 +129,24 @@ def in_words(report: Report) -> str:
             "Milliseconds, forward / with gradients: float32, batch 1, 4 heads of 32\n"
             + table(header, lines, "<<>>")
         )
+    parts += [_building(report["parity"]), _duration(report)]
     well = "All well." if report["well"] else "Something is wrong: please open an issue with this."
-    return "\n\n".join([*parts, well]) + "\n"
+    return "\n\n".join([*filter(None, parts), well]) + "\n"
+
+
+def _building(rows: list[Report]) -> str:
+    """How many kernels were built, and how long each took."""
+    built = sum(row.get("built", 0) for row in rows)
+    seconds = sum(row.get("build seconds", 0.0) for row in rows)
+    return (
+        f"{built} kernels built in {seconds:.1f} s: the first call of each waits." if built else ""
+    )
+
+
+def _duration(report: Report) -> str:
+    bound = report.get("seconds, an M1 by the model, at most")
+    model = "" if bound is None else f"; an M1 should take {bound:.0f} s at most, by the model"
+    return f"This took {report['seconds']:.0f} s{model}."
 
 
 def _verdict(row: Report) -> str:

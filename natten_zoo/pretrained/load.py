@@ -107,6 +107,9 @@ def create_model(
     *,
     features_only: bool = False,
     out_indices: Sequence[int] | None = None,
+    ema: bool = True,
+    weights: str | None = None,
+    skip: str | Sequence[str] = (),
     hub: Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> Loadable:
@@ -120,6 +123,9 @@ def create_model(
             with its classifier is dropped, and the log says so
             (`natten_zoo.models.staged.Staged.as_backbone`).
         out_indices: The stages whose maps a backbone returns. Default: all.
+        ema: As in [`load_pretrained`][], of the file that `pretrained` names.
+        weights: Likewise.
+        skip: Likewise.
         hub: Keyword arguments of the download: ``revision``, ``cache_dir``,
             ``local_files_only``, ``token``.
         overrides: Arguments of the architecture's configuration to change, such as
@@ -133,7 +139,8 @@ def create_model(
         another architecture.
 
     Raises:
-        ValueError: The name or an override is unknown, or weights do not fit.
+        ValueError: The name or an override is unknown, or weights do not fit; or nothing is read
+            and `ema`, `weights` or `skip` is given.
 
     Examples:
         >>> from natten_zoo import create_model
@@ -143,12 +150,18 @@ def create_model(
     if out_indices is not None and not features_only:
         raise ValueError("[create_model] 'out_indices' must be None without 'features_only'.")
     record = get_record(name)
+    for option, default in ((ema, True), (weights, None), (tuple(skip), ())):
+        if pretrained is False and option != default:
+            raise ValueError(
+                "[create_model] 'pretrained' must name weights where 'ema', 'weights' or 'skip' "
+                "choose among them but got False."
+            )
     if pretrained is False:
         model = build_model(record, overrides)
         model.record = model.record and model.record.untrained()
     else:
         source = locate(record.name if pretrained is True else pretrained, Hub(**(hub or {})))
-        checkpoint = read_checkpoint(source.path)
+        checkpoint = read_checkpoint(source.path, ema=ema, weights=weights, skip=skip)
         model = build_model(record if pretrained is True else named(record, checkpoint), overrides)
         fill(model, checkpoint, changed=overrides.keys())
         model.eval()
@@ -166,6 +179,9 @@ def load_weights(
     *,
     changed: Collection[str] = (),
     strict: bool = True,
+    ema: bool = True,
+    weights: str | None = None,
+    skip: str | Sequence[str] = (),
     **hub: Any,
 ) -> None:
     """Load the weights of a checkpoint into a model that is already built.
@@ -176,12 +192,16 @@ def load_weights(
         changed: Arguments of the configuration that differ from the checkpoint's; its weights are
             fitted to them (`natten_zoo.pretrained.adapt.adapt`).
         strict: As in [`load_pretrained`][].
+        ema: As in [`load_pretrained`][].
+        weights: As in [`load_pretrained`][].
+        skip: As in [`load_pretrained`][].
         hub: `revision`, `cache_dir`, `local_files_only`, `token` of a download.
 
     Raises:
         ValueError: Weights do not fit.
     """
-    checkpoint = read_checkpoint(locate(name_or_path, Hub(**hub)).path)
+    path = locate(name_or_path, Hub(**hub)).path
+    checkpoint = read_checkpoint(path, ema=ema, weights=weights, skip=skip)
     fill(model, checkpoint, changed=changed, strict=strict)
 
 

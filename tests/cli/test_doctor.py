@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from natten_zoo import ops
-from natten_zoo.cli import _diagnosis, main
+from natten_zoo.cli import _diagnosis, _expected, main
 from natten_zoo.cli.doctor import examine, in_words
+from natten_zoo.metal import MATRIX
+from natten_zoo.ops.gpu.device import platform, use_core
+from tests.metal_emulator.dry import dry
 
 needs_native = pytest.mark.skipif(not ops.has_nanobind(), reason="only the pure tier runs here")
 
@@ -66,9 +69,34 @@ def test_the_reference_does_not_depend_on_the_default_device():
     assert mx.default_device() == before
 
 
+@pytest.mark.skipif(platform() == "cuda", reason="plays a Metal device")
+def test_the_kernels_that_a_mac_builds_and_the_time_that_it_may_take():
+    samples = [(s, dtype) for s in _diagnosis.SAMPLES.values() for dtype in _diagnosis.TOLERANCE]
+    timed = [(_diagnosis.SAMPLES[name], "float16", 32) for name in _diagnosis.TIMED]
+    small = [(sample, "float32") for sample, _ in _diagnosis.PUBLISHED.values()]
+    built = 0
+    with dry():
+        for core in (None, MATRIX):
+            for one in (*samples, *timed, *small):
+                function, arrays = _diagnosis.problem(*one)
+                with use_core(core):
+                    built += ops.prepare(function, *arrays, gradients=True).built
+    assert _expected.KERNELS - 20 < built <= _expected.KERNELS
+    assert _expected.KERNELS * _expected.BUILD < _expected.seconds(10) < 120
+    report = {"machine": {}, "tiers": {}, "milliseconds": [], "milliseconds, small": [],
+              "float32 product error": 0.0, "seconds": 61.0, "well": True,
+              "seconds, an M1 by the model, at most": 110.0,
+              "parity": [{"tier": "fast_metal", "problem": "x", "dtype": "float32", "right": True,
+                          "error": 0.0, "built": 3, "build seconds": 1.5}]}  # fmt: skip
+    text = in_words(report)
+    assert "3 kernels built in 1.5 s" in text
+    assert "This took 61 s; an M1 should take 110 s at most, by the model." in text
+
+
 def test_products_in_tf32_are_told():
     report = {"machine": {}, "tiers": {}, "parity": [], "milliseconds": [], "well": True,
-              "milliseconds, small": [], "float32 product error": 7.7e-4}  # fmt: skip
+              "milliseconds, small": [], "seconds": 3.0,
+              "float32 product error": 7.7e-4}  # fmt: skip
     assert "off by 8e-04 on this device, as with TF32 (MLX_ENABLE_TF32=0" in in_words(report)
     assert _diagnosis.product_error() < (1e-5 if mx.default_device() == mx.cpu else 1e-2)
 

@@ -1,10 +1,11 @@
 """What `make` says first: of an old Python, of a `.venv` that one left, of machines without MLX."""
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -89,6 +90,33 @@ def test_python_without_mlx_data_is_said(monkeypatch, capsys, tmp_path):
     check_python.main(True, str(tmp_path / ".venv"))
     out, err = capsys.readouterr()
     assert out == f"use {sys.executable}\n" and "Python 3.14 has no mlx-data" in err
+
+
+# What came to GNU make after 3.81, which is macOS's.
+NEWER = r"\$\((?:file|guile|let|intcmp) |::?:=|!=|^(?:\.ONESHELL|undefine|private|define \w+ =)|&:"
+
+
+def test_the_makefile_is_one_for_macos():
+    """Nothing that its make does not know, no tool of GNU's alone, and no apt."""
+    text = (ROOT / "Makefile").read_text()
+    assert re.findall(NEWER, text, re.MULTILINE) == []
+    assert re.search(NEWER, "X != ls", re.MULTILINE) and re.search(NEWER, "a b &: c")
+    for tool in ("apt", "dpkg", "nproc", "readlink -f", "sed -i", "grep -P", "cp --", "xargs -r"):
+        assert tool not in text, tool
+    for line in (ROOT / ".ci" / "run").read_text().splitlines():
+        if re.match(r"\s*(apt-get|dpkg) ", line):
+            assert line.startswith("  "), f"not within `if command -v apt-get`: {line}"
+
+
+def test_no_two_files_differ_in_case_alone():
+    """On macOS's file system they would be one."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a clone")
+    seen = {}
+    for path in map(PurePosixPath, filter(None, listed.stdout.split("\0"))):
+        for part in (path, *path.parents):
+            assert seen.setdefault(str(part).lower(), part) == part
 
 
 def test_machines_without_mlx():

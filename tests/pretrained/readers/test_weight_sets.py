@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from natten_zoo import load_pretrained
+from natten_zoo import create_model, load_pretrained
 from natten_zoo.cli import main
 from natten_zoo.models import ARCHITECTURES, NAT
+from natten_zoo.pretrained.load import load_weights
 from natten_zoo.pretrained.readers import CheckpointError, read_checkpoint
 from natten_zoo.pretrained.readers.weight_sets import WRAPPERS, Entry, known_sets, without_wrappers
 from natten_zoo.pretrained.registry import build_model, records
@@ -120,6 +121,22 @@ def test_several_sets(tmp_path, pico, pico_state):
         with pytest.raises(CheckpointError, match="no weights called 'stud'; it holds 'student'"):
             load_pretrained(NAT, path, weights="stud")
         assert is_pico(load_pretrained(NAT, path, skip="student.*"), pico)
+
+
+def test_so_they_are_chosen_where_a_model_is_built_first(tmp_path, pico, pico_state):
+    other = {name: Tensor(tensor.array + 1) for name, tensor in pico_state.items()}
+    path = save(tmp_path, "pth", {**put("student.", other), **put("teacher.", pico_state)})
+    name, has = "nat_pico_fashion", {"num_classes": pico.config.num_classes}
+    for chosen in ({"weights": "teacher"}, {"skip": "student.*"}, {"skip": ["student.*"]}):
+        assert is_pico(create_model(name, path, **has, **chosen), pico)
+        model = create_model(name, **has)
+        load_weights(model, path, **chosen)
+        assert is_pico(model, pico)
+    with pytest.raises(CheckpointError, match=r"'student' .*'teacher'"):
+        create_model(name, path)
+    for chosen in ({"weights": "teacher"}, {"skip": "student.*"}, {"ema": False}):
+        with pytest.raises(ValueError, match=r"\[create_model\] 'pretrained' must name weights"):
+            create_model(name, **chosen)
 
 
 def test_one_set_among_all_of_a_file(tmp_path, pico, pico_state):
