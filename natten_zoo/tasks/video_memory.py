@@ -189,7 +189,6 @@ def plan_decoding(
                 macs = batch * _macs(model.config, latents, steps)
                 again = stages[-1].redundancy(cuts[-1]) * _overlap(model.config, latents, choice)
                 plans.append(Plan(tuple(cuts), choice, peak, macs, again))
-                break
             least = min(least, max(s.peak(Cut(1, s.heads, tokens)) for s in stages))
     if plans:
         return min(plans, key=lambda plan: plan.redundancy)
