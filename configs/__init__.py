@@ -25,6 +25,7 @@ PAGES = (
     "allin1",
     "naf",
     "ltx_decoder",
+    "dinov2",
     "na_unetr",
     "hdit",
     "pmrf",

@@ -102,6 +102,7 @@ print(result.describe())
         name="image-feature-extraction",
         short="features",
         inputs="images",
+        verb="upsample",
         use="""\
 import mlx.core as mx
 from natten_zoo.models import {name}
@@ -110,6 +111,22 @@ model = {name}.from_pretrained("{repo_id}")
 image = mx.random.normal((1, 224, 224, 3))  # normalized as for the model of the features
 features = mx.random.normal((1, 14, 14, 384))  # what that model makes of it
 upsampled = model(image, features)  # [1, 224, 224, 384]
+""",
+    ),
+    Task(
+        name="image-backbone",
+        short="backbone",
+        inputs="images",
+        verb="upsample",
+        hub="image-feature-extraction",
+        sides=True,
+        use="""\
+from natten_zoo.models import NAF, {name}
+from natten_zoo.tasks import upsample_features
+
+backbone, naf = {name}.from_pretrained("{repo_id}"), NAF.from_pretrained("naf")
+found = upsample_features(naf, backbone, "photo.jpg")
+print(found.features.shape, found.upsampled.shape)
 """,
     ),
     Task(

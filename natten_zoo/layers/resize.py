@@ -53,6 +53,35 @@ def resize_bilinear(x: mx.array, size: Sequence[int]) -> mx.array:
     return x
 
 
+def cubic_matrix(old: int, new: int, *, antialias: bool = False) -> np.ndarray:
+    """``[new, old]``: the weight of each of ``old`` samples in each of ``new`` ones.
+
+    The weights of ``torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`` on one
+    axis: Keys' kernel with a = -0.75 and borders repeated; with ``antialias`` a = -0.5, samples
+    beyond the borders left out, and a kernel that widens when an axis shrinks.
+    """
+    center = (np.arange(new) + 0.5) * old / new - 0.5
+    if antialias:
+        stretch = max(old / new, 1.0)
+        away = np.abs(center[:, None] - np.arange(old)) / stretch
+        weights = _cubic(away, -0.5)
+        normed: np.ndarray = weights / weights.sum(axis=1, keepdims=True)
+        return normed
+    first = np.floor(center).astype(int) - 1
+    matrix = np.zeros((new, old))
+    for tap in range(4):
+        source = first + tap
+        weight = _cubic(np.abs(center - source), -0.75)
+        np.add.at(matrix, (np.arange(new), np.clip(source, 0, old - 1)), weight)
+    return matrix
+
+
+def _cubic(x: np.ndarray, a: float) -> np.ndarray:
+    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
 def resize_twice(
     x: mx.array, axis: int, sizes: tuple[int, int, int], start: int = 0, stop: int | None = None
 ) -> mx.array:

@@ -5,6 +5,7 @@ from ..pretrained.registry import ARCHITECTURES, get_record, list_models
 from .allin1 import AllInOne, AllInOneConfig
 from .base import Classifier, Config, Model
 from .dinat_s import DiNAT_s, DiNATsConfig
+from .dinov2 import DINOv2, DINOv2Config
 from .hdit import HDiT, HDiTConfig
 from .isotropic import IsotropicConfig, IsotropicNAT
 from .ltx_decoder import LTXDecoder, LTXDecoderConfig
@@ -35,6 +36,7 @@ ARCHITECTURES.update(
         Mask2Former,
         OneFormer,
         LTXDecoder,
+        DINOv2,
         HDiT,
         PMRF,
     )
@@ -52,6 +54,8 @@ __all__ = [
     "AllInOneConfig",
     "Classifier",
     "Config",
+    "DINOv2",
+    "DINOv2Config",
     "DiNAT",
     "DiNAT3D",
     "DiNAT_s",

@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
+from ..layers.resize import cubic_matrix
 from .protocol import Loadable
 
 logger = logging.getLogger("natten_zoo")
@@ -58,27 +59,9 @@ def resize_bias_table(table: mx.array, shape: tuple[int, ...]) -> mx.array:
     """
     values = np.array(table.astype(mx.float32), dtype=np.float64)
     for axis, size in enumerate(shape, start=1):
-        matrix = _cubic_matrix(values.shape[axis], size)
+        matrix = cubic_matrix(values.shape[axis], size)
         values = np.moveaxis(np.tensordot(matrix, values, (1, axis)), 0, axis)
     return mx.array(values.astype(np.float32)).astype(table.dtype)
-
-
-def _cubic_matrix(old: int, new: int) -> np.ndarray:
-    """``[new, old]``: the weight of each old sample in each new one."""
-    center = (np.arange(new) + 0.5) * old / new - 0.5
-    first = np.floor(center).astype(int) - 1
-    matrix = np.zeros((new, old))
-    for tap in range(4):
-        source = first + tap
-        weight = _cubic(np.abs(center - source))
-        np.add.at(matrix, (np.arange(new), np.clip(source, 0, old - 1)), weight)
-    return matrix
-
-
-def _cubic(x: np.ndarray, a: float = -0.75) -> np.ndarray:
-    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
-    far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
-    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
 
 
 def adapt_input_channels(weight: mx.array, in_chans: int) -> mx.array:

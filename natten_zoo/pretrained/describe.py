@@ -23,6 +23,8 @@ HUGGING_FACE = {
     "dinat": "DiNAT",
     "oneformer": "OneFormer",
     "mask2former": "Mask2Former",
+    "dinov2": "DINOv2",
+    "dinov2_with_registers": "DINOv2",
 }
 # `_class_name` of a diffusers config.json.
 DIFFUSERS = {"LTX2VideoDiffusionDecoderModel": "LTXDecoder"}
@@ -189,8 +191,8 @@ def _hugging_face(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Descript
             "architecture": architecture,
             "model": values,
             "license": "",
-            "num_classes": values["num_classes"],
-            "classes": (label_names(config) or "") if values["num_classes"] else "",
+            "num_classes": (classes := values.get("num_classes", 0)),
+            "classes": (label_names(config) or "") if classes else "",
             **_preprocessing(checkpoint),
         }
     )

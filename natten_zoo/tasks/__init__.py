@@ -19,6 +19,7 @@ from .sampling import Samples, sample
 from .segmentation import Segmentation, segment
 from .segments import Segments
 from .universal import find_segments
+from .upsampling import Upsampled, upsample_features
 from .video import classify_video
 from .video_decoding import decode_video
 from .video_memory import plan_decoding
@@ -38,6 +39,7 @@ __all__ = [
     "Segments",
     "Task",
     "Tiling",
+    "Upsampled",
     "VolumeSegmentation",
     "analyze",
     "classify",
@@ -53,6 +55,7 @@ __all__ = [
     "segment",
     "segment_volume",
     "task_of",
+    "upsample_features",
 ]
 
 

@@ -50,6 +50,10 @@ SMALL = {
     "NAUNETR": (NATS | {"num_classes": 3}, 32),
     "Mask2Former": (FINDER, 64),
     "OneFormer": (FINDER, 64),
+    "DINOv2": (
+        {"embed_dim": 16, "depth": 2, "num_heads": 2, "img_size": 70, "num_registers": 2},
+        (42, 70),
+    ),
     "LTXDecoder": (
         {"in_chans": 8, "head_dim": 16, "widths": (64, 32, 16, 16, 16), "depths": (1,) * 5,
          "kernel_sizes": ((3, 3, 3),) * 5, "reductions": (2, 2, 1, 1), "time_dim": 24},

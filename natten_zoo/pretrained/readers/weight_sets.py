@@ -35,7 +35,9 @@ FIRST: dict[str, tuple[str, ...]] = {
     "patch_embed.proj.weight": ("swinViT", "swin_vit"),
     "patch_embed.weight": (),
     "embeddings.patch_embeddings.projection.0.weight": ("nat", "dinat"),
-    "embeddings.patch_embeddings.projection.weight": ("nat", "dinat"),
+    "embeddings.patch_embeddings.projection.weight": (
+        *("nat", "dinat", "dinov2", "dinov2_with_registers"),
+    ),
     "embeddings.conv0.weight": (),
     "image_encoder.encoder.0.weight": (),
     "conv_in.weight": ("decoder",),
