@@ -12,7 +12,8 @@ constexpr int FK = (D + 7) / 8, FV = (DV + 7) / 8;
 constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();  // of both slabs
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T)));
-constexpr int ROUNDS = (D + DV) * int(sizeof(T)) > NA_LONG_ROWS ? 2 : 1;
+constexpr int HELD = (FK + FV) * NA_ROWS * (int(sizeof(T)) / 2 + 2);  // registers
+constexpr int ROUNDS = HELD > NA_MOST_HELD + (RANK == 1 ? 16 : 0) ? 2 : 1;
 NA_SHARED T queries[CAPACITY * PITCH];
 NA_SHARED T gradients[CAPACITY * PITCH];
 NA_SHARED na_tour tour;

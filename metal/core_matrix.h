@@ -2,7 +2,7 @@
 
 enum { NA_SECOND_LANE = 8 };  // what the numbers of two lanes that share a row differ by, besides 1
 enum { NA_SAME_DOTS = 0 };    // nobody promises an order of sums (rows.h)
-enum { NA_LONG_ROWS = 384 };  // bytes of two rows, with whose gradients registers overflow
+enum { NA_MOST_HELD = 56 };    // registers for a team's rows, that leave enough for all else
 
 // What matrices hold. GPUs before the M3 have no bfloat: widening one is a shift, but rounding a weight
 // to it takes many instructions there, and products of them are made of others.

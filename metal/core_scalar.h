@@ -5,7 +5,7 @@
 // products of matrices.
 
 enum { NA_SAME_DOTS = 0 };  // sums over lanes begin with the own one (rows.h)
-enum { NA_LONG_ROWS = 1 << 20 };
+enum { NA_MOST_HELD = 1 << 20 };  // ops/gpu/programs.py sees to that
 
 // The type in which weights are multiplied.
 template <typename T>

@@ -2,7 +2,7 @@
 
 enum { NA_SECOND_LANE = 2 };  // what the numbers of two lanes that share a row differ by, besides 1
 enum { NA_SAME_DOTS = 1 };    // the same bits whichever of two rows is left, queries or keys
-enum { NA_LONG_ROWS = 1 << 20 };
+enum { NA_MOST_HELD = 1 << 20 };
 
 // The type in which weights are multiplied.
 template <typename T>
