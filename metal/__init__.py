@@ -54,7 +54,7 @@ KERNELS = {
 FLOAT32 = ("rpb", "lse", "d_lse", "stats", "marks", "d_rpb")  # whatever the dtype of the others
 INT32 = ("params", "lengths")
 
-HEADERS = ("arithmetic.h", "window.h", "tile.h", "slab.h", "walk.h", "rows.h")
+HEADERS = ("arithmetic.h", "window.h", "tile.h", "slab.h", "walk.h", "rows.h", "softmax.h")
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,14 @@ class Core:
     has_bfloat: bool = True
 
     @property
+    def per_row(self) -> int:
+        """Tokens of a fragment that a lane has of each row that it looks after."""
+        return self.tokens // 4 if self.whole else 2
+
+    @property
     def height(self) -> int:
-        """Rows that a lane looks after: of each it has two tokens."""
-        return self.rows * self.tokens // (2 * self.lanes)
+        """Rows that a lane looks after."""
+        return self.rows * self.tokens // (self.per_row * self.lanes)
 
     @property
     def whole(self) -> bool:
@@ -102,6 +107,8 @@ class Core:
             "NA_TEAM": self.lanes,
             "NA_TOKENS": self.tokens,
             "NA_ROWS": self.height,
+            "NA_PER_ROW": self.per_row,
+            "NA_LOOKUPS": self.tokens // 8 if self.whole else 1,
             "NA_HELD": held,
             "NA_WIDE": wide,
             "NA_THREADS": self.threads,
@@ -112,7 +119,10 @@ class Core:
 MATRIX = Core("matrix", lanes=32, rows=8, tokens=8, threads=256)  # Metal
 MATRIX_M1 = Core("matrix", lanes=32, rows=8, tokens=8, threads=256, has_bfloat=False)  # and M2
 MATRIX_16 = Core("matrix", lanes=32, rows=16, tokens=8, threads=128)
-TENSOR = Core("tensor", lanes=32, rows=16, tokens=8, threads=128)  # CUDA
+TENSOR_32 = Core("tensor", lanes=32, rows=16, tokens=32, threads=256)  # CUDA
+TENSOR_16 = Core("tensor", lanes=32, rows=16, tokens=16, threads=256)
+TENSOR_8 = Core("tensor", lanes=32, rows=16, tokens=8, threads=256)
+TENSORS = (TENSOR_32, TENSOR_16, TENSOR_8)
 SCALAR_4 = Core("scalar", lanes=4, rows=4, tokens=2, threads=128)  # either
 SCALAR_8 = Core("scalar", lanes=8, rows=4, tokens=4, threads=128)
 

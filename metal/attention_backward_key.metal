@@ -9,14 +9,13 @@
 // Keys and values with both gradients take many registers. Where rows are long the queries pass by
 // twice, once for each gradient: their weights are computed twice, but nothing is spilled for it.
 constexpr int FK = (D + 7) / 8, FV = (DV + 7) / 8;
-constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();  // of both slabs
+constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
-constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T)));
+constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T))), SIZE = CAPACITY * PITCH;
 constexpr int HELD = (FK + FV) * NA_ROWS * (int(sizeof(T)) / 2 + 2);  // registers
 constexpr int ROUNDS = HELD > NA_MOST_HELD + (RANK == 1 ? 16 : 0) ? 2 : 1;
-NA_SHARED T queries[CAPACITY * PITCH];
-NA_SHARED T gradients[CAPACITY * PITCH];
 NA_SHARED na_tour tour;
+NA_SLABS T slabs[NA_DYNAMIC(BUFFERS * 2 * SIZE)];
 
 const uint thread_index = thread_index_in_threadgroup, threads = threads_per_threadgroup.x;
 const int kv_heads = params[NA_KV_HEADS], group = int(threadgroup_position_in_grid.x);
@@ -39,69 +38,67 @@ NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
   mine[h] = na_key_at<RANK>(params, tile, key_rows, corner, place);
 }
 na_load_rows<D>(k, key, mine, me);
-const na_box wanted = na_queries_seeing<RANK>(tile, corner, few);
+const na_seen seen = na_queries_seeing<RANK>(tile, corner, few);
 if (thread_index == 0)  // with the rows of the first head
-  tour = na_tour_of<SHAPE>(na_queries_seeing<RANK>(tile, na_size(0, 0, 0), many),
-                           na_query_rows<RANK>(params, tile, 0, NA_OUTPUTS), CAPACITY);
+  tour = na_tour_of<SHAPE>(params, na_queries_seeing<RANK>(tile, na_size(0, 0, 0), many).any,
+                           na_query_rows<RANK>(params, tile, kv_head * sharing, NA_OUTPUTS), CAPACITY);
 threadgroup_barrier(mem_flags::mem_threadgroup);
-na_clear_tails<D, PITCH>(queries, CAPACITY, thread_index, threads);
-na_clear_tails<DV, PITCH>(gradients, CAPACITY, thread_index, threads);
+na_clear_slabs<D, DV>(slabs, BUFFERS * 2 * SIZE, thread_index, threads);
 
 NA_UNROLL for (int round = 0; round < ROUNDS; round++) {
   const bool of_value = round == 0, of_key = round == ROUNDS - 1;
+  if (round > 0) {  // after the last slab comes the first
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    if (thread_index == 0) tour.slab[0] = tour.slab[sharing * tour.number % 3];
+  }
   na_frag<T> v[FV];
-  na_frag<float> dk[FK], dv[FV];
-  na_clear<FK>(dk);
-  na_clear<FV>(dv);
+  na_frag<float> acc_dk[FK], acc_dv[FV];
+  na_clear<FK>(acc_dk);
+  na_clear<FV>(acc_dv);
   if (of_key) na_load_rows<DV>(v, value, mine, me);
-  for (int head = kv_head * sharing; head < (kv_head + 1) * sharing; head++)
-  NA_EACH_SLAB(tour) {
-    const na_box slab = na_slab<RANK>(tour.box, tour.reach, z, y, x);
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    na_stage<RANK, D, DV, PITCH>(queries, query, gradients, d_out, marks,
-                                 na_of_head(tour.rows, head), slab, thread_index + tour.none,
-                                 threads);
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-
-    const na_walk walk = na_walk_over<SHAPE>(wanted, slab);
-    NA_EACH_COLUMN(walk) {
+  for (int n = 0; n < sharing * tour.number; n++) {
+    const TGP T* queries = na_next_slab<RANK, D, DV, PITCH, SIZE, BUFFERS>(
+        slabs, query, d_out, marks, tour, n, sharing, thread_index, threads);
+    const TGP T* gradients = queries + SIZE;
+    const int ahead = na_quotient(n, tour.number);  // of the first head
+    const na_walk walk = na_walk_over<SHAPE>(seen, tour.slab[n % 3]);
+    for (int across = 0; across < walk.width; across += SHAPE::COLUMNS) {
       const na_column column = na_column_at<SHAPE>(walk, mine, across, me);
       for (int i = 0; i < walk.depth; i += SHAPE::DEEP) {
         const na_picked at = na_pick<SHAPE>(walk, column, i);
-        na_pairs<float> s, dp;
-        na_pairs<na_weight<T>> p, ds;
-        const TGP float* mark[2];
-        NA_UNROLL for (int e = 0; e < 2; e++)
-          mark[e] = (const TGP float*)(queries + at.column[e] + FK * 8);
-        NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
-          s.e[e] = 0.0f;
-          dp.e[e] = mark[e % 2][2];
-        }
+        const TGP float* mark[NA_PER_ROW];
+        NA_UNROLL for (int t = 0; t < NA_PER_ROW; t++)
+          mark[t] = (const TGP float*)(queries + at.column[t] + FK * 8);
+        na_pairs<float> s = {}, dp;
+        NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) dp.e[e] = mark[na_token_of(e)][2];
         na_dot<FK, true>(s, k, queries, at, me);
         if (of_key) na_dot<FV>(dp, v, gradients, at, me);
-        NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
-          float more = na_mask<SHAPE>(column, i, e, column.hidden[e]);
-          const TGP float* of = mark[e % 2];
-          if (!NA_SAME_DOTS && of[3] != 0.0f && more == 0.0f) {
-            const na_rows rows = na_of_head(na_rows_again(tour), head);
-            s.e[e] = na_plain_dot<D>(query + na_row<RANK>(rows, na_token<SHAPE>(column, i, e)) * D,
-                                     key + mine[e / 2].row * D);
+        if (!NA_SAME_DOTS)
+          NA_UNROLL for (int e = 0; e < NA_PAIRS; e++)
+            if (mark[na_token_of(e)][3] != 0.0f && na_in_sight<SHAPE>(walk, column, i, e))
+              s.e[e] = na_plain_dot<D>(query + na_row<RANK>(na_of_head(na_rows_again(tour), ahead),
+                                                            na_token<SHAPE>(column, i, e)) * D,
+                                       key + mine[na_row_of(e)].row * D);
+        if (BIAS)
+          NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) {
+            const int bin = mine[na_row_of(e)].bin - na_entry_at<SHAPE>(bins, column, i, e);
+            const float more = na_biased(na_mask_of<SHAPE>(walk, column, i, e),
+                                         rpb + (kv_head * sharing + ahead) * params[NA_BINS], bin);
+            s.e[e] = na_multiply_add(s.e[e], scale, more);
           }
-          if (BIAS)
-            more = na_biased(more, rpb + head * params[NA_BINS],
-                             mine[e / 2].bin - na_entry_at<SHAPE>(bins, column, i, e));
-          const float logit = na_multiply_add(s.e[e], scale, more);
-          const float weight = na_exp2(logit + of[0] + of[1]);
-          p.e[e] = na_weight<T>(weight);
-          ds.e[e] = na_weight<T>(weight * dp.e[e]);
+        else na_mask_logits<SHAPE>(s, scale, walk, column, i);
+        na_pairs<float> ds;
+        NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) {
+          const TGP float* of = mark[na_token_of(e)];
+          s.e[e] = na_exp2(s.e[e] + of[0] + of[1]);
+          ds.e[e] = s.e[e] * dp.e[e];
         }
         if (!NA_SAME_DOTS) na_together();
-        if (of_value) na_accumulate<FV>(dv, p, gradients, at, me);
-        if (of_key) na_accumulate<FK>(dk, ds, queries, at, me);
+        if (of_value) na_accumulate<FV>(acc_dv, s, gradients, at, me);
+        if (of_key) na_accumulate<FK>(acc_dk, ds, queries, at, me);
       }
     }
   }
-
-  if (of_key) na_store_rows<D>(d_key, dk, mine, factor, me);
-  if (of_value) na_store_rows<DV>(d_value, dv, mine, 1.0f, me);
+  if (of_key) na_store_rows<D>(d_key, acc_dk, mine, factor, me);
+  if (of_value) na_store_rows<DV>(d_value, acc_dv, mine, 1.0f, me);
 }

@@ -9,12 +9,11 @@
 //           d_rpb [H, slices * teams, 2K-1 per axis] float, to be summed over its second axis
 // grid      slices * H threadgroups; with BIAS each works through several items
 constexpr int FK = (D + 7) / 8, FV = (DV + 7) / 8;
-constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();  // of both slabs
+constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
-constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T)));
-NA_SHARED T keys[CAPACITY * PITCH];
-NA_SHARED T values[CAPACITY * PITCH];
+constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T))), SIZE = CAPACITY * PITCH;
 NA_SHARED na_tour tour;
+NA_SLABS T slabs[NA_DYNAMIC(BUFFERS * 2 * SIZE)];
 NA_SHARED float close_bins[BINS > 0 ? BINS : 1];
 static_assert(!BIAS || NA_TEAM == 32, "sums per relative position need teams of a simdgroup");
 
@@ -35,8 +34,7 @@ const long shares = long(head * slices + slice) * (threads / NA_TEAM);  // befor
 DEV float* share_of_rpb = d_rpb + (shares + team) * count;
 const float factor = na_float(params[NA_SCALE]), scale = factor * NA_LOG2E;
 
-na_clear_tails<D, PITCH>(keys, CAPACITY, thread_index, threads);
-na_clear_tails<DV, PITCH>(values, CAPACITY, thread_index, threads);
+na_clear_slabs<D, DV>(slabs, BUFFERS * 2 * SIZE, thread_index, threads);
 if (BIAS) na_clear_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
 
 const int items = params[NA_ITEMS];
@@ -45,7 +43,7 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
   const na_rows rows = na_query_rows<RANK>(params, tile, head, NA_OWN);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   if (thread_index == 0)
-    tour = na_tour_of<SHAPE>(na_keys_seen<RANK>(tile, na_size(0, 0, 0), many),
+    tour = na_tour_of<SHAPE>(params, na_keys_seen<RANK>(tile, na_size(0, 0, 0), many).any,
                              na_key_rows<RANK>(params, tile, kv_head, NA_LENGTH), CAPACITY);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   na_query mine[NA_ROWS];
@@ -53,8 +51,8 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
   na_stats softmax[NA_ROWS];
   bool large[NA_ROWS];
   na_frag<T> q[FK], o[FV], g_out[FV];
-  na_frag<float> sum[FK];
-  na_clear<FK>(sum);
+  na_frag<float> acc_dq[FK];
+  na_clear<FK>(acc_dq);
   NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
     const na_point place = na_place<Q1, Q2>(h * 8 + me.row);
     mine[h] = na_query_at<RANK>(params, tile, rows, corner, place);
@@ -71,7 +69,7 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
     large[h] = na_is_large(softmax[h]);
     if (large[h])
       softmax[h] = na_recount<RANK, BIAS, D>(mine[h], query, key, na_rows_again(tour), bins, bias,
-                                                scale);
+                                             scale);
     if (mine[h].stored && me.column == 0) {
       const na_pack<float, 4> mark = {
           {-softmax[h].top, -softmax[h].log_sum, -delta[h], large[h] ? 1.0f : 0.0f}};
@@ -80,55 +78,49 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
   }
   simdgroup_barrier(mem_flags::mem_none);  // there may be no slab, and none of its barriers
 
-  const na_box wanted = na_keys_seen<RANK>(tile, corner, few);
-  NA_EACH_SLAB(tour) {
-    const na_box slab = na_slab<RANK>(tour.box, tour.reach, z, y, x);
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    na_stage<RANK, D, DV, PITCH>(keys, key, values, value, tour.rows, slab,
-                                 thread_index + tour.none, threads);
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-
-    const na_walk walk = na_walk_over<SHAPE>(wanted, slab);
-    NA_EACH_COLUMN(walk) {
+  const na_seen seen = na_keys_seen<RANK>(tile, corner, few);
+  for (int n = 0; n < tour.number; n++) {
+    const TGP T* keys = na_next_slab<RANK, D, DV, PITCH, SIZE, BUFFERS>(
+        slabs, key, value, tour, n, thread_index, threads);
+    const TGP T* values = keys + SIZE;
+    const na_walk walk = na_walk_over<SHAPE>(seen, tour.slab[n % 3]);
+    for (int across = 0; across < walk.width; across += SHAPE::COLUMNS) {
       const na_column column = na_column_at<SHAPE>(walk, mine, across, me);
       for (int i = 0; i < walk.depth; i += SHAPE::DEEP) {
         const na_picked at = na_pick<SHAPE>(walk, column, i);
-        na_pairs<float> s, dp;
-        na_pairs<na_weight<T>> ds;
-        NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
-          s.e[e] = 0.0f;
-          dp.e[e] = -delta[e / 2];
-        }
+        na_pairs<float> s = {}, dp;
+        NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) dp.e[e] = -delta[na_row_of(e)];
         na_dot<FK>(s, q, keys, at, me);
         na_dot<FV>(dp, g_out, values, at, me);
-        float share[2 * NA_ROWS];
-        int bin[2 * NA_ROWS];
-        NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
-          float more = na_mask<SHAPE>(column, i, e, column.hidden[e]);
-          const na_query of = mine[e / 2];
-          bin[e] = -1;
-          if (large[e / 2] && more == 0.0f) {
-            const long row = na_row<RANK>(na_rows_again(tour), na_token<SHAPE>(column, i, e));
-            s.e[e] = na_plain_dot<D>(query + of.row * D, key + row * D);
+        if (!NA_SAME_DOTS)
+          NA_UNROLL for (int e = 0; e < NA_PAIRS; e++)
+            if (large[na_row_of(e)] && na_in_sight<SHAPE>(walk, column, i, e))
+              s.e[e] = na_plain_dot<D>(
+                  query + mine[na_row_of(e)].row * D,
+                  key + na_row<RANK>(na_rows_again(tour), na_token<SHAPE>(column, i, e)) * D);
+        int bin[NA_PAIRS];
+        if (BIAS)
+          NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) {
+            const float mask = na_mask_of<SHAPE>(walk, column, i, e);
+            const int place = mine[na_row_of(e)].bin + na_entry_at<SHAPE>(bins, column, i, e);
+            bin[e] = mask == 0.0f ? place : -1;
+            s.e[e] = na_multiply_add(s.e[e], scale, na_biased(mask, bias, place));
           }
-          if (BIAS) {
-            const int at = of.bin + na_entry_at<SHAPE>(bins, column, i, e);
-            if (more == 0.0f) bin[e] = at;
-            more = na_biased(more, bias, at);
-          }
-          const float logit = na_multiply_add(s.e[e], scale, more);
-          share[e] = na_exp2(logit - softmax[e / 2].top - softmax[e / 2].log_sum) * dp.e[e];
-          ds.e[e] = na_weight<T>(share[e]);
+        else na_mask_logits<SHAPE>(s, scale, walk, column, i);
+        na_pairs<float> ds;
+        NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) {
+          const na_stats of = softmax[na_row_of(e)];
+          ds.e[e] = na_exp2(s.e[e] - of.top - of.log_sum) * dp.e[e];
         }
         if (!NA_SAME_DOTS) na_together();
-        na_accumulate<FK>(sum, ds, keys, at, me);
-        if (BIAS) na_add_to_bins<BINS>(close, share_of_rpb, me, bin, share);
+        na_accumulate<FK>(acc_dq, ds, keys, at, me);
+        if (BIAS) na_add_to_bins<BINS>(close, share_of_rpb, me, bin, ds.e);
       }
     }
   }
   float factors[NA_ROWS];
   NA_UNROLL for (int h = 0; h < NA_ROWS; h++) factors[h] = mine[h].live ? factor : 0.0f;
-  na_store_rows<D>(d_query, sum, mine, factors, me);
+  na_store_rows<D>(d_query, acc_dq, mine, factors, me);
 }
 if (BIAS) na_write_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
 else if (group == 0 && thread_index == 0) d_rpb[0] = 0.0f;

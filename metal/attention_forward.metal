@@ -1,24 +1,25 @@
 // Neighborhood attention: out = softmax(scale * query . key + rpb) value, the log-sum-exp, and for the
 // backward passes its two parts: a number near the largest logit, and log2 of the sum from there.
 //
+// Start here. docs/kernels.md has the design and a drawing, docs/glossary.md the words. Before this
+// body come, in this order: dialect_*.h (words of the language), fragment.h (what lanes share out),
+// core_*.h and simdgroup.h (products), arithmetic.h, window.h, tile.h (who sees whom), slab.h (keys
+// come to threadgroup memory), walk.h (fragments of keys), rows.h (queries come and go), softmax.h.
+//
 // template  T; RANK; PLAIN (neither dilation, stride, window_stride, causal axis nor lengths);
-//           D, DV (head dims of query/key and of value); BIAS; SLAB (bytes);
-//           Q0 Q1 Q2 (the queries of a team), AXIS (of columns),
+//           D, DV (head dims of query/key and of value); BIAS; SLAB (bytes); BUFFERS (slabs that
+//           there is room for); Q0 Q1 Q2 (the queries of a team), AXIS (of columns),
 //           HIGH (rows along it in which the keys of a fragment lie)
 // inputs    query [B, *out, H, D], key [B, *L, Hkv, D], value [B, *L, Hkv, DV], params, lengths,
 //           rpb [H, 2K-1 per axis] float
 // outputs   out [B, *out, H, DV], lse [B, *out, H] float, stats [B, *out, H, 2] float
 // grid      items * H threadgroups
 constexpr int FK = (D + 7) / 8, FV = (DV + 7) / 8;  // fragments of a row
-constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();  // of both slabs
+constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
-constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T)));
-constexpr int DEEP = SHAPE::DEEP;
-constexpr int STEP = NA_ROWS;  // fragments between two looks at the maximum
-constexpr float SLACK = 8.0f;  // weights may reach 2^8 before all are rescaled
-NA_SHARED T keys[CAPACITY * PITCH];
-NA_SHARED T values[CAPACITY * PITCH];
+constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T))), SIZE = CAPACITY * PITCH;
 NA_SHARED na_tour tour;
+NA_SLABS T slabs[NA_DYNAMIC(BUFFERS * 2 * SIZE)];
 
 const uint thread_index = thread_index_in_threadgroup, threads = threads_per_threadgroup.x;
 const int heads = params[NA_HEADS], group = int(threadgroup_position_in_grid.x);
@@ -35,95 +36,60 @@ const DEV float* bias = rpb + head * params[NA_BINS];
 const float scale = na_float(params[NA_SCALE]) * NA_LOG2E;
 
 na_query mine[NA_ROWS];
-float top[NA_ROWS], total[NA_ROWS];  // of my queries: a logit near the largest, and sum from there
-float limit[NA_ROWS];                // the largest logit that is near enough; none before the first
-na_frag<T> q[FK];
-na_frag<float> sum[FV];
-na_clear<FV>(sum);
 NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
   const na_point place = na_place<Q1, Q2>(h * 8 + me.row);
   mine[h] = na_query_at<RANK>(params, tile, rows, corner, place);
-  top[h] = total[h] = 0.0f;
-  limit[h] = NA_LOWEST;
 }
+na_frag<T> q[FK];
+na_frag<float> acc_o[FV];
 na_load_rows<D>(q, query, mine, me);
+na_clear<FV>(acc_o);
+na_softmax softmax = na_softmax_of_none();
 
-const na_box wanted = na_keys_seen<RANK>(tile, corner, few);
+const na_seen seen = na_keys_seen<RANK>(tile, corner, few);
 if (thread_index == 0)
-  tour = na_tour_of<SHAPE>(na_keys_seen<RANK>(tile, na_size(0, 0, 0), many),
+  tour = na_tour_of<SHAPE>(params, na_keys_seen<RANK>(tile, na_size(0, 0, 0), many).any,
                            na_key_rows<RANK>(params, tile, kv_head, NA_LENGTH), CAPACITY);
 threadgroup_barrier(mem_flags::mem_threadgroup);
-na_clear_tails<D, PITCH>(keys, CAPACITY, thread_index, threads);
-na_clear_tails<DV, PITCH>(values, CAPACITY, thread_index, threads);
+na_clear_slabs<D, DV>(slabs, BUFFERS * 2 * SIZE, thread_index, threads);
 
-NA_EACH_SLAB(tour) {
-  const na_box slab = na_slab<RANK>(tour.box, tour.reach, z, y, x);
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  na_stage<RANK, D, DV, PITCH>(keys, key, values, value, tour.rows, slab,
-                               thread_index + tour.none, threads);
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-
-  const na_walk walk = na_walk_over<SHAPE>(wanted, slab);
-  NA_EACH_COLUMN(walk) {
+for (int n = 0; n < tour.number; n++) {
+  const TGP T* keys = na_next_slab<RANK, D, DV, PITCH, SIZE, BUFFERS>(
+      slabs, key, value, tour, n, thread_index, threads);
+  const TGP T* values = keys + SIZE;
+  const na_walk walk = na_walk_over<SHAPE>(seen, tour.slab[n % 3]);
+  for (int across = 0; across < walk.width; across += SHAPE::COLUMNS) {
     const na_column column = na_column_at<SHAPE>(walk, mine, across, me);
-    for (int i = 0; i < walk.depth; i += DEEP * STEP) {
-      na_pairs<float> s[STEP];  // logits
-      na_picked at[STEP];
-      bool higher = false;
-      NA_UNROLL for (int g = 0; g < STEP; g++) {
-        const int j = i + g * DEEP;
-        NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) s[g].e[e] = 0.0f;
-        at[g] = na_pick<SHAPE, STEP>(walk, column, j);
-        na_dot<FK>(s[g], q, keys, at[g], me);
-        NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
-          float more = na_mask<SHAPE>(column, j, e, column.hidden[e]);
-          if (BIAS)
-            more = na_biased(more, bias, mine[e / 2].bin + na_entry_at<SHAPE>(bins, column, j, e));
-          s[g].e[e] = na_multiply_add(s[g].e[e], scale, more);
+    for (int i = 0; i < walk.depth; i += SHAPE::DEEP) {
+      const na_picked at = na_pick<SHAPE>(walk, column, i);
+      na_pairs<float> s = {};
+      na_dot<FK>(s, q, keys, at, me);
+      if (BIAS)
+        NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) {
+          const int bin = mine[na_row_of(e)].bin + na_entry_at<SHAPE>(bins, column, i, e);
+          const float more = na_biased(na_mask_of<SHAPE>(walk, column, i, e), bias, bin);
+          s.e[e] = na_multiply_add(s.e[e], scale, more);
         }
-        NA_UNROLL for (int h = 0; h < NA_ROWS; h++)
-          higher = higher || na_fmax(s[g].e[2 * h], s[g].e[2 * h + 1]) > limit[h];
-      }
-      if (na_team_any(higher)) {  // the largest logit becomes the reference, if it is too far above
-        float shrink[NA_ROWS];
-        NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
-          float best = NA_MASKED;
-          NA_UNROLL for (int g = 0; g < STEP; g++)
-            best = na_fmax(best, na_fmax(s[g].e[2 * h], s[g].e[2 * h + 1]));
-          best = na_row_max(best);
-          shrink[h] = 1.0f;
-          if (best > limit[h]) {
-            shrink[h] = na_exp2(na_fmin(top[h] - best, 0.0f));
-            top[h] = best;
-            limit[h] = best + SLACK;
-          }
-          total[h] *= shrink[h];
-        }
-        na_scale_rows<FV>(sum, shrink);
-      }
-      NA_UNROLL for (int g = 0; g < STEP; g++) {
-        na_pairs<na_weight<T>> p;
-        NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
-          const float weight = na_exp2(s[g].e[e] - top[e / 2]);
-          total[e / 2] += weight;
-          p.e[e] = na_weight<T>(weight);
-        }
-        na_accumulate<FV>(sum, p, values, at[g], me);
-      }
+      else na_mask_logits<SHAPE>(s, scale, walk, column, i);
+      if (na_exceeds(softmax, s)) na_rescale<FV>(softmax, s, acc_o);
+      na_weigh(softmax, s);
+      na_accumulate<FV>(acc_o, s, values, at, me);
     }
   }
 }
 
 float norm[NA_ROWS];
 NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
-  total[h] = na_row_sum(total[h]);
-  norm[h] = mine[h].live ? na_reciprocal(total[h]) : 0.0f;
+  softmax.row_sum[h] = na_row_sum(softmax.row_sum[h]);
+  norm[h] = mine[h].live ? na_reciprocal(softmax.row_sum[h]) : 0.0f;
 }
-na_store_rows<DV>(out, sum, mine, norm, me);
+na_store_rows<DV>(out, acc_o, mine, norm, me);
 NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
   if (!mine[h].stored || me.column != 0) continue;
-  const float log_total = mine[h].live ? na_log2(total[h]) : 0.0f;
-  lse[mine[h].row] = mine[h].live ? (top[h] + log_total) * NA_LN2 : na_float(NA_MINUS_INFINITY);
-  stats[mine[h].row * 2] = mine[h].live ? top[h] : 0.0f;
-  stats[mine[h].row * 2 + 1] = log_total;
+  const bool live = mine[h].live;
+  const float row_max = live ? softmax.row_max[h] : 0.0f;
+  const float log_sum = live ? na_log2(softmax.row_sum[h]) : 0.0f;
+  lse[mine[h].row] = live ? (row_max + log_sum) * NA_LN2 : na_float(NA_MINUS_INFINITY);
+  stats[mine[h].row * 2] = row_max;
+  stats[mine[h].row * 2 + 1] = log_sum;
 }

@@ -7,9 +7,9 @@
 // grid      slices * H threadgroups; with SUMS each works through several items
 constexpr int FV = (DV + 7) / 8, PITCH = na_pitch<T, DV>();
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
-constexpr int CAPACITY = SLAB / (PITCH * int(sizeof(T)));
-NA_SHARED T values[CAPACITY * PITCH];
+constexpr int CAPACITY = SLAB / (PITCH * int(sizeof(T))), SIZE = CAPACITY * PITCH;
 NA_SHARED na_tour tour;
+NA_SLABS T slabs[NA_DYNAMIC(BUFFERS * SIZE)];
 NA_SHARED float close_bins[BINS > 0 ? BINS : 1];
 
 const uint thread_index = thread_index_in_threadgroup, threads = threads_per_threadgroup.x;
@@ -28,7 +28,7 @@ TGP float* close = close_bins + (BINS > 0 ? team * count : 0);
 const long shares = long(head * slices + slice) * (threads / NA_TEAM);  // before this threadgroup's
 DEV float* share_of_rpb = d_rpb + (shares + team) * count;
 
-na_clear_tails<DV, PITCH>(values, CAPACITY, thread_index, threads);
+na_clear_slabs<DV, 0>(slabs, BUFFERS * SIZE, thread_index, threads);
 if (SUMS) na_clear_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
 
 const int items = params[NA_ITEMS];
@@ -43,37 +43,32 @@ for (int item = slice; item < items; item = SUMS ? item + slices : items) {  // 
     mine[h] = na_query_at<RANK>(params, tile, rows, corner, place);
   }
 
-  const na_box wanted = na_keys_seen<RANK>(tile, corner, few);
+  const na_seen seen = na_keys_seen<RANK>(tile, corner, few);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   if (thread_index == 0)
-    tour = na_tour_of<SHAPE>(na_keys_seen<RANK>(tile, na_size(0, 0, 0), many),
+    tour = na_tour_of<SHAPE>(params, na_keys_seen<RANK>(tile, na_size(0, 0, 0), many).any,
                              na_key_rows<RANK>(params, tile, kv_head, NA_LENGTH), CAPACITY);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  NA_EACH_SLAB(tour) {
-    const na_box slab = na_slab<RANK>(tour.box, tour.reach, z, y, x);
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    na_stage<RANK, DV, PITCH>(values, value, tour.rows, slab, thread_index + tour.none, threads);
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-
-    const na_walk walk = na_walk_over<SHAPE>(wanted, slab);
-    NA_EACH_COLUMN(walk) {
+  for (int n = 0; n < tour.number; n++) {
+    const TGP T* values = na_next_slab<RANK, DV, 0, PITCH, SIZE, BUFFERS>(
+        slabs, value, value, tour, n, thread_index, threads);
+    const na_walk walk = na_walk_over<SHAPE>(seen, tour.slab[n % 3]);
+    for (int across = 0; across < walk.width; across += SHAPE::COLUMNS) {
       const na_column column = na_column_at<SHAPE>(walk, mine, across, me);
       for (int i = 0; i < walk.depth; i += SHAPE::DEEP) {
-        na_pairs<T> p;
-        float weight[2 * NA_ROWS];
-        int bin[2 * NA_ROWS];
-        NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
-          const na_query one = mine[e / 2];
+        na_pairs<float> p;
+        int bin[NA_PAIRS];
+        NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) {
+          const na_query one = mine[na_row_of(e)];
           const int slot = one.slot + na_entry_at<SHAPE>(slots, column, i, e);
-          const bool in = na_in_sight<SHAPE>(column, i, e);
-          p.e[e] = in ? attn[one.row * volume + slot] : T(0.0f);
-          weight[e] = float(p.e[e]);
+          const bool in = na_in_sight<SHAPE>(walk, column, i, e);
+          p.e[e] = in ? float(attn[one.row * volume + slot]) : 0.0f;
           bin[e] = SUMS && in ? one.bin + na_entry_at<SHAPE>(bins, column, i, e) : -1;
         }
         na_together();
         const na_picked at = na_pick<SHAPE>(walk, column, i);
         na_accumulate<FV>(sum, p, values, at, me);
-        if (SUMS) na_add_to_bins<BINS>(close, share_of_rpb, me, bin, weight);
+        if (SUMS) na_add_to_bins<BINS>(close, share_of_rpb, me, bin, p.e);
       }
     }
   }

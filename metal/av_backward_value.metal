@@ -7,9 +7,9 @@
 // grid      items * Hkv threadgroups
 constexpr int FV = (DV + 7) / 8, PITCH = na_pitch<T, DV>();
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
-constexpr int CAPACITY = SLAB / (PITCH * int(sizeof(T)));
-NA_SHARED T gradients[CAPACITY * PITCH];
+constexpr int CAPACITY = SLAB / (PITCH * int(sizeof(T))), SIZE = CAPACITY * PITCH;
 NA_SHARED na_tour tour;
+NA_SLABS T slabs[NA_DYNAMIC(BUFFERS * SIZE)];
 
 const uint thread_index = thread_index_in_threadgroup, threads = threads_per_threadgroup.x;
 const int kv_heads = params[NA_KV_HEADS], group = int(threadgroup_position_in_grid.x);
@@ -31,36 +31,32 @@ NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
   const na_point place = na_place<Q1, Q2>(h * 8 + me.row);
   mine[h] = na_key_at<RANK>(params, tile, key_rows, corner, place);
 }
-const na_box wanted = na_queries_seeing<RANK>(tile, corner, few);
+const na_seen seen = na_queries_seeing<RANK>(tile, corner, few);
 if (thread_index == 0)  // with the rows of the first head
-  tour = na_tour_of<SHAPE>(na_queries_seeing<RANK>(tile, na_size(0, 0, 0), many),
-                           na_query_rows<RANK>(params, tile, 0, NA_OUTPUTS), CAPACITY);
+  tour = na_tour_of<SHAPE>(params, na_queries_seeing<RANK>(tile, na_size(0, 0, 0), many).any,
+                           na_query_rows<RANK>(params, tile, kv_head * sharing, NA_OUTPUTS), CAPACITY);
 threadgroup_barrier(mem_flags::mem_threadgroup);
-na_clear_tails<DV, PITCH>(gradients, CAPACITY, thread_index, threads);
+na_clear_slabs<DV, 0>(slabs, BUFFERS * SIZE, thread_index, threads);
 
-for (int head = kv_head * sharing; head < (kv_head + 1) * sharing; head++)
-NA_EACH_SLAB(tour) {
-  const na_box slab = na_slab<RANK>(tour.box, tour.reach, z, y, x);
-  const na_rows rows = na_of_head(tour.rows, head);
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  na_stage<RANK, DV, PITCH>(gradients, d_out, rows, slab, thread_index + tour.none, threads);
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-
-  const na_walk walk = na_walk_over<SHAPE>(wanted, slab);
-  NA_EACH_COLUMN(walk) {
+const DEV float* none = 0;
+for (int n = 0; n < sharing * tour.number; n++) {
+  const TGP T* gradients = na_next_slab<RANK, DV, 0, PITCH, SIZE, BUFFERS>(
+      slabs, d_out, d_out, none, tour, n, sharing, thread_index, threads);
+  const na_rows rows = na_of_head(na_rows_again(tour), na_quotient(n, tour.number));
+  const na_walk walk = na_walk_over<SHAPE>(seen, tour.slab[n % 3]);
+  for (int across = 0; across < walk.width; across += SHAPE::COLUMNS) {
     const na_column column = na_column_at<SHAPE>(walk, mine, across, me);
     for (int i = 0; i < walk.depth; i += SHAPE::DEEP) {
-      na_pairs<T> p;
-      NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
+      na_pairs<float> p = {};
+      NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) {
+        if (!na_in_sight<SHAPE>(walk, column, i, e)) continue;
         const na_point token = na_token<SHAPE>(column, i, e);
-        p.e[e] = T(0.0f);
-        if (!na_in_sight<SHAPE>(column, i, e)) continue;
         int slot = 0;
         NA_EACH_AXIS(a) {
           const int first = na_window(tile.axis[a], token.at[a]).first;
-          slot += (mine[e / 2].rank[a] - first) * slots.pitch[a];
+          slot += (mine[na_row_of(e)].rank[a] - first) * slots.pitch[a];
         }
-        p.e[e] = attn[na_row<RANK>(rows, token) * volume + slot];
+        p.e[e] = float(attn[na_row<RANK>(rows, token) * volume + slot]);
       }
       na_together();
       const na_picked at = na_pick<SHAPE>(walk, column, i);

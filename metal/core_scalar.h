@@ -7,10 +7,6 @@
 enum { NA_SAME_DOTS = 0 };  // sums over lanes begin with the own one (rows.h)
 enum { NA_MOST_HELD = 1 << 20 };  // ops/gpu/programs.py sees to that
 
-// The type in which weights are multiplied.
-template <typename T>
-using na_weight = float;
-
 // A lane is told by two numbers: its row, and which two tokens of a fragment are its own. What it
 // holds of other rows and other tokens is numbered by how theirs differ from its own, bit by bit:
 // then all lanes pass on the same element at the same time.
@@ -20,9 +16,10 @@ NA_FN na_lane na_lane_of(int lane) {
   me.index = lane;
   me.row = lane % 4;
   me.column = lane / 4 * 2;
-  me.token = 0;
+  me.wide = sizeof(T) == 4;
   return me;
 }
+NA_FN int na_lookup(na_lane, int) { return 0; }  // none
 NA_FN int na_owner(int h, int t) { return h + t / 2 * 4; }  // of row h and token t, from here
 
 template <typename X>

@@ -17,6 +17,8 @@
 
 typedef unsigned int uint;
 #define NA_SHARED __shared__ __align__(16)
+#define NA_SLABS extern __shared__ __align__(16)  // as long as a launch has it
+#define NA_DYNAMIC(length)
 #define thread_index_in_threadgroup threadIdx.x
 #define threadgroup_position_in_grid blockIdx
 #define threads_per_threadgroup blockDim

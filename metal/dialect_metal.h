@@ -7,6 +7,8 @@
 #define THR thread
 // Arrays of threadgroup memory. Up to 16 bytes of one move at once, wherever the compiler lays it.
 #define NA_SHARED alignas(16) threadgroup
+#define NA_SLABS alignas(16) threadgroup
+#define NA_DYNAMIC(length) length  // which a launch may tell elsewhere
 #define NA_FN METAL_FUNC
 #define NA_UNROLL _Pragma("clang loop unroll(full)")
 #define NA_ROLLED _Pragma("clang loop unroll(disable)")

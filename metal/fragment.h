@@ -6,16 +6,22 @@
 struct na_lane {
   int index;   // in its team
   int row;     // the first row that it looks after; the next ones are 8 apart
-  int column;  // the first of its two tokens of a fragment
-  int token;   // the token of a fragment that it looks up, if products of matrices need it
+  int column;  // the first of its tokens of a fragment
+  bool wide;   // whether elements are float32, for a core that looks them up otherwise
 };
 
-// A number for each pair of row and token, such as logits: element e is of token column + e % 2 and
-// the lane's row e / 2.
+// A number for each pair of row and token, such as logits. A lane has NA_PER_ROW tokens of each of
+// its NA_ROWS rows.
+enum { NA_PAIRS = NA_ROWS * NA_PER_ROW };
 template <typename T>
 struct na_pairs {
-  T e[2 * NA_ROWS];
+  T e[NA_PAIRS];
 };
+NA_FN constexpr int na_row_of(int e) { return e / NA_PER_ROW; }
+NA_FN constexpr int na_token_of(int e) { return e % NA_PER_ROW; }
+
+// How far the lane's token t lies behind its first in the fragment: they are pairs, 8 apart.
+NA_FN constexpr int na_behind(int t) { return t % 2 + t / 2 * 8; }
 
 // Eight channels of all rows, such as queries: element e is of channel e % NA_WIDE and of row
 // e / NA_WIDE of those that the lane holds, which may be more than it looks after.
@@ -26,9 +32,9 @@ struct na_frag {
 
 // Where in a slab the tokens of a fragment lie.
 struct na_picked {
-  int column[2];  // my two
-  int other[2];   // those of the other half of a team of eight lanes
-  int mine;       // the one that I look up
+  int column[NA_PER_ROW];  // mine
+  int other[2];            // those of the other half of a team of eight lanes
+  int mine[NA_LOOKUPS];    // those that I look up for products of matrices (na_lookup)
 };
 
 // Where a row lies in an array.

@@ -7,9 +7,9 @@
 // grid      items * H threadgroups
 constexpr int FK = (D + 7) / 8, PITCH = na_pitch<T, D>();
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
-constexpr int CAPACITY = SLAB / (PITCH * int(sizeof(T)));
-NA_SHARED T keys[CAPACITY * PITCH];
+constexpr int CAPACITY = SLAB / (PITCH * int(sizeof(T))), SIZE = CAPACITY * PITCH;
 NA_SHARED na_tour tour;
+NA_SLABS T slabs[NA_DYNAMIC(BUFFERS * SIZE)];
 
 const uint thread_index = thread_index_in_threadgroup, threads = threads_per_threadgroup.x;
 const int heads = params[NA_HEADS], group = int(threadgroup_position_in_grid.x);
@@ -38,28 +38,25 @@ NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
 na_load_rows<D>(q, query, mine, me);
 simdgroup_barrier(mem_flags::mem_device);
 
-const na_box wanted = na_keys_seen<RANK>(tile, corner, few);
+const na_seen seen = na_keys_seen<RANK>(tile, corner, few);
 if (thread_index == 0)
-  tour = na_tour_of<SHAPE>(na_keys_seen<RANK>(tile, na_size(0, 0, 0), many),
+  tour = na_tour_of<SHAPE>(params, na_keys_seen<RANK>(tile, na_size(0, 0, 0), many).any,
                            na_key_rows<RANK>(params, tile, kv_head, NA_LENGTH), CAPACITY);
 threadgroup_barrier(mem_flags::mem_threadgroup);
-na_clear_tails<D, PITCH>(keys, CAPACITY, thread_index, threads);
-NA_EACH_SLAB(tour) {
-  const na_box slab = na_slab<RANK>(tour.box, tour.reach, z, y, x);
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  na_stage<RANK, D, PITCH>(keys, key, tour.rows, slab, thread_index + tour.none, threads);
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-
-  const na_walk walk = na_walk_over<SHAPE>(wanted, slab);
-  NA_EACH_COLUMN(walk) {
+na_clear_slabs<D, 0>(slabs, BUFFERS * SIZE, thread_index, threads);
+for (int n = 0; n < tour.number; n++) {
+  const TGP T* keys = na_next_slab<RANK, D, 0, PITCH, SIZE, BUFFERS>(
+      slabs, key, key, tour, n, thread_index, threads);
+  const na_walk walk = na_walk_over<SHAPE>(seen, tour.slab[n % 3]);
+  for (int across = 0; across < walk.width; across += SHAPE::COLUMNS) {
     const na_column column = na_column_at<SHAPE>(walk, mine, across, me);
     for (int i = 0; i < walk.depth; i += SHAPE::DEEP) {
       na_pairs<float> s = {};
       const na_picked at = na_pick<SHAPE>(walk, column, i);
       na_dot<FK>(s, q, keys, at, me);
-      NA_UNROLL for (int e = 0; e < 2 * NA_ROWS; e++) {
-        const na_query one = mine[e / 2];
-        if (!na_in_sight<SHAPE>(column, i, e)) continue;
+      NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) {
+        const na_query one = mine[na_row_of(e)];
+        if (!na_in_sight<SHAPE>(walk, column, i, e)) continue;
         float logit = s.e[e] * scale;
         if (BIAS) logit += bias[one.bin + na_entry_at<SHAPE>(bins, column, i, e)];
         const int slot = one.slot + na_entry_at<SHAPE>(slots, column, i, e);

@@ -171,7 +171,7 @@ NA_FN void na_add_to_bins(TGP float* sums, DEV float* total, na_lane me, const T
   NA_UNROLL for (int h = 0; h < NA_ROWS; h++)
     for (int row = 0; row < 8; row++) {
       if (row == me.row)
-        NA_UNROLL for (int e = h * 2; e < h * 2 + 2; e++) {
+        NA_UNROLL for (int e = h * NA_PER_ROW; e < (h + 1) * NA_PER_ROW; e++) {
           if (bin[e] < 0) continue;
           if (NEAR > 0) sums[bin[e]] += value[e];
           else total[bin[e]] += value[e];

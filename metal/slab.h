@@ -9,7 +9,7 @@ struct na_shape {
   enum { DEEP = HIGH, COLUMNS = NA_TOKENS / HIGH };
   enum { PITCH = PITCH_ };  // elements from a token of a slab to the next
   // All queries see the same of a column, and no fragments that are computed at once pass its end.
-  enum { FLAT = RANK_ > 1 && QUERIES == 1 && HIGH * NA_ROWS == 1 };
+  enum { FLAT = RANK_ > 1 && QUERIES == 1 && HIGH == 1 };
 };
 
 // How far a slab reaches on an axis of `length` tokens if it may have at most `capacity`: where it is
@@ -19,40 +19,55 @@ NA_FN int na_reach(int length, int capacity, int piece) {
   return na_max(most < length && most > piece ? most - most % piece : most, 1);
 }
 
-// How far a slab of at most `capacity` tokens reaches. Teams of a whole simdgroup have wide fragments:
-// it takes all of the inner axes, if it can, and cuts columns. Small teams have long columns: it takes
-// all of theirs, and cuts between two.
-template <typename SHAPE>
-NA_FN na_point na_slab_size(const na_box box, int capacity) {
-  constexpr bool SMALL = NA_TEAM < 32;
-  na_point size = na_size(1, 1, 1);
-  NA_UNROLL for (int i = 0; i < SHAPE::RANK; i++) {
-    const int a = !SMALL ? 2 - i : i == 0 ? int(SHAPE::AXIS) : i == 1 ? 2 : int(SHAPE::OTHER);
-    const int across = SMALL && a == 2 ? int(SHAPE::COLUMNS) : 1;
-    const int piece = a == SHAPE::AXIS ? SHAPE::DEEP * NA_ROWS : across;
-    size.at[a] = na_reach(box.high[a] - box.low[a], capacity, piece);
-    capacity = na_small_quotient(capacity, size.at[a]);
-  }
-  return size;
-}
-
-// What is the same for all threads of a tile, where the slabs are that it wants and where they come from:
-// in threadgroup memory, since in registers each of them would keep it. One of them writes it.
+// What is the same for all threads of a tile, which slabs it wants and where they come from: in
+// threadgroup memory, since in registers each of them would keep it. One of them writes it.
 struct na_tour {
-  na_box box;
-  na_point reach;  // of a slab
+  na_box box;      // what all slabs make up, x running fastest,
+  na_point reach;  // all but the last on each axis so long
+  int number;      // of slabs
+  na_box slab[3];  // the last, this and the next
   na_rows rows;
   int none;        // 0, but no compiler knows: what is computed with it is not kept from slab to slab
 };
 
+// Slabs of at most `capacity` tokens, and on each axis of as many as the parameters allow. Teams of a
+// whole simdgroup have wide fragments: a slab takes all of the inner axes, if it may, and cuts
+// columns. Small teams have long columns: it takes all of theirs, and cuts between two.
 template <typename SHAPE>
-NA_FN na_tour na_tour_of(const na_box box, const na_rows rows, int capacity) {
+NA_FN na_tour na_tour_of(const DEV int* p, const na_box box, const na_rows rows, int capacity) {
+  constexpr bool SMALL = NA_TEAM < 32;
   na_tour tour;
-  tour.box = box;
-  tour.reach = na_slab_size<SHAPE>(box, capacity);
+  tour.box = tour.slab[0] = tour.slab[1] = tour.slab[2] = box;
+  tour.reach = na_size(1, 1, 1);
+  tour.number = 1;
   tour.rows = rows;
   tour.none = 0;
+  NA_UNROLL for (int i = 0; i < SHAPE::RANK; i++) {
+    const int a = !SMALL ? 2 - i : i == 0 ? int(SHAPE::AXIS) : i == 1 ? 2 : int(SHAPE::OTHER);
+    const int across = SMALL && a == 2 ? int(SHAPE::COLUMNS) : 1;
+    const int piece = a == SHAPE::AXIS ? int(SHAPE::DEEP) : across;
+    const int length = box.high[a] - box.low[a];
+    const int reach = na_reach(length, na_min(capacity, na_axis_of(p, a)[NA_REACH]), piece);
+    tour.reach.at[a] = reach;
+    tour.slab[0].high[a] = na_min(box.low[a] + reach, box.high[a]);
+    tour.number *= na_pieces(length, reach);
+    capacity = na_small_quotient(capacity, reach);
+  }
   return tour;
+}
+
+// The slab after another; after the last, the first.
+template <int RANK>
+NA_FN na_box na_slab_after(const TGP na_tour& tour, const TGP na_box& slab) {
+  na_box next;
+  bool carry = true;
+  NA_EACH_AXIS_BACK(a) {
+    const int low = slab.low[a] + (carry ? tour.reach.at[a] : 0);
+    carry = low >= tour.box.high[a];
+    next.low[a] = carry ? tour.box.low[a] : low;
+    next.high[a] = na_min(next.low[a] + tour.reach.at[a], tour.box.high[a]);
+  }
+  return next;
 }
 
 // Rows that are hardly ever asked for: read when they are.
@@ -68,42 +83,29 @@ NA_FN na_rows na_of_head(na_rows rows, int head) {
   return rows;
 }
 
-template <int RANK>
-NA_FN na_box na_slab(const na_box box, const na_point size, int z, int y, int x) {
-  const na_point low = na_size(z, y, x);
-  na_box slab;
-  NA_EACH_AXIS(a) {
-    slab.low[a] = low.at[a];
-    slab.high[a] = na_min(low.at[a] + size.at[a], box.high[a]);
-  }
-  return slab;
-}
-
-// The slabs of a tour, one after the other; an axis that the problem has not is passed once.
-#define NA_EACH_SLAB(tour)                                                                          \
-  for (int z = RANK > 2 ? tour.box.low[0] : 0; z < (RANK > 2 ? tour.box.high[0] : 1);               \
-       z += RANK > 2 ? tour.reach.at[0] : 1)                                                        \
-    for (int y = RANK > 1 ? tour.box.low[1] : 0; y < (RANK > 1 ? tour.box.high[1] : 1);             \
-         y += RANK > 1 ? tour.reach.at[1] : 1)                                                      \
-      for (int x = tour.box.low[2]; x < tour.box.high[2]; x += tour.reach.at[2])
-
 // ---- Filling a slab. Its tokens are numbered row by row, and each thread takes every so manieth.
 
 struct na_rounds {
-  int count;    // of tokens
+  int count;     // of tokens
   int size[3];
-  int step[3];  // how far a round leads on each axis
+  int step[3];   // how far a round leads on each axis,
+  long lead;     // in rows of the array,
+  long wrap[3];  // and where an axis passes its end on to the one before it
 };
 
 template <int RANK>
-NA_FN na_rounds na_rounds_of(const na_box slab, int stride) {
+NA_FN na_rounds na_rounds_of(const na_rows rows, const na_box slab, int stride) {
   na_rounds rounds;
   rounds.count = 1;
+  rounds.lead = 0;
   NA_EACH_AXIS_BACK(a) {
+    const bool first = a == 3 - RANK;
     rounds.size[a] = slab.high[a] - slab.low[a];
     rounds.count *= rounds.size[a];
-    const int rest = a > 3 - RANK ? na_small_quotient(stride, rounds.size[a]) : 0;
+    const int rest = first ? 0 : na_small_quotient(stride, rounds.size[a]);
     rounds.step[a] = stride - rest * rounds.size[a];
+    rounds.lead += na_product(rounds.step[a], rows.step[a]);
+    rounds.wrap[a] = (first ? 0 : rows.step[a - 1]) - na_product(rounds.size[a], rows.step[a]);
     stride = rest;
   }
   return rounds;
@@ -121,12 +123,15 @@ NA_FN na_point na_numbered(const na_box slab, const na_rounds rounds, int i) {
 }
 
 template <int RANK>
-NA_FN void na_next_round(const na_box slab, const na_rounds rounds, THR na_point& token) {
+NA_FN void na_next_round(const na_box slab, const na_rounds rounds, THR na_point& token,
+                         THR long& row) {
   int carry = 0;
+  row += rounds.lead;
   NA_EACH_AXIS_BACK(a) {
     token.at[a] += rounds.step[a] + carry;
     carry = a > 3 - RANK && token.at[a] >= slab.high[a] ? 1 : 0;
     if (carry) token.at[a] -= rounds.size[a];
+    if (carry) row += rounds.wrap[a];
   }
 }
 
@@ -150,19 +155,18 @@ NA_FN void na_copy_rows(TGP T* keys, const DEV T* key, TGP T* values, const DEV 
   const int first = int(thread_index / LANES);
   const int lane = int(thread_index % LANES);  // it always copies the same columns
   if (first >= at_once) return;
-  const na_rounds rounds = na_rounds_of<RANK>(slab, at_once);
+  const na_rounds rounds = na_rounds_of<RANK>(rows, slab, at_once);
   na_point token = na_numbered<RANK>(slab, rounds, first);
+  long row = na_row<RANK>(rows, token);
   NA_ROLLED for (int n = first; n < rounds.count; n += at_once) {
-    const long row = na_row<RANK>(rows, token);
     for (int i = 0; i < TIMES; i++) {
       const int d = (lane + i * LANES) * WIDE;
       if (d < D) na_copy<WIDE>(keys + n * PITCH + d, key + row * D + d);
       if (d < DV) na_copy<WIDE>(values + n * PITCH + d, value + row * DV + d);
     }
     if (marks && lane == 0)
-      *(TGP na_pack<float, 4>*)(keys + n * PITCH + (D + 7) / 8 * 8) =
-          *(const DEV na_pack<float, 4>*)(marks + row * 4);
-    na_next_round<RANK>(slab, rounds, token);
+      na_copy<4>((TGP float*)(keys + n * PITCH + (D + 7) / 8 * 8), marks + row * 4);
+    na_next_round<RANK>(slab, rounds, token, row);
   }
 }
 
@@ -180,29 +184,48 @@ NA_FN void na_stage(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* v
   else
     na_copy_rows<RANK, D, DV, PITCH, 1>(keys, key, values, value, marks, rows, slab,
                                         thread_index, threads);
+}
+
+// Waits until slab n of a tour is in threadgroup memory, and has the next one on its way if there is
+// room for two (BUFFERS). Returns where it begins: SIZE elements for its rows [D], and then its rows
+// [DV]. Of `heads` that follow each other each has its tour.
+template <int RANK, int D, int DV, int PITCH, int SIZE, int BUFFERS, typename T>
+NA_FN TGP T* na_next_slab(TGP T* memory, const DEV T* key, const DEV T* value,
+                          const DEV float* marks, TGP na_tour& tour, int n, int heads,
+                          uint thread_index, uint threads) {
+  constexpr int NEXT = (DV > 0 ? 2 : 1) * SIZE;
+  const uint index = thread_index + uint(tour.none);
+  TGP T* here = memory + n % BUFFERS * NEXT;
+  if (BUFFERS == 1 || n == 0) {
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // nobody reads what was there
+    const na_rows rows = na_of_head(tour.rows, heads > 1 ? na_quotient(n, tour.number) : 0);
+    na_stage<RANK, D, DV, PITCH>(here, key, here + SIZE, value, marks, rows, tour.slab[n % 3], index,
+                                 threads);
+  }
+  if (thread_index == 0) tour.slab[(n + 1) % 3] = na_slab_after<RANK>(tour, tour.slab[n % 3]);
   na_copied();
+  threadgroup_barrier(mem_flags::mem_threadgroup);  // ... nor the slab before
+  if (BUFFERS > 1 && n + 1 < heads * tour.number) {
+    TGP T* there = memory + (n + 1) % BUFFERS * NEXT;
+    const na_rows rows = na_of_head(tour.rows, heads > 1 ? na_quotient(n + 1, tour.number) : 0);
+    na_stage<RANK, D, DV, PITCH>(there, key, there + SIZE, value, marks, rows,
+                                 tour.slab[(n + 1) % 3], index, threads);
+  }
+  return here;
 }
 
-// Without marks.
-template <int RANK, int D, int DV, int PITCH, typename T>
-NA_FN void na_stage(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* value,
-                    const na_rows rows, const na_box slab, uint thread_index, uint threads) {
+// Of one head, without marks.
+template <int RANK, int D, int DV, int PITCH, int SIZE, int BUFFERS, typename T>
+NA_FN TGP T* na_next_slab(TGP T* memory, const DEV T* key, const DEV T* value, TGP na_tour& tour,
+                          int n, uint thread_index, uint threads) {
   const DEV float* none = 0;
-  na_stage<RANK, D, DV, PITCH>(keys, key, values, value, none, rows, slab, thread_index, threads);
+  return na_next_slab<RANK, D, DV, PITCH, SIZE, BUFFERS>(memory, key, value, none, tour, n, 1,
+                                                         thread_index, threads);
 }
 
-// One array alone.
-template <int RANK, int D, int PITCH, typename T>
-NA_FN void na_stage(TGP T* to, const DEV T* from, const na_rows rows, const na_box slab,
-                    uint thread_index, uint threads) {
-  na_stage<RANK, D, 0, PITCH>(to, from, to, from, rows, slab, thread_index, threads);
-}
-
-// Zeroes the elements between D and the end of its last fragment in every row of a slab.
-template <int D, int PITCH, typename T>
-NA_FN void na_clear_tails(TGP T* slab, int rows, uint thread_index, uint threads) {
-  constexpr int TAIL = (8 - D % 8) % 8;
-  if (TAIL > 0)
-    NA_ROLLED for (int i = int(thread_index); i < rows * TAIL; i += int(threads))
-      slab[i / (TAIL + !TAIL) * PITCH + D + i % (TAIL + !TAIL)] = T(0.0f);
+// Zeroes what slabs of rows that end inside a fragment have beyond them.
+template <int D, int DV, typename T>
+NA_FN void na_clear_slabs(TGP T* memory, int size, uint thread_index, uint threads) {
+  if (D % 8 != 0 || DV % 8 != 0)
+    NA_ROLLED for (int i = int(thread_index); i < size; i += int(threads)) memory[i] = T(0.0f);
 }

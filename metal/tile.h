@@ -14,7 +14,7 @@ enum na_param {
 };
 enum na_axis_param {
   NA_LENGTH, NA_OUTPUTS, NA_KERNEL, NA_DILATION, NA_STRIDE, NA_WINDOW_STRIDE, NA_CAUSAL, NA_CLASSES,
-  NA_TILES, NA_TEAMS, NA_START, NA_OWN
+  NA_TILES, NA_TEAMS, NA_START, NA_OWN, NA_REACH
 };
 
 #define NA_LOG2E 1.44269504089f
@@ -164,30 +164,45 @@ NA_FN na_span na_viewers(const na_axis axis, int key) {
   return t;
 }
 
-// All keys that the queries [corner, corner + size) of the tile see; empty where there are none.
-template <int RANK>
-NA_FN na_box na_keys_seen(const na_tile tile, const na_point corner, const na_point size) {
-  na_box box;
-  NA_EACH_AXIS(a) {
-    const int first = tile.start[a] + corner.at[a];
-    const int last = na_min(first + size.at[a], tile.axis[a].queries);
-    box.low[a] = first < last ? na_window(tile.axis[a], first).first : 0;
-    box.high[a] = first < last ? na_window(tile.axis[a], last - 1).last : 0;
-  }
-  return box;
+// What a box of queries sees together, or a box of keys is seen by: neighbors' windows begin and end
+// one after the other. Both are empty where there are none; `all` is, too, if one is not there.
+struct na_seen {
+  na_box any;  // what at least one of them sees
+  na_box all;  // what each of them sees
+};
+
+NA_FN void na_see(THR na_seen& seen, int a, const na_span first, const na_span last, bool some,
+                  bool whole) {
+  seen.any.low[a] = some ? first.first : 0;
+  seen.any.high[a] = some ? last.last : 0;
+  seen.all.low[a] = last.first;
+  seen.all.high[a] = whole ? first.last : 0;
 }
 
-// All queries that see the keys [corner, corner + size) of the tile.
+// The keys that the queries [corner, corner + size) of the tile see.
 template <int RANK>
-NA_FN na_box na_queries_seeing(const na_tile tile, const na_point corner, const na_point size) {
-  na_box box;
+NA_FN na_seen na_keys_seen(const na_tile tile, const na_point corner, const na_point size) {
+  na_seen seen;
   NA_EACH_AXIS(a) {
-    const int first = tile.start[a] + corner.at[a];
-    const int last = na_min(first + size.at[a], tile.axis[a].keys);
-    box.low[a] = first < last ? na_viewers(tile.axis[a], first).first : 0;
-    box.high[a] = first < last ? na_viewers(tile.axis[a], last - 1).last : 0;
+    const int first = tile.start[a] + corner.at[a], end = first + size.at[a];
+    const int last = na_min(end, tile.axis[a].queries) - 1;
+    na_see(seen, a, na_window(tile.axis[a], first), na_window(tile.axis[a], na_max(last, 0)),
+           first <= last, last == end - 1);
   }
-  return box;
+  return seen;
+}
+
+// The queries that see the keys [corner, corner + size) of the tile.
+template <int RANK>
+NA_FN na_seen na_queries_seeing(const na_tile tile, const na_point corner, const na_point size) {
+  na_seen seen;
+  NA_EACH_AXIS(a) {
+    const int first = tile.start[a] + corner.at[a], end = first + size.at[a];
+    const int last = na_min(end, tile.axis[a].keys) - 1;
+    na_see(seen, a, na_viewers(tile.axis[a], first), na_viewers(tile.axis[a], na_max(last, 0)),
+           first <= last, last == end - 1);
+  }
+  return seen;
 }
 
 // ---- Memory: row numbers of a [batch, *axes, heads] array, to be multiplied by the row's length. How

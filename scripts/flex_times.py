@@ -16,19 +16,20 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from gpu_check import SETS, SHAPES
+from gpu_check import SETS, SHAPES, Shape
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 
 def main() -> None:
     """Prints the rows."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--shapes", choices=SHAPES, default="nat")
     parser.add_argument("--cases", default="")
     parser.add_argument("--dtypes", nargs="*", default=["float16"])
     args = parser.parse_args()
-    for shape in SHAPES:
-        for dtype in args.dtypes if args.cases in shape[0] else ():
-            one = {"shape": shape[0], "dtype": dtype, "contestant": "flex"}
+    for shape in SHAPES[args.shapes]:
+        for dtype in args.dtypes if args.cases in shape.name else ():
+            one = {"shape": shape.name, "dtype": dtype, "contestant": "flex"}
             try:
                 one.update(times(shape, dtype))
             except Exception as error:  # of the compiler, of memory: a row that says so
@@ -36,23 +37,22 @@ def main() -> None:
             print(json.dumps(one), flush=True)
 
 
-def times(shape: Any, dtype: str) -> dict[str, float]:
+def times(shape: Shape, dtype: str) -> dict[str, float]:
     """Milliseconds of forward, and of forward with backward."""
-    _, spatial, heads, _, batch = shape
-    tokens, kind = math.prod(spatial), getattr(torch, dtype)
-    size = (batch, heads, tokens, 32)
-    sets = [[torch.randn(size, device="cuda", dtype=kind) for _ in "qkvg"] for _ in range(SETS)]
+    tokens, kind = math.prod(shape.spatial), getattr(torch, dtype)
+    size, count = (shape.batch, shape.heads, tokens, shape.head_dim), shape.sets
+    sets = [[torch.randn(size, device="cuda", dtype=kind) for _ in "qkvg"] for _ in range(count)]
     torch.compiler.reset()
     attention = torch.compile(flex_attention, dynamic=False)
     block = create_block_mask(window_mask(shape), None, None, tokens, tokens)
 
     def forward(i: int) -> Any:
         with torch.no_grad():
-            return attention(*sets[i][:3], block_mask=block)
+            return attention(*sets[i % count][:3], block_mask=block)
 
     def both(i: int) -> Any:
-        qkv = [x.requires_grad_() for x in sets[i][:3]]
-        return torch.autograd.grad(attention(*qkv, block_mask=block), qkv, sets[i][3])
+        qkv = [x.requires_grad_() for x in sets[i % count][:3]]
+        return torch.autograd.grad(attention(*qkv, block_mask=block), qkv, sets[i % count][3])
 
     return {"forward": median_ms(forward), "both": median_ms(both)}
 
@@ -73,15 +73,19 @@ def median_ms(function: Callable[[int], Any]) -> float:
     return statistics.median(round_of(calls) for _ in range(7))
 
 
-def window_mask(shape: Any) -> Callable[..., Any]:
+def window_mask(shape: Shape) -> Callable[..., Any]:
     """A mask_mod for flex_attention: whether query token q sees key token k."""
-    _, spatial, _, kernel, _ = shape
-    kernels = kernel if isinstance(kernel, tuple) else (kernel,) * len(spatial)
+    spatial, rank = shape.spatial, len(shape.spatial)
+    kernels, strides = (
+        x if isinstance(x, tuple) else (x,) * rank for x in (shape.kernel, shape.window_stride)
+    )
+    axes = list(zip(spatial, kernels, strides, strict=True))
 
     def mask(b: Any, h: Any, q: Any, k: Any) -> Any:
         seen = None
-        for length, size in zip(reversed(spatial), reversed(kernels), strict=True):
-            start = (q % length - size // 2).clamp(0, length - size)
+        for length, size, stride in reversed(axes):
+            leader = (q % length // stride * stride + stride // 2).clamp(max=length - 1)
+            start = (leader - size // 2).clamp(0, length - size)
             inside = (k % length >= start) & (k % length < start + size)
             seen = inside if seen is None else seen & inside
             q, k = q // length, k // length

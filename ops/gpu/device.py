@@ -9,14 +9,31 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
+from typing import NamedTuple
 
 import mlx.core as mx
 
-from ...metal import MATRIX, MATRIX_M1, SCALAR_4, SCALAR_8, TENSOR, Core
+from ...metal import MATRIX, MATRIX_M1, SCALAR_4, SCALAR_8, TENSORS, Core
 
 # Multiply-adds of rows that take a quarter of a second on the slowest Mac, an M1 of 7 cores of 128
 # lanes at 1.278 GHz: of their time the model of docs/kernels.md sees at least 34 % spent on them.
 QUARTER_SECOND = 0.25 * 0.34 * 7 * 128 * 1.278e9
+
+
+class Processor(NamedTuple):
+    """What the threadgroups of one of a GPU's processors share.
+
+    Attributes:
+        registers: Of 32 bits.
+        memory_bytes: Of threadgroup memory.
+        spare_bytes: Of it, that serve better as a cache where windows are small.
+        reserved_bytes: How much of it each threadgroup costs beside its own.
+    """
+
+    registers: int
+    memory_bytes: int
+    spare_bytes: int
+    reserved_bytes: int
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,7 @@ class Device:
         enough_threadgroups: That keep the whole GPU busy.
         slab_bytes: Of threadgroup memory, for the keys and values that a threadgroup holds at once.
         memory_bytes: Of threadgroup memory that any threadgroup can have.
+        processor: What threadgroups share, where they are laid out by it (`Processor`).
     """
 
     platform: str | None
@@ -44,6 +62,7 @@ class Device:
     memory_bytes: int
     longest_launch: float = math.inf
     core: Core | None = None
+    processor: Processor | None = None
 
     @property
     def apple_generation(self) -> int:
@@ -97,17 +116,17 @@ def machine(platform: str | None) -> Device:
     """The GPU of this machine.
 
     Slabs are such that three threadgroups share the 60 KB of threadgroup memory of each of an Apple
-    GPU's processors, five the 228 KB of an NVIDIA GPU's, where a tile of 8 x 8 queries then needs
-    one slab for a window of 7 x 7.
+    GPU's processors. On an NVIDIA GPU the registers decide how many share the 228 KB.
     """
     if platform == "cuda":
         return Device(
             platform,
             _generation(),
-            cores=(TENSOR,),
+            cores=TENSORS,
             enough_threadgroups=256,
             slab_bytes=36 * 1024,
             memory_bytes=48 * 1024,
+            processor=Processor(64 * 1024, 227 * 1024, 31 * 1024, 1024),
         )
     return Device(
         platform,

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from threading import RLock
-from typing import Any, NamedTuple, TypedDict, cast
+from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
 import mlx.core as mx
 
@@ -32,6 +32,7 @@ class KernelText(TypedDict):
     output_names: list[str]
     source: str
     header: str
+    shared_memory: NotRequired[int]  # CUDA
 
 
 class Build(NamedTuple):
@@ -180,7 +181,7 @@ def _run(
 ) -> list[mx.array]:
     at = KERNELS[name].inputs.index("params")
     arrays = [_long_enough(x) for x in inputs]
-    return _function(name, plan.device.platform, plan.core, told(plan))(
+    return _function(name, plan.device.platform, plan.core, told(plan), plan.memory)(
         inputs=[*arrays[:at], params, *arrays[at:]],
         template=list(plan.template.arguments),
         grid=(plan.threadgroups * plan.threads, 1, 1),
@@ -190,32 +191,40 @@ def _run(
     )
 
 
-def _function(name: str, platform: str | None, core: Core, resident: int) -> Launcher:
+def _function(name: str, platform: str | None, core: Core, resident: int, memory: int) -> Launcher:
     build = mx.fast.cuda_kernel if platform == "cuda" else mx.fast.metal_kernel
-    return _built(build, name, platform, core, resident)
+    return _built(build, name, platform, core, resident, memory)
 
 
 @cache
 def _built(
-    build: Callable[..., Any], name: str, platform: str | None, core: Core, resident: int
+    build: Callable[..., Any],
+    name: str,
+    platform: str | None,
+    core: Core,
+    resident: int,
+    memory: int,
 ) -> Launcher:
-    return cast(Launcher, build(**text(name, platform, core, resident)))
+    return cast(Launcher, build(**text(name, platform, core, resident, memory)))
 
 
 @cache
-def text(name: str, platform: str | None, core: Core, resident: int) -> KernelText:
-    """What MLX builds a kernel from."""
+def text(name: str, platform: str | None, core: Core, resident: int, memory: int = 0) -> KernelText:
+    """What MLX builds a kernel from, and on CUDA the bytes of threadgroup memory for its slabs."""
     kernel, body = KERNELS[name], metal.body(name)
     header = metal.header("cuda" if platform == "cuda" else "metal", core, resident)
     # MLX keeps what it has built by name, on CUDA even on disk: another text needs another name.
     digest = hashlib.sha256((header + body).encode()).hexdigest()[:12]
-    return {
+    built: KernelText = {
         "name": f"natten_zoo_{name}_{digest}",
         "input_names": list(kernel.inputs),
         "output_names": list(kernel.outputs),
         "source": body,
         "header": header,
     }
+    if platform == "cuda":
+        built["shared_memory"] = memory
+    return built
 
 
 def dtype(array: str, plan: Plan) -> mx.Dtype:

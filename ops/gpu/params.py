@@ -57,7 +57,7 @@ class Axis:
         """Whether it has none of the options."""
         return self.dilation == self.stride == self.window_stride == 1 and not self.causal
 
-    def params(self, tiles: int, teams: int, start: int, own: int) -> dict[str, int]:
+    def params(self, tiles: int, teams: int, start: int, own: int, reach: int) -> dict[str, int]:
         """Its part of the parameter block, by the names of ``na_axis_param``."""
         return {
             "NA_LENGTH": self.length,
@@ -72,6 +72,7 @@ class Axis:
             "NA_TEAMS": teams,
             "NA_START": start,
             "NA_OWN": own,
+            "NA_REACH": reach,
         }
 
 
@@ -101,6 +102,7 @@ def parameter_block(
     teams: Axes,
     starts: Axes,
     own: Axes,
+    reach: Axes,
 ) -> mx.array:
     """The parameter block. Its layout is that of the two enums in metal/tile.h.
 
@@ -111,6 +113,7 @@ def parameter_block(
         teams: Of a threadgroup, on each axis.
         starts: Rank of the first one's first row.
         own: Rows of the arrays that have one for each of a tile's rows.
+        reach: Tokens of a slab on each axis, at most.
     """
     at, axis_at = enumerators("na_param"), enumerators("na_axis_param")
     first, pitch = at["NA_AXES"], at["NA_AXIS"]
@@ -118,7 +121,7 @@ def parameter_block(
     for name, value in head.items():
         block[at[name]] = value
     all_axes = [Axis.of(ONE_TOKEN, 0)] * (3 - len(axes)) + list(axes)
-    launch = zip(all_axes, tiles, teams, starts, own, strict=True)
+    launch = zip(all_axes, tiles, teams, starts, own, reach, strict=True)
     for a, (axis, *counts) in enumerate(launch):
         for name, value in axis.params(*counts).items():
             block[first + a * pitch + axis_at[name]] = value

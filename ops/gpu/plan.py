@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import mlx.core as mx
 
@@ -13,13 +14,26 @@ from ..problem import Problem
 from .cuts import MOST_THREADS, Cut, cut_up
 from .device import Device
 from .params import ONE_TOKEN, Axis, head_params, padded, parameter_block
-from .shapes import Axes, Shape, fragment, lay_teams, team_counts
+from .shapes import NO_LIMIT, Axes, Shape, fragments, lay_teams, slabs, team_counts
 
 BIAS_THREADGROUPS = 512  # that sum the gradient of rpb, each simdgroup into its own table
 MAX_ROWS = 2**31 - 1  # tokens times heads of a sample; all else is counted in 64 bits
 MAX_DIM = 512  # a query's row is held in registers
+AT_ONCE = 8  # channels of a row that a lane had better not exceed: 16 bytes of float16
+PAD_BYTES = 16  # between the rows of a slab (metal/fragment.h)
 
-TOUR_BYTES = 128  # of threadgroup memory: what a tile's threads share beside slabs (metal/slab.h)
+# Where threadgroups are laid out by what their processor has.
+SMALL_GROUP = 128  # threads
+OTHER_REGISTERS = 66  # of a thread, beside what it holds of its rows
+MOST_REGISTERS = 220  # by this count, before some are spilled
+SHAPES_TRIED = 4  # of those that a core has
+WAITING = 4  # simdgroups of a processor that wait for something, of however many
+FEW_SLABS = 10.5  # up to so many of a tile's keys are not worth a second buffer
+LARGEST_SLAB = 128  # tokens; larger ones are cut worse
+
+TOUR_BYTES = 256  # of threadgroup memory: what a tile's threads share beside slabs (metal/slab.h)
+
+ONE: Axes = (1, 1, 1)
 
 Argument = mx.Dtype | int | bool
 
@@ -38,7 +52,8 @@ class Template:
         dims: Row lengths of the two arrays that are staged.
         has_rpb: Whether the kernel adds ``rpb``.
         sums_rpb: Whether it sums the gradient of ``rpb``.
-        slab_bytes: Of threadgroup memory.
+        slab_bytes: Of threadgroup memory, for the keys and values that a threadgroup computes with.
+        buffers: How many slabs there is room for: with two the next one comes meanwhile.
         bins: Numbers of threadgroup memory in which teams sum the gradient of ``rpb``; or 0.
         rows: Of a team, on each axis.
         axis: Of columns (`Shape`).
@@ -52,6 +67,7 @@ class Template:
     has_rpb: bool
     sums_rpb: bool
     slab_bytes: int
+    buffers: int
     bins: int
     rows: Axes
     axis: int
@@ -68,6 +84,7 @@ class Template:
             ("BIAS", self.has_rpb),
             ("SUMS", self.sums_rpb),
             ("SLAB", self.slab_bytes),
+            ("BUFFERS", self.buffers),
             ("BINS", self.bins),
             *zip(("Q0", "Q1", "Q2"), self.rows, strict=True),
             ("AXIS", self.axis),
@@ -113,6 +130,46 @@ class Plan:
         """Of a threadgroup."""
         return self.core.lanes * self.teams
 
+    @property
+    def memory(self) -> int:
+        """Bytes of threadgroup memory that a launch is given for its slabs; only CUDA is asked."""
+        if self.device.platform != "cuda":
+            return 0
+        return self.template.slab_bytes * self.template.buffers
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a kernel holds of each row in registers.
+
+    Attributes:
+        arrays: In the dtype of the problem.
+        sums: In float32.
+        pairs: Arrays of a number for each row and token of a fragment.
+        registers: Of 32 bits, that a lane has for them beside all else, where teams are of a few
+            lanes and four rows,
+        registers_3d: and in 3-D, where there is more of that (scripts/registers.py).
+    """
+
+    arrays: int
+    sums: int
+    pairs: int
+    registers: int = 0
+    registers_3d: int = 0
+
+    def channels(self, problem: Problem) -> int:
+        """How many of a row a lane has registers for."""
+        registers = self.registers_3d if problem.rank == 3 else self.registers
+        held = self.arrays * problem.dtype.size + self.sums * 4
+        return min(registers // held, AT_ONCE)
+
+    def row_bytes(self, dtype: mx.Dtype, dim: int) -> int:
+        """Of all arrays and sums of rows with ``dim`` channels."""
+        return (self.arrays * dtype.size + self.sums * 4) * dim
+
+
+PRODUCT = Held(arrays=1, sums=1, pairs=1)  # what the separate products hold at most
+
 
 @lru_cache(maxsize=4096)
 def lay_out(
@@ -124,6 +181,7 @@ def lay_out(
     has_rpb: bool = False,
     by_key: bool = False,
     channels: int = 0,
+    held: Held = PRODUCT,
     sums_rpb: bool = False,
     fill: float = 0.0,
 ) -> Plan:
@@ -137,6 +195,7 @@ def lay_out(
         has_rpb: Whether the kernel adds ``rpb``.
         by_key: Whether tiles are of keys.
         channels: What single lanes may hold of a row in this kernel; see `choose_core`.
+        held: What a team holds of its rows.
         sums_rpb: Whether the kernel sums the gradient of ``rpb``.
         fill: What is written into the slots of keys that do not exist.
     """
@@ -153,6 +212,7 @@ def lay_out(
         dim=max(dims),
         by_key=by_key,
         channels=channels,
+        held=held,
         bins=bins if sums_rpb else 0,
     )
     tiles = tile.counts(sizes)
@@ -163,7 +223,8 @@ def lay_out(
         dims=dims,
         has_rpb=has_rpb,
         sums_rpb=sums_rpb,
-        slab_bytes=device.slab_bytes,
+        slab_bytes=tile.share.slab_bytes,
+        buffers=tile.share.buffers,
         bins=_near_bins(device, tile.core, bins) if sums_rpb else 0,
         rows=tile.shape.rows,
         axis=tile.shape.axis,
@@ -180,12 +241,14 @@ def lay_out(
         z, y, x = (n * size for n, size in zip(cut.first, many, strict=True))
         return Plan(
             template=template,
-            params=parameter_block(head, axes, cut.tiles, tile.teams, (z, y, x), cut.rows),
+            params=parameter_block(
+                head, axes, cut.tiles, tile.teams, (z, y, x), cut.rows, tile.reach
+            ),
             teams=math.prod(tile.teams),
             threadgroups=slices * heads,
             slices=slices,
             core=tile.core,
-            resident=_resident(problem.dtype, max(dims)),
+            resident=tile.share.resident,
             device=device,
         )
 
@@ -205,6 +268,22 @@ def _multiply_adds(problem: Problem, dims: tuple[int, int]) -> int:
     return 2 * sum(dims) * problem.neighborhood.volume * rows
 
 
+class Share(NamedTuple):
+    """What a threadgroup has of its processor.
+
+    Attributes:
+        threads: Of the largest threadgroup.
+        resident: Threadgroups that the processor is to hold at once.
+        buffers: Slabs that it has room for.
+        slab_bytes: Of each.
+    """
+
+    threads: int
+    resident: int
+    buffers: int
+    slab_bytes: int
+
+
 @dataclass(frozen=True)
 class Tile:
     """What a threadgroup works on: queries, or keys in the pass over keys.
@@ -213,11 +292,15 @@ class Tile:
         core: Who multiplies.
         shape: Of what a team works on.
         teams: Of the threadgroup, on each axis.
+        share: Of its processor.
+        reach: Tokens of a slab on each axis, at most.
     """
 
     core: Core
     shape: Shape
     teams: Axes
+    share: Share
+    reach: Axes = NO_LIMIT
 
     @property
     def rows(self) -> Axes:
@@ -240,9 +323,10 @@ def choose_tile(
     dim: int,
     by_key: bool,
     channels: int,
+    held: Held,
     bins: int,
 ) -> Tile:
-    """The largest tile of which there are enough.
+    """The largest tile of which there are enough, with the core whose walk costs least.
 
     Args:
         problem: What is computed.
@@ -252,24 +336,109 @@ def choose_tile(
         dim: Channels of a row.
         by_key: Whether tiles are of keys.
         channels: See `choose_core`.
+        held: What a team holds of its rows.
         bins: Entries of ``rpb`` that each team had better sum in threadgroup memory.
     """
-    rank, kernel = problem.rank, padded(problem.neighborhood.kernel_size)
     core = choose_core(device, channels, dim, maps * math.prod(sizes))
-    shape = fragment(rank, kernel, core, by_key)
-    teams = (lay_teams(rank, kernel, shape, n, sizes, core) for n in team_counts(core))
-    tiles = [Tile(core, shape, t) for t in teams]
+    forced = core is device.core or not device.processor
+    cores = [core] if forced else [c for c in device.cores if c.whole]
+    windows = padded(problem.neighborhood.kernel_size), padded(problem.neighborhood.window_stride)
+    wide = -(-dim // 8) * 8
+    row_bytes = 2 * (wide * problem.dtype.size + PAD_BYTES)
+    found = []
+    for one in cores:
+        shapes = fragments(problem.rank, windows[0], one, by_key)
+        words = held.row_bytes(problem.dtype, wide) * one.rows // (4 * one.lanes)
+        words += OTHER_REGISTERS + held.pairs * one.tokens * one.rows * 3 // (2 * one.lanes)
+        share = _share(device, one, words, shapes[0], windows[0], row_bytes, bins)
+        if not share:
+            continue
+        fitted = one if one.threads == share.threads else replace(one, threads=share.threads)
+        for shape in shapes[: SHAPES_TRIED if device.processor else 1]:
+            tile = _largest(device, fitted, shape, share, windows, sizes, maps, problem.rank, bins)
+            if not one.whole:
+                return tile
+            capacity = share.slab_bytes // row_bytes
+            kv = slabs(problem.rank, *windows, fitted, shape, tile.teams, capacity)
+            warps = share.resident * share.threads // 32
+            teams = math.prod(tile.counts(sizes)) * math.prod(tile.teams)
+            cost = kv.cost * (1 + WAITING / warps) * teams
+            if device.processor:  # what a slab doesn't need is cache
+                needed = min(_in_steps(math.prod(kv.reach) * row_bytes), share.slab_bytes)
+                tile = replace(tile, share=share._replace(slab_bytes=needed))
+            found.append((cost, replace(tile, reach=kv.reach)))
+    return min(found, key=lambda one: one[0])[1]
+
+
+def _largest(
+    device: Device,
+    core: Core,
+    shape: Shape,
+    share: Share,
+    windows: tuple[Axes, Axes],
+    sizes: Axes,
+    maps: int,
+    rank: int,
+    bins: int,
+) -> Tile:
+    """The largest tile of which there are enough to keep the whole GPU busy."""
+    teams = (lay_teams(rank, windows[0], shape, n, sizes, core) for n in team_counts(core))
+    tiles = [Tile(core, shape, t, share) for t in teams]
     if near := _near_bins(device, core, bins):
         tiles = [t for t in tiles if _rounded(bins) * math.prod(t.teams) <= near]
     enough = device.enough_threadgroups
+    if device.processor:
+        enough = enough * SMALL_GROUP // share.threads
     busy = [t for t in tiles if maps * math.prod(t.counts(sizes)) >= enough]
     return busy[0] if busy else tiles[-1]
+
+
+def _share(
+    device: Device,
+    core: Core,
+    words: int,
+    shape: Shape,
+    kernel: Axes,
+    row_bytes: int,
+    bins: int,
+) -> Share | None:
+    """What threadgroups have of a processor: as many of them as its registers serve; None if none.
+
+    Where they serve no third and windows take many slabs, threadgroups are large, so that fewer
+    copy the same keys, and the next slab comes while one is computed with.
+    """
+    processor = device.processor
+    if not processor:
+        return Share(core.threads, 1, 1, device.slab_bytes)
+    if words > MOST_REGISTERS and core.tokens != 16:
+        return None
+    resident = min(max(processor.registers // (SMALL_GROUP * words), 2), 5)
+
+    def room(memory: int, resident: int) -> int:
+        own = memory // resident - processor.reserved_bytes
+        return max(own - (4 * _rounded(bins) * SMALL_GROUP // 32 if bins else 0), row_bytes)
+
+    team = SMALL_GROUP // core.lanes
+    side = float(team) ** (1 / max(sum(k > 1 for k in kernel), 1))
+    sizes = zip(kernel, shape.rows, strict=True)
+    box = math.prod(k + math.ceil(side * rows) - 1 if k > 1 else 1 for k, rows in sizes)
+    few = room(processor.memory_bytes - processor.spare_bytes, resident)
+    if resident > 2 or box * row_bytes <= FEW_SLABS * few:
+        return Share(SMALL_GROUP, resident, 1, few)
+    many = room(processor.memory_bytes, 1) // 2
+    return Share(2 * SMALL_GROUP, 1, 2, min(many, LARGEST_SLAB * row_bytes))
+
+
+def _in_steps(size: int) -> int:
+    """A size in bytes, rounded up such that few kernel sizes need kernels of their own."""
+    step = max(1 << max(size.bit_length() - 4, 0), 16)
+    return -(-size // step) * step
 
 
 def smallest(plan: Plan) -> Plan:
     """The same kernel for a problem of one token and one head."""
     head = head_params(ONE_TOKEN, scale=0.0, fill=0.0, items=1, bins=1)
-    params = parameter_block(head, [], (1, 1, 1), (1, 1, plan.teams), (0, 0, 0), (1, 1, 1))
+    params = parameter_block(head, [], ONE, (1, 1, plan.teams), (0, 0, 0), ONE, ONE)
     return replace(plan, params=params, threadgroups=1, slices=1, cuts=())
 
 
@@ -298,6 +467,8 @@ def choose_core(device: Device, channels: int, dim: int, rows: int) -> Core:
 
 def _near_bins(device: Device, core: Core, bins: int) -> int:
     """Numbers of threadgroup memory in which the teams of any tile can sum; 0 if none can."""
+    if not bins:
+        return 0
     room = (device.memory_bytes - device.slab_bytes - TOUR_BYTES) // 4
     return next((n for n in (t * _rounded(bins) for t in team_counts(core)) if n <= room), 0)
 
@@ -305,9 +476,3 @@ def _near_bins(device: Device, core: Core, bins: int) -> int:
 def _rounded(bins: int) -> int:
     """Entries of ``rpb`` as they are built for: a few kernel sizes have the same."""
     return -(-bins // 32) * 32
-
-
-def _resident(dtype: mx.Dtype, dim: int) -> int:
-    """How many threadgroups the registers can serve: a thread holds parts of several rows."""
-    row = dtype.size * dim
-    return 5 if row <= 64 else 3 if row <= 128 else 1

@@ -12,37 +12,12 @@ from ..problem import Problem
 from ..tier import KernelError
 from .device import Device
 from .kernels import failures, prove
-from .plan import Plan, lay_out
+from .plan import Held, Plan, lay_out
 
-AT_ONCE = 8  # channels of a row that a lane had better not exceed: 16 bytes of float16
-
-
-@dataclass(frozen=True)
-class Held:
-    """What a kernel holds of each row in registers, where teams are of a few lanes and four rows.
-
-    Attributes:
-        arrays: In the dtype of the problem.
-        sums: In float32.
-        registers: Of 32 bits, that a lane has for them beside all else,
-        registers_3d: and in 3-D, where there is more of that (scripts/registers.py).
-    """
-
-    arrays: int
-    sums: int
-    registers: int
-    registers_3d: int
-
-    def channels(self, problem: Problem) -> int:
-        """How many of a row a lane has registers for."""
-        registers = self.registers_3d if problem.rank == 3 else self.registers
-        held = self.arrays * problem.dtype.size + self.sums * 4
-        return min(registers // held, AT_ONCE)
-
-
-FORWARD = Held(arrays=1, sums=1, registers=64, registers_3d=60)
-BACKWARD_QUERY = Held(arrays=2, sums=1, registers=32, registers_3d=24)
-BACKWARD_KEY = Held(arrays=2, sums=2, registers=36, registers_3d=24)
+# What kernels hold of each row. The registers for it are counted by scripts/registers.py.
+FORWARD = Held(arrays=1, sums=1, pairs=1, registers=64, registers_3d=60)
+BACKWARD_QUERY = Held(arrays=2, sums=1, pairs=2, registers=32, registers_3d=24)
+BACKWARD_KEY = Held(arrays=2, sums=2, pairs=3, registers=36, registers_3d=24)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,9 +77,10 @@ def usable(device: Device) -> Device:
 
 
 def _forward(p: Problem, device: Device) -> Program:
-    dims = p.head_dim, p.value_dim
-    channels = FORWARD.channels(p)
-    plan = lay_out(p, device, dims, scale=p.scale, has_rpb=p.has_rpb, channels=channels)
+    dims, channels = (p.head_dim, p.value_dim), FORWARD.channels(p)
+    plan = lay_out(
+        p, device, dims, scale=p.scale, has_rpb=p.has_rpb, channels=channels, held=FORWARD
+    )
     step = _step("attention_forward", p, plan)
     return Program(("query", "key", "value"), (step,), ("out", "lse", "stats"))
 
@@ -112,7 +88,17 @@ def _forward(p: Problem, device: Device) -> Program:
 def _backward(p: Problem, device: Device) -> Program:
     dims, rpb = (p.head_dim, p.value_dim), p.has_rpb
     channels = 0 if rpb else BACKWARD_QUERY.channels(p)
-    by_query = lay_out(p, device, dims, scale=p.scale, has_rpb=rpb, sums_rpb=rpb, channels=channels)
+    by_query = lay_out(
+        p,
+        device,
+        dims,
+        scale=p.scale,
+        has_rpb=rpb,
+        sums_rpb=rpb,
+        channels=channels,
+        held=BACKWARD_QUERY,
+    )
+    channels = BACKWARD_KEY.channels(p)
     by_key = lay_out(
         p,
         device,
@@ -120,7 +106,8 @@ def _backward(p: Problem, device: Device) -> Program:
         scale=p.scale,
         has_rpb=rpb,
         by_key=True,
-        channels=BACKWARD_KEY.channels(p),
+        channels=channels,
+        held=BACKWARD_KEY,
     )
     steps = (
         _step("attention_backward_query", p, by_query),

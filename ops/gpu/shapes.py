@@ -14,6 +14,8 @@ from ...metal import Core
 
 Axes = tuple[int, int, int]
 
+NO_LIMIT: Axes = (2**20, 2**20, 2**20)
+
 COLUMN_COST = 0.2  # of beginning a column of fragments, in fragments
 
 
@@ -33,25 +35,28 @@ class Shape:
     high: int
 
 
-@lru_cache(maxsize=4096)
 def fragment(rank: int, kernel: Axes, core: Core, by_key: bool) -> Shape:
-    """The cheapest shape: whose queries see few fragments of keys together, in few columns.
+    """The cheapest shape (`fragments`)."""
+    return fragments(rank, kernel, core, by_key)[0]
+
+
+@lru_cache(maxsize=4096)
+def fragments(rank: int, kernel: Axes, core: Core, by_key: bool) -> list[Shape]:
+    """All shapes, the cheapest first: whose queries see few fragments together, in few columns.
 
     Counted over a whole map, and with queries and keys in each other's places for tiles of keys:
     near a border fewer keys are seen, but more queries see a key.
     """
-    at_once = core.height  # fragments of a column
 
     def cost(shape: Shape) -> tuple[float, float]:
         extents = [_extents(k, q, by_key) for q, k in zip(shape.rows, kernel, strict=True)]
         across = [extents[a] for a in range(3 - rank, 3) if a != shape.axis]
-        deep = shape.high * at_once
-        depth = fmean(-(-n // deep) for n in extents[shape.axis])
+        depth = fmean(-(-n // shape.high) for n in extents[shape.axis])
         columns = fmean(-(-math.prod(x) * shape.high // core.tokens) for x in product(*across))
         seen = math.prod(map(fmean, extents))
-        return depth * columns * at_once + COLUMN_COST * columns, seen
+        return depth * columns + COLUMN_COST * columns, seen
 
-    return min(_shapes(rank, core), key=cost)
+    return sorted(_shapes(rank, core), key=cost)
 
 
 def _shapes(rank: int, core: Core) -> Iterator[Shape]:
@@ -110,3 +115,72 @@ def lay_teams(rank: int, kernel: Axes, shape: Shape, count: int, sizes: Axes, co
         return math.prod(q * g + k - 1 for q, g, k in axes), teams[2]
 
     return min((b for b in _boxes(count, rank) if b[shape.axis] % together == 0), key=seen)
+
+
+# What beginning a fragment, a column of them and a slab takes, in tokens of a team's fragment; and
+# what copying a token takes a simdgroup.
+FRAGMENT, COLUMN, SLAB, COPY = 2.5, 10.0, 40.0, 2.8
+
+
+@dataclass(frozen=True)
+class Slabs:
+    """How the box of keys that a tile sees is cut into slabs.
+
+    Attributes:
+        reach: Tokens of a slab on each axis, at most.
+        cost: Of a team's walk over all of them, in tokens.
+    """
+
+    reach: Axes
+    cost: float
+
+
+@lru_cache(maxsize=4096)
+def slabs(
+    rank: int,
+    kernel: Axes,
+    window_stride: Axes,
+    core: Core,
+    shape: Shape,
+    teams: Axes,
+    capacity: int,
+) -> Slabs:
+    """The cheapest slabs of at most ``capacity`` tokens.
+
+    A slab ends fragments, columns and, since all teams of a threadgroup wait for it, their work.
+    """
+
+    def keys(queries: int, size: int, shared: int) -> int:
+        return size + (-(-queries // shared) - 1) * shared
+
+    axes = list(zip(shape.rows, teams, kernel, window_stride, strict=True))
+    box = [keys(rows * n, size, shared) for rows, n, size, shared in axes]
+    seen = [keys(rows, size, shared) for rows, _, size, shared in axes]
+    columns, other = core.tokens // shape.high, 1 - shape.axis
+
+    def reaches(axis: int) -> list[int]:
+        piece = shape.high if axis == shape.axis else columns if rank == 2 else 1
+        parts = range(1, -(-box[axis] // piece) + 1)
+        even = {-(-box[axis] // n) for n in parts}
+        return sorted({min(-(-n // piece) * piece, box[axis]) for n in even})
+
+    def cost(reach: Axes) -> float:
+        pieces = [_pieces(n, size) for n, size in zip(seen, reach, strict=True)]
+        depths = pieces[shape.axis]
+        fragments_deep = sum(-(-n // shape.high) for n in depths)
+        across: list[tuple[int, ...]]
+        across = [(1,)] if rank == 1 else [pieces[2]] if rank == 2 else [pieces[2], pieces[other]]
+        wide = sum(-(-math.prod(n) // columns) for n in product(*across))
+        number = math.prod(-(-n // size) for n, size in zip(box, reach, strict=True))
+        walk = wide * (fragments_deep * (core.tokens + FRAGMENT) + len(depths) * COLUMN)
+        return float(walk + number * SLAB + math.prod(box) * COPY / math.prod(teams))
+
+    zs, ys, xs = (reaches(a) if box[a] > 1 else [1] for a in range(3))
+    options = [reach for reach in product(zs, ys, xs) if math.prod(reach) <= capacity]
+    found = min(options, key=cost, default=(1, 1, max(capacity, 1)))
+    return Slabs(found, cost(found))
+
+
+def _pieces(length: int, size: int) -> tuple[int, ...]:
+    """Of a length that is cut."""
+    return (size,) * (length // size) + ((length % size,) if length % size else ())

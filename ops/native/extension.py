@@ -88,6 +88,7 @@ class Extension(Protocol):
         output_names: list[str],
         source: str,
         header: str,
+        shared_memory: int = 0,
     ) -> BuiltKernel:
         """A kernel for one of MLX's back-ends."""
 

@@ -59,7 +59,7 @@ Kernel python_kernel(nb::callable function) {
 void bind_programs(nb::module_& m) {
   nb::class_<Kernel>(m, "Kernel", "A kernel of metal/ as MLX builds it.")
       .def(nb::new_(&Kernel::build), "platform"_a, "name"_a, "input_names"_a, "output_names"_a,
-           "source"_a, "header"_a)
+           "source"_a, "header"_a, "shared_memory"_a = 0)
       .def_static("of", &python_kernel, "function"_a);
   nb::class_<Step>(m, "Step", "One launch of a program.")
       .def(nb::new_([](const Kernel& kernel, nb::iterable arguments, int groups, int threads,

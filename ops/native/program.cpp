@@ -36,14 +36,15 @@ std::vector<mx::array> launch(const Step& step, const std::vector<mx::array>& in
 Kernel Kernel::build(const std::string& platform, const std::string& name,
                      const std::vector<std::string>& input_names,
                      const std::vector<std::string>& output_names, const std::string& source,
-                     const std::string& header) {
+                     const std::string& header, int shared_memory) {
   const bool cuda = platform == "cuda";
   if (!(cuda ? mx::cu::is_available() : mx::metal::is_available())) {
     throw std::runtime_error(std::string("[natten_zoo] this MLX has no ") +
                              (cuda ? "CUDA" : "Metal") + " back-end.");
   }
   if (cuda) {
-    return {mx::fast::cuda_kernel(name, input_names, output_names, source, header)};
+    return {mx::fast::cuda_kernel(name, input_names, output_names, source, header, true,
+                                  shared_memory)};
   }
   return {mx::fast::metal_kernel(name, input_names, output_names, source, header)};
 }

@@ -21,7 +21,7 @@ struct Kernel {
   static Kernel build(const std::string& platform, const std::string& name,
                       const std::vector<std::string>& input_names,
                       const std::vector<std::string>& output_names, const std::string& source,
-                      const std::string& header);
+                      const std::string& header, int shared_memory);
 };
 
 using Template = std::vector<std::pair<std::string, mx::fast::TemplateArg>>;

@@ -58,7 +58,9 @@ def _step(ext: Extension, step: Step, params: str, place: dict[str, int]) -> Lau
     plan, inputs = step.plan, list(step.inputs)
     inputs.insert(KERNELS[step.kernel].inputs.index("params"), params)
     return ext.Step(
-        kernel=_built(ext, step.kernel, plan.device.platform, plan.core, kernels.told(plan)),
+        kernel=_built(
+            ext, step.kernel, plan.device.platform, plan.core, kernels.told(plan), plan.memory
+        ),
         template=plan.template.arguments,
         groups=plan.threadgroups,
         threads=plan.threads,
@@ -71,6 +73,6 @@ def _step(ext: Extension, step: Step, params: str, place: dict[str, int]) -> Lau
 
 @cache
 def _built(
-    ext: Extension, name: str, platform: str | None, core: Core, resident: int
+    ext: Extension, name: str, platform: str | None, core: Core, resident: int, memory: int
 ) -> BuiltKernel:
-    return ext.Kernel(platform=platform, **kernels.text(name, platform, core, resident))
+    return ext.Kernel(platform=platform, **kernels.text(name, platform, core, resident, memory))

@@ -75,7 +75,7 @@ def test_every_field_of_the_parameter_block_is_written_where_it_is_read():
         "NA_HEADS": 6, "NA_KV_HEADS": 2, "NA_SCALE": as_int[2.0], "NA_FILL": as_int[-1.0],
         "NA_RAGGED": 1, "NA_ITEMS": plan.slices, "NA_BINS": 9 * 5, "NA_SHARING": 3,
     }  # fmt: skip
-    assert set(axis_at) == set(Axis.of(problem, 0).params(1, 1, 0, 1))
+    assert set(axis_at) == set(Axis.of(problem, 0).params(1, 1, 0, 1, 1))
     assert len(axis_at) <= at["NA_AXIS"]
     axes = block[at["NA_AXES"] :].reshape(3, at["NA_AXIS"])
     for name, wanted in {

@@ -47,20 +47,21 @@ class Mutant(NamedTuple):
 
 MUTANTS = {
     # synchronisation
-    "no barrier after staging": Mutant(FORWARD, LAST, r"\1", "race-"),
-    "no barrier before staging": Mutant(FORWARD, rf"(z, y, x\);\s*){BARRIER}", r"\1", "race-"),
+    "no barrier after staging": Mutant("slab.h", LAST, r"\1", "race-"),
+    "no barrier before staging": Mutant("slab.h", FIRST, r"\1", "race-"),
     "no barrier after the tour": Mutant(FORWARD, FIRST, r"\1", "race-"),
-    "no barrier in the key pass": Mutant(KEY, LAST, r"\1", "race-"),
+    "no barrier in the key pass": Mutant(KEY, FIRST, r"\1", "race-"),
     "no barrier in the query pass": Mutant(QUERY, LAST, r"\1", "race-"),
-    "barriers without memory": Mutant(FORWARD, "mem_threadgroup", "mem_none", "race-"),
+    "barriers without memory": Mutant("slab.h", r"mem_threadgroup\)", "mem_none)", "race-"),
     "simdgroup's barrier for a threadgroup's": Mutant(
-        FORWARD, LAST, r"\1simdgroup_barrier(mem_flags::mem_threadgroup);", "race-"
+        "slab.h", LAST, r"\1simdgroup_barrier(mem_flags::mem_threadgroup);", "race-"
     ),
+    "next slab told too early": Mutant("slab.h", r"% 3\] = na", "% 2] = na", "race-"),
     "no barrier between two queries of a bin": Mutant(
         "rows.h", r"(void na_add_to_bins.*?)simdgroup_barrier\([^;]*\);", r"\1", "race-"
     ),
     "return before a barrier": Mutant(
-        FORWARD, "const na_box wanted", r"if (!mine[0].live) return; \g<0>", "barrier-"
+        FORWARD, "const na_seen seen", r"if (!mine[0].live) return; \g<0>", "barrier-"
     ),
     "bias read by some lanes": Mutant(
         "rows.h",
@@ -87,30 +88,28 @@ MUTANTS = {
     "slab twice as large": Mutant(FORWARD, "= SLAB /", "= 2 * SLAB /", "threadgroup-memory"),
     "row beyond the array loaded": Mutant("rows.h", r"live && \(", "(", "out-of-bounds"),
     "index beyond an array": Mutant(
-        FORWARD,
-        r"e < 2 \* NA_ROWS; e\+\+\) s\[g\]\.e\[e\] = 0",
-        "e <= 2 * NA_ROWS; e++) s[g].e[e] = 0",
+        "softmax.h",
+        r"t < NA_PER_ROW; t\+\+\) largest\[t\] =",
+        "t <= NA_PER_ROW; t++) largest[t] =",
         "array-out-of-bounds",
     ),
     # what is read, and what is written
     "token not clamped to the slab": Mutant(
-        "walk.h", r"na_min\(across, walk\.width - 1\)", "across", "uninit-"
+        "walk.h", r"na_min\((across [^;]*), walk\.width - 1\)", r"\1", "uninit-"
     ),
     "last round of staging missed": Mutant(
-        "slab.h", r"n < rounds\.count; n", "n < rounds.count - TOKENS; n", "uninit-"
+        "slab.h", r"n < rounds\.count; n", "n < rounds.count - at_once; n", "uninit-"
     ),
-    "marks not staged": Mutant(
-        KEY, r"marks,\s*na_of_head", "(const DEV float*)0, na_of_head", "uninit-"
-    ),
+    "marks not staged": Mutant(KEY, "marks, tour", "(const DEV float*)0, tour", "uninit-"),
     "bins not cleared": Mutant("rows.h", r"sums\[i\] = 0\.0f;", ";", "uninit-"),
-    "sum not initialised": Mutant(FORWARD, r"na_clear<FV>\(sum\);", "", "uninitialised-value"),
+    "sum not initialised": Mutant(FORWARD, r"na_clear<FV>\(acc_o\);", "", "uninitialised-value"),
     "padding queries stored": Mutant(
         "rows.h", r"if \(!home\[h\]\.stored\) continue;", "", "race-WW"
     ),
     "LSE stored by every lane": Mutant(FORWARD, r" \|\| me\.column != 0\)", ")", "race-WW"),
     # types, and what only the numbers tell
     "slab passed as device memory": Mutant(
-        KEY, r"\(queries, query, ", "(query, queries, ", "strict"
+        KEY, r"\(s, k, queries, at", "(s, k, query, at", "strict"
     ),
     "row summed over the wrong lanes": Mutant(
         "simdgroup.h", r"x \+ na_lane_xor\(x, NA_SECOND_LANE", "x + na_lane_xor(x, 4", "numbers"
@@ -122,10 +121,10 @@ MUTANTS = {
         "window.h", r"key \+ middle \+ 1", "key + middle", "numbers"
     ),
     "reference too far below the logits": Mutant(
-        FORWARD, r"SLACK = 8\.0f", "SLACK = 200.0f", "numbers", on="climbing"
+        "softmax.h", r"NA_SLACK 8\.0f", "NA_SLACK 200.0f", "numbers", on="climbing"
     ),
     "keys beyond a column's end seen": Mutant(
-        "walk.h", r"if \(SHAPE::DEEP \* NA_ROWS > 1\)  //", "if (false)  //", "numbers", on="long"
+        "walk.h", r"if \(SHAPE::DEEP > 1\)  //", "if (false)  //", "numbers", on="long"
     ),
     "bias pitch from the last axis alone": Mutant(
         "tile.h",
@@ -184,6 +183,8 @@ SAMPLE = (
     "window one key too short",
     "partners of another team",
     "channels of the neighbor",
+    "threadgroup arrays aligned for their elements",
+    "bias read by some lanes",
 )
 
 

@@ -12,7 +12,7 @@ import mlx.core as mx
 import pytest
 
 from natten_zoo import metal
-from natten_zoo.metal import FLOAT32, INT32, KERNELS, SCALAR_4, SCALAR_8, TENSOR
+from natten_zoo.metal import FLOAT32, INT32, KERNELS, SCALAR_4, SCALAR_8, TENSORS
 from natten_zoo.ops import Neighborhood
 from natten_zoo.ops.gpu.device import current
 from natten_zoo.ops.gpu.plan import Plan, lay_out
@@ -45,7 +45,9 @@ def compiler() -> str | None:
 
 
 @pytest.mark.skipif(compiler() is None, reason="needs nvcc (pip install nvidia-cuda-nvcc)")
-@pytest.mark.parametrize("core", [TENSOR, SCALAR_4, SCALAR_8], ids=lambda c: f"{c.name}{c.lanes}")
+@pytest.mark.parametrize(
+    "core", [*TENSORS, SCALAR_4, SCALAR_8], ids=lambda c: f"{c.name}{c.lanes}x{c.tokens}"
+)
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_compiles(tmp_path, rank, core):
     """Every kernel, with warnings on; those that only attend by themselves with the scalar core."""

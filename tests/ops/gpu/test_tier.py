@@ -14,7 +14,7 @@ from mlx.utils import tree_flatten
 
 from natten_zoo import metal as sources
 from natten_zoo import ops
-from natten_zoo.metal import MATRIX, MATRIX_16, MATRIX_M1, SCALAR_4, SCALAR_8, TENSOR
+from natten_zoo.metal import MATRIX, MATRIX_16, MATRIX_M1, SCALAR_4, SCALAR_8, TENSOR_16
 from natten_zoo.models.nat import NAT, NATConfig
 from natten_zoo.ops import Neighborhood, backend, gpu
 from natten_zoo.ops.gpu import device as devices
@@ -241,10 +241,10 @@ def test_without_single_lanes_matrices_multiply(metal, monkeypatch, caplog):  # 
     """A device that cannot build one kind of kernel is given the other, for good."""
     build = kernels._function
 
-    def refuse(name, platform, core, resident):
+    def refuse(name, platform, core, *told):
         if not core.whole:
             raise RuntimeError("[metal::Device] Unable to load kernel")
-        return build(name, platform, core, resident)
+        return build(name, platform, core, *told)
 
     monkeypatch.setattr(kernels, "_function", refuse)
     one = problem(3, (16, 16), dtype=mx.float16)
@@ -302,10 +302,10 @@ def test_a_plan_is_of_its_device_alone():
         replace(plain, cores=(MATRIX,)),
         replace(plain, enough_threadgroups=10**9),
         replace(plain, slab_bytes=8192),
-        replace(plain, platform="cuda", generation="another", cores=(TENSOR,)),
+        replace(plain, platform="cuda", generation="another", cores=(TENSOR_16,)),
     ]
     plans = [program("forward", one, device).steps[0].plan for device in devices]
-    assert [p.core for p in plans] == [SCALAR_4, MATRIX, MATRIX, MATRIX, SCALAR_4, TENSOR]
+    assert [p.core for p in plans] == [SCALAR_4, MATRIX, MATRIX, MATRIX, SCALAR_4, TENSOR_16]
     assert plans[4].template.slab_bytes == 8192
     assert plans[3].teams < plans[1].teams
     again = [program("forward", one, replace(device)).steps[0].plan for device in devices]

@@ -1,0 +1,67 @@
+// Softmax over keys that come a fragment at a time: in three steps, each of which costs what it must.
+//
+// Weights are counted from a reference near the largest logit so far, in powers of 2. Most fragments
+// have no logit that is far above it: one look tells (na_exceeds), and nothing is rescaled.
+
+struct na_softmax {
+  float row_max[NA_ROWS];   // the reference of each row: one of its logits, 0 before the first
+  float row_sum[NA_ROWS];   // of the weights so far, those of the lane's tokens
+  float headroom[NA_ROWS];  // the largest logit that is near enough
+};
+
+#define NA_SLACK 8.0f  // weights may reach 2^8
+
+NA_FN na_softmax na_softmax_of_none() {
+  na_softmax softmax;
+  NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
+    softmax.row_max[h] = softmax.row_sum[h] = 0.0f;
+    softmax.headroom[h] = NA_LOWEST;
+  }
+  return softmax;
+}
+
+NA_FN float na_largest(const THR na_pairs<float>& s, int h) {
+  float largest[NA_PER_ROW];  // in pairs, pairs of pairs: none waits for all before it
+  NA_UNROLL for (int t = 0; t < NA_PER_ROW; t++) largest[t] = s.e[h * NA_PER_ROW + t];
+  NA_UNROLL for (int n = NA_PER_ROW / 2; n > 0; n /= 2)
+    NA_UNROLL for (int t = 0; t < n; t++) largest[t] = na_fmax(largest[t], largest[t + n]);
+  return largest[0];
+}
+
+// Whether a logit of the team is too far above the reference of its row.
+NA_FN bool na_exceeds(const THR na_softmax& softmax, const THR na_pairs<float>& s) {
+  bool higher = false;
+  NA_UNROLL for (int h = 0; h < NA_ROWS; h++)
+    higher |= na_largest(s, h) > softmax.headroom[h];
+  return na_team_any(higher);
+}
+
+// Then the largest logit of such a row becomes its reference.
+template <int F>
+NA_FN void na_rescale(THR na_softmax& softmax, const THR na_pairs<float>& s,
+                      THR na_frag<float>* acc_o) {
+  float shrink[NA_ROWS];
+  NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
+    const float largest = na_row_max(na_largest(s, h));
+    shrink[h] = 1.0f;
+    if (largest > softmax.headroom[h]) {
+      shrink[h] = na_exp2(na_fmin(softmax.row_max[h] - largest, 0.0f));
+      softmax.row_max[h] = largest;
+      softmax.headroom[h] = largest + NA_SLACK;
+    }
+    softmax.row_sum[h] *= shrink[h];
+  }
+  na_scale_rows<F>(acc_o, shrink);
+}
+
+// Logits become weights.
+NA_FN void na_weigh(THR na_softmax& softmax, THR na_pairs<float>& s) {
+  NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
+    float sum = 0.0f;
+    NA_UNROLL for (int e = h * NA_PER_ROW; e < (h + 1) * NA_PER_ROW; e++) {
+      s.e[e] = na_exp2(s.e[e] - softmax.row_max[h]);
+      sum += s.e[e];
+    }
+    softmax.row_sum[h] += sum;
+  }
+}
