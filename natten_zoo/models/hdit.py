@@ -58,7 +58,8 @@ class HDiTConfig(Config):
         mapping_drop_rate: Dropout rate of the mapping network.
         time: What the network is told: ``"log_sigma"``, a quarter of the noise's logarithm, or
             ``"flow"``, the time of a flow as it is.
-        sigma_data: Standard deviation of the data, for [`HDiT.denoise`][].
+        sigma_data: Standard deviation of the data, for
+            [`HDiT.denoise`][natten_zoo.models.HDiT.denoise].
         sigma_min: Least noise that the model was trained for.
         sigma_max: Most.
     """
@@ -264,7 +265,7 @@ class HDiT(Model):
         return x * skip + found.astype(mx.float32) * out
 
     def preconditioning(self, sigma: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        """The factors of image, output and input in [`denoise`][], ``[batch, 1, 1, 1]`` each."""
+        """The factors of image, output and input in ``denoise``, ``[batch, 1, 1, 1]`` each."""
         sigma = sigma.astype(mx.float32)[:, None, None, None]
         data = self.config.sigma_data
         total = sigma.square() + data**2
