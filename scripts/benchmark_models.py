@@ -34,6 +34,7 @@ from keep_memory import keep_memory
 from mlx.utils import tree_flatten
 
 from natten_zoo import create_model, layers, ops
+from natten_zoo.cli._results import append
 
 LINUX = sys.platform == "linux"
 PARTS = {
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--json", type=Path, help="write the table here")
+    parser.add_argument("--csv", type=Path, help="append a line per contestant to this table")
     parser.add_argument("--peak", metavar="CONTESTANT", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peak:
@@ -69,6 +71,12 @@ def main() -> None:
             f"{row['model']:<12} {row['contestant']:<10} {row['latency_ms']:8.1f} ms "
             f"{row['images_per_s']:7.2f} images/s {row['memory_mb']:6.0f} MB  {shares}"
         )
+        if args.csv:
+            append(
+                args.csv,
+                model=f"{row['model']} ({row['contestant']})",
+                images_per_second=f"{row['images_per_s']:.2f}",
+            )
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))
 

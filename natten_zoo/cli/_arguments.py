@@ -68,6 +68,17 @@ def weights_options(args: argparse.Namespace) -> dict[str, Any]:
     return {"weights": args.weights, "ema": not args.no_ema, "skip": args.skip}
 
 
+def add_csv_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--csv``, for verbs that measure."""
+    parser.add_argument(
+        "--csv",
+        type=Path,
+        metavar="FILE",
+        help="append the figures as a line to a table: model, size, accuracy, speed, device, "
+        "versions, command",
+    )
+
+
 def add_order_argument(parser: argparse.ArgumentParser) -> None:
     """Adds ``--by-order``, for data whose classes are called otherwise than the model's."""
     parser.add_argument(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from typing import Any
 
 from ..data.labels import class_names, output_names
@@ -12,7 +13,9 @@ from ..data.outputs import outputs
 from ..data.scenes import Scenes, open_scenes
 from ..models import UPerNet
 from ..models.universal import Universal
+from ..pretrained.quantize import size
 from ..tasks.mask_evaluation import MaskEvaluation, evaluate_masks
+from ._results import append
 from ._text import progress, table, typed
 
 
@@ -21,6 +24,7 @@ def evaluate(model: UPerNet | Universal, name: str, args: argparse.Namespace) ->
     for option, value in (("--confusion", args.confusion), ("--by-order", args.by_order)):
         if value:
             raise ValueError(f"{option} is for classifiers of whole images.")
+    start = time.perf_counter()
     data = open_scenes(args.data, reduce_labels=args.reduce_labels)
     scenes = data.val or data.train
     if args.limit and args.limit < len(scenes):
@@ -41,6 +45,17 @@ def evaluate(model: UPerNet | Universal, name: str, args: argparse.Namespace) ->
         print(typed(message), file=sys.stderr)
     if not result.images:
         return 2
+    if args.csv:
+        append(
+            args.csv,
+            model=name,
+            data=args.data,
+            size_mib=f"{size(model) / 2**20:.2f}",
+            metric="mIoU",
+            accuracy=f"{result.miou:.2f}",
+            images=result.images,
+            images_per_second=f"{result.images / (time.perf_counter() - start):.2f}",
+        )
     if args.json:
         print(json.dumps({"model": name, "data": args.data, **result.to_dict()}, indent=2))
     else:

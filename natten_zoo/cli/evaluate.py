@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._arguments import (
+    add_csv_argument,
     add_model_argument,
     add_order_argument,
     chosen_model,
@@ -54,6 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help="a folder, `fashion-mnist` or `mnist1d`")
     add_model_argument(parser)
     add_order_argument(parser)
+    add_csv_argument(parser)
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     parser.add_argument(
         "--confusion", type=png, metavar="PNG", help="draw the confusion matrix (needs matplotlib)"
@@ -76,9 +79,11 @@ def run(args: argparse.Namespace) -> int:
     """Evaluates and prints."""
     from ..models import UPerNet, load_pretrained
     from ..models.universal import Universal
+    from ..pretrained.quantize import size as weights_size
     from ..tasks.classification import output_names, prepared
     from ..tasks.evaluation import evaluate
     from . import _evaluate_masks
+    from ._results import append
 
     if args.confusion:
         from ..viz.figures import new_figure
@@ -98,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
         preprocess = prepared(model, model_name)
     names = output_names(model)
     sources, labels = open_data(args.data, model, args.limit, args.by_order)
+    start = time.perf_counter()
     with progress(len(sources), args.batch_size) as bar:
         result = evaluate(
             model,
@@ -112,6 +118,17 @@ def run(args: argparse.Namespace) -> int:
         print(typed(message), file=sys.stderr)
     if not len(result.labels):
         return 2
+    if args.csv:
+        append(
+            args.csv,
+            model=model_name,
+            data=args.data,
+            size_mib=f"{weights_size(model) / 2**20:.2f}",
+            metric="top-1",
+            accuracy=f"{result.top1:.2f}",
+            images=len(result.labels),
+            images_per_second=f"{len(result.labels) / (time.perf_counter() - start):.1f}",
+        )
     if args.json:
         print(json.dumps({"model": model_name, "data": args.data, **result.to_dict()}, indent=2))
     else:

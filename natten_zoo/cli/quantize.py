@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._arguments import add_order_argument, positive, share
+from ._arguments import add_csv_argument, add_order_argument, positive, share
 
 if TYPE_CHECKING:
     from ..data import Preprocess
@@ -56,6 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", metavar="DATA", help="measure on a folder, or `fashion-mnist`")
     add_order_argument(parser)
+    add_csv_argument(parser)
     parser.add_argument("--limit", type=positive, metavar="N", help="only N of the images")
     parser.add_argument("--overwrite", action="store_true", help="replace a model at OUT")
 
@@ -66,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from ..pretrained.quantize import Quantization, quantize, size
     from ..pretrained.save import save_pretrained
     from ..tasks.classification import open_classifier
+    from ._results import append
 
     if args.mixed is not None and args.data is None:
         raise ValueError("--mixed looks at images: name some by --data.")
@@ -79,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
     how = Quantization.of(args.mode, bits, args.group_size)
     count, stay = quantize(model, how.bits, how.group_size, how.mode, layers=layers)
     after = size(model), accuracy(args, model, preprocess)
+    mixed = f", {args.mixed:.0%} of the weights in 8 bits" if layers else ""
     save_pretrained(model, args.target, overwrite=args.overwrite)
     print(f"{count - len(layers)} linear layers in {how}; convolutions, norms and biases stay")
     if layers:
@@ -88,6 +91,18 @@ def run(args: argparse.Namespace) -> int:
     for name, (weight, top1) in (("before", before), ("after", after)):
         text = "" if top1 is None else f", top-1 {top1:.2f} %"
         print(f"{name}: {weight / 2**20:.2f} MiB{text}")
+    if args.csv:
+        for name, (weight, top1) in ((str(args.source), before), (str(how) + mixed, after)):
+            shown = None if top1 is None else f"{top1:.2f}"
+            append(
+                args.csv,
+                model=name,
+                data=args.data,
+                size_mib=f"{weight / 2**20:.2f}",
+                metric="top-1",
+                accuracy=shown,
+                images=args.limit,
+            )
     print(f"model: {args.target}")
     return 0
 

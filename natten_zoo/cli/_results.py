@@ -1,0 +1,71 @@
+"""Tables of what was measured, which grow by a line per measurement: `results/*.csv`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import platform
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..files import hold, write_whole
+from ..version import __version__
+
+COLUMNS = (
+    *("model", "data", "size_mib", "metric", "accuracy", "images", "images_per_second"),
+    *("device", "versions", "command"),
+)
+
+
+def append(path: Path, **values: Any) -> None:
+    """Adds a line to a table, and makes the table if there is none.
+
+    Args:
+        path: The table, `*.csv`.
+        values: By column, all of `COLUMNS` but the last three; None where nothing was measured.
+
+    Raises:
+        ValueError: A value has no column, or the file is another table.
+    """
+    import mlx.core as mx
+
+    if unknown := sorted(values.keys() - set(COLUMNS)):
+        raise ValueError(f"{path} has no columns {', '.join(unknown)}.")
+    info = mx.device_info()
+    running = mx.__version__  # type: ignore[attr-defined]
+    about = {
+        "device": info.get("device_name") or f"{mx.default_device()}, {platform.machine()}",
+        "versions": f"natten_zoo {__version__}, mlx {running}, Python {platform.python_version()}",
+        "command": shlex.join(["natten-zoo", *sys.argv[1:]]),
+    }
+    if not sys.argv[0].endswith(("natten-zoo", "__main__.py")):
+        about["command"] = shlex.join(["python", *sys.argv])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with hold(path.with_name(f".{path.name}.lock"), str(path), wait=True):
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        buffer = io.StringIO(newline="")
+        table = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+        if not text:
+            table.writeheader()
+        elif tuple(next(csv.reader([text.partition("\n")[0]]))) != COLUMNS:
+            raise ValueError(f"{path} must have the columns {', '.join(COLUMNS)}.")
+        table.writerow({**values, **about})
+        content = (text + buffer.getvalue()).encode()
+        write_whole(path, lambda file: file.write(content))
+
+
+def markdown(path: Path, columns: tuple[str, ...]) -> str:
+    """Some columns of a table as the documents show them.
+
+    Raises:
+        ValueError: The file is another table.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if rows and set(columns) - rows[0].keys():
+        raise ValueError(f"{path} must have the columns {', '.join(columns)}.")
+    lines = [list(columns), ["---"] * len(columns)]
+    lines += [[f"`{row[c]}`" if c == "command" else row[c] for c in columns] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
