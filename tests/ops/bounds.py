@@ -97,7 +97,8 @@ class Attention:
             bias = np.maximum(self.rpb, LEAST_BIAS).reshape(len(self.rpb), -1)
             bias = np.where(self.place[:, None] < 0, 0, bias[:, self.place].swapaxes(0, 1))
             logits.value = logits.value + bias
-            logits.error = logits.error + 4 * FLOAT32 * np.abs(bias)
+            # The compiled tier begins with the bias, and adds the products to it.
+            logits.error = logits.error + relative(self.query.shape[-1]) * np.abs(bias)
         self.logits = logits
         self.weights, self.lse = self._softmax()
         # With additional keys two outputs are merged that the dtype has rounded, and so backward.
@@ -150,11 +151,16 @@ class Attention:
         inner = d_p.value - mean + d_lse
         of_inner = d_p.error + of_mean + FLOAT32 * 4 * np.abs(inner)
         d_s = Bounded(p.value * inner, p.error * np.abs(inner) + (p.value + p.error) * of_inner)
+        if self.parts:  # what a part's output is given may be too small for the dtype
+            tiny = 2 * SMALLEST[self.dtype]
+            d_s.error = d_s.error + tiny * np.abs(self.v.value).sum(-1)[..., None, :] * self.seen
         found = {
             "query": times(self._rounded(product(d_s, self.k), d_s, self.k), scale),
             "key": times(self._by_group(product(turned(d_s), self.q)), scale),
             "value": self._by_group(self._rounded(product(turned(p), d_o), turned(p), d_o)),
         }
+        if self.parts:
+            found["value"].error += tiny * self.group * self.query.shape[2]
         if self.rpb is not None:
             found["rpb"] = self._by_place(d_s)
         return found
