@@ -16,7 +16,7 @@ from .dense import attention, merge_attentions
 from .exports import exporting
 from .functional import attend, na1d, na2d, na3d
 from .neighborhood import Neighborhood
-from .prepare import Preparation, prepare
+from .preparation import Preparation, prepare
 from .unfused import (
     attend_av,
     attend_qk,

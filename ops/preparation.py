@@ -16,13 +16,13 @@ from .gpu.kernels import pipelines, watch
 
 @dataclass(frozen=True)
 class Preparation:
-    """What [`prepare`][] has built.
+    """What [`prepare`][natten_zoo.ops.prepare] has built.
 
     Attributes:
         built: Kernels that were built; those that were there before are not counted.
         seconds: That it took.
         failures: Why those that this device cannot build failed. What would have used them uses
-            another core or another tier; see [`explain`][].
+            another core or another tier; see [`explain`][natten_zoo.ops.explain].
     """
 
     built: int
