@@ -147,9 +147,13 @@ def page(facts: dict[str, Any]) -> str:
     if record:
         places = (record["file"], record["hub"], record["url"], record["mirror"])
         labels = record["classes"]
+        whose = "" if record["file"] else " (the authors', not reproduced here)"
         lines |= {
             "labels": labels if isinstance(labels, str) else shorten(", ".join(labels), 100),
-            **{title: f"{record[name]} %" if record[name] else None for name, title in FIGURES},
+            **{
+                title: f"{record[name]} %{whose}" if record[name] else None
+                for name, title in FIGURES
+            },
             "tasks": ", ".join(record["tasks"]),
             "preprocessing": facts["preprocessing"],
             "license": record["license"],
