@@ -34,8 +34,8 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     ("tiling", "share"),
     [
-        (None, 1.0),
         (None, 0.7),
+        pytest.param(None, 1.0, marks=SLOW),
         pytest.param(None, 0.82, marks=SLOW),
         pytest.param(TILES, 1.0, marks=SLOW),
         (TILES, 0.75),
