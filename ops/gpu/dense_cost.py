@@ -56,7 +56,7 @@ UNFUSED_M5 = Costs(Cost(1.8, 0.006), Cost(4.0, 0.02))
 
 # CUDA, measured on an H100 and an H200 (docs/kernels.md; MLX 0.32.4). cuDNN needs float16 or
 # bfloat16; in float32 all logits pass memory. A mask takes it 5 ps a key, however few channels.
-KERNELS_CUDA = Costs(Cost(2, 0.06), Cost(0, 0.27))
+KERNELS_CUDA = Costs(Cost(1, 0.012), Cost(2, 0.08))  # of large windows: head_dim 128, K 80x80
 KERNELS_CUDA_FLOAT32 = Costs(Cost(0, 0.156), Cost(0, 0.77))
 WHOLE_CUDA = Costs(Cost(0.3, 0.0067), Cost(1, 0.025))
 MASKED_CUDA = Costs(Cost(5, 0.007), Cost(15, 0.03))
