@@ -4,7 +4,7 @@ import pytest
 
 MUST_RUN = bool(os.environ.get("NATTEN_ZOO_MUST_RUN"))
 EXCUSED = ("gpu", "weights", "natten")  # what they need .ci/run does not bring
-SLOW_NOTEBOOKS = ("03_finetune.ipynb",)
+SLOW_NOTEBOOKS = ("03_finetune.ipynb", "09_detect.ipynb")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
