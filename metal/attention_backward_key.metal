@@ -13,7 +13,7 @@ constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T))), SIZE = CAPACITY * PITCH;
 constexpr int HELD = (FK + FV) * NA_ROWS * (int(sizeof(T)) / 2 + 2);  // registers
-constexpr int ROUNDS = HELD > NA_MOST_HELD + (RANK == 1 ? 16 : 0) ? 2 : 1;
+constexpr int ROUNDS = HELD > NA_MOST_HELD + 16 * (2 - RANK) ? 2 : 1;  // axes take some, too
 NA_SHARED na_tour tour;
 NA_SLABS T slabs[NA_DYNAMIC(BUFFERS * 2 * SIZE)];
 
