@@ -29,6 +29,7 @@ struct na_tour {
   na_rows rows;
   int none;        // 0, but no compiler knows: what is computed with it is not kept from slab to slab
 };
+static_assert(sizeof(na_tour) <= 256, "ops/gpu/plan.py counts on it");
 
 // Slabs of at most `capacity` tokens, and on each axis of as many as the parameters allow. Teams of a
 // whole simdgroup have wide fragments: a slab takes all of the inner axes, if it may, and cuts

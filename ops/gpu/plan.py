@@ -132,10 +132,21 @@ class Plan:
 
     @property
     def memory(self) -> int:
-        """Bytes of threadgroup memory that a launch is given for its slabs; only CUDA is asked."""
+        """Bytes of threadgroup memory that a launch is given for its slabs; only CUDA is asked.
+
+        MLX asks CUDA for more than 48 KB where the slabs alone take more. Where it is what a kernel
+        has beside them that does, they are given more than they need.
+        """
         if self.device.platform != "cuda":
             return 0
-        return self.template.slab_bytes * self.template.buffers
+        slabs = self.template.slab_bytes * self.template.buffers
+        crosses = slabs <= self.device.memory_bytes < slabs + self.memory_beside_slabs
+        return self.device.memory_bytes + 16 if crosses else slabs
+
+    @property
+    def memory_beside_slabs(self) -> int:
+        """Bytes of threadgroup memory that a kernel declares beside its slabs, at most."""
+        return 4 * max(self.template.bins, 1) + TOUR_BYTES
 
 
 @dataclass(frozen=True)
