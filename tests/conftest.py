@@ -1,6 +1,9 @@
 import os
 
+import mlx.core as mx
 import pytest
+
+mx.default_stream(mx.cpu)  # number 0, which exported functions name, whatever threads a test starts
 
 MUST_RUN = bool(os.environ.get("NATTEN_ZOO_MUST_RUN"))
 EXCUSED = ("gpu", "weights", "natten")  # what they need .ci/run does not bring

@@ -13,6 +13,7 @@ from typing import Any, cast
 import mlx.core as mx
 
 from ..files import sha256_of
+from .graph import check_stream
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ def load_exported(path: str | os.PathLike[str]) -> Exported:
     Raises:
         FileNotFoundError: There is no such file, or nothing beside it.
         ValueError: The file is not the one that the facts beside it are of.
+        RuntimeError: Another thread used MLX first, and has the stream that the file names.
     """
+    check_stream("load_exported")
     path = Path(path)
     facts = json.loads(sidecar(path).read_text(encoding="utf-8"))
     if sha256_of(path) != facts["sha256"]:

@@ -38,6 +38,20 @@ class KernelCall(NamedTuple):
     threadgroup: tuple[int, ...]
 
 
+def check_stream(op: str) -> None:
+    """Raises a `RuntimeError` in a thread whose CPU stream has not the number that files name.
+
+    MLX numbers the streams of all threads in the order of their first use, writes the numbers into
+    files, and reads only those that the reading thread has.
+    """
+    stream = str(mx.default_stream(mx.cpu))
+    if not mx.metal.is_available() and not stream.endswith(", 0)"):
+        raise RuntimeError(
+            f"[{op}] must be called in the thread that used MLX first in this process: a file "
+            f"names its stream, and this thread has another one, {stream}."
+        )
+
+
 def operations(function: Callable[..., Any], inputs: Sequence[mx.array]) -> Trace:
     """What `mx.export_function` records of a function, in order; nothing is computed."""
     recorded: list[dict[str, Any]] = []

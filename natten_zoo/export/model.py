@@ -64,7 +64,7 @@ def export_model(
     Raises:
         FileExistsError: There is a file at ``path`` or beside it.
         ValueError: An argument is out of range, or the model is in training mode.
-        RuntimeError: What was read back is not what was written.
+        RuntimeError: What was read back is not what was written; or another thread used MLX first.
 
     Examples:
         >>> import tempfile
@@ -75,6 +75,7 @@ def export_model(
         >>> exported(mx.zeros((3, 28, 28, 1)))[0].shape
         (3, 10)
     """
+    graph.check_stream("export_model")
     target_path = _checked(model, Path(path), overwrite)
     prepare = _preprocess(model) if preprocessing else None
     batches = _batches(batches)

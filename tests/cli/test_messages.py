@@ -66,7 +66,7 @@ def test_labels_that_are_a_photo(capsys, photo):
 
 def test_a_recipe_that_there_is_not(capsys, tmp_path):
     status, _, err = run(capsys, "finetune", tmp_path, "-c", "nope", "-o", tmp_path / "run")
-    assert status == 2 and "nope: no such file or recipe; recipes are finetune, " in err
+    assert status == 2 and "nope: no such file or recipe; recipes are diffusion, finetune, " in err
     assert {"finetune", "lora", "linear_probe"} <= set(recipe_names())
     _, _, err = run(capsys, "finetune", tmp_path, "-c", tmp_path, "-o", tmp_path / "run")
     assert "a folder, not a recipe" in err
@@ -119,7 +119,12 @@ def test_fashion_mnist_from_a_folder(capsys, tmp_path):
     assert status == 0 and json.loads(out)["images"] == 20
 
 
-@pytest.mark.parametrize("delay", [0.05, 0.3, 1.0])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "delay", [pytest.param(0.05, marks=SLOW), 0.3, pytest.param(1.0, marks=SLOW)]
+)
 def test_an_interrupt_is_no_traceback(delay):
     command = [sys.executable, "-m", "natten_zoo", "doctor"]
     process = subprocess.Popen(

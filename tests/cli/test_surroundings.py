@@ -35,7 +35,8 @@ def zoo(*arguments: str, closed: tuple[int, ...] = (), memory: int = 0, **enviro
 
 @pytest.mark.parametrize("folder", ["/nonexistent", "/proc"])
 def test_a_temporary_folder_that_cannot_be_written_is_named(folder):
-    run = zoo("classify", str(SAMPLE), TMPDIR=folder)
+    # MLX compiles GELU there; the native tier has its own, and needs no folder.
+    run = zoo("classify", str(SAMPLE), TMPDIR=folder, NATTEN_BACKEND="pure")
     assert run.returncode == 2 and "Traceback" not in run.stderr
     assert f"the temporary folder, {folder}: set TMPDIR to one that can be written" in run.stderr
 

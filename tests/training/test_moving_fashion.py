@@ -39,6 +39,7 @@ def recipe(out, **options) -> Recipe:
     return Recipe.load("nat3d_moving_fashion", {"out": str(out), **values, **off, **options})
 
 
+@pytest.mark.slow
 def test_a_run_learns_directions_and_single_frames_do_not_show_them(discs, tmp_path):
     windows = {"kernel_size": [3, 3, 3]}
     result = run(recipe(tmp_path / "clips", model_args={**CLIP, **windows}))

@@ -32,7 +32,7 @@ def values(folder: Path) -> list[dict]:
     return [{k: v for k, v in line.items() if k not in timing} for line in lines]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_run_killed_at_random_moments_ends_bit_for_bit_the_same(recipe, tmp_path, seed):
     # Long enough that no run ends before its last kill, on a fast machine either.
     options = {**RANDOM, "epochs": 30, "save_every": 1 + seed, "seed": seed}

@@ -54,6 +54,7 @@ def test_address_and_undefined(tmp_path: Path, march: str) -> None:
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+@pytest.mark.slow
 def test_threads(tmp_path: Path) -> None:
     run(build(tmp_path, "-fsanitize=thread"), 100, NATTEN_ZOO_THREADS="4")
 
