@@ -14,6 +14,8 @@ from natten_zoo.export.inputs import example_inputs, function_of
 from natten_zoo.files import sha256_of
 from natten_zoo.models import ARCHITECTURES
 
+# PMRF's mean has shifted windows, and DINOv2 attends to everything.
+WITHOUT_KERNELS = ("PMRF", "DINOv2")
 NATS = {"embed_dim": 8, "depths": (1, 2), "num_heads": (1, 2), "kernel_size": 3}
 BODY = {"embed_dim": 8, "depths": (1,) * 4, "num_heads": (1, 1, 2, 4), "kernel_size": 3}
 FINDER = {
@@ -99,8 +101,7 @@ def test_for_metal_without_a_gpu(name, tmp_path):
     model, size = small(name)
     facts = export_model(model, tmp_path / "model.mlxfn", target="metal", sizes=[size]).facts
     assert all("natten_zoo_" in kernel for kernel in facts["kernels"])
-    # PMRF's mean has shifted windows, and DINOv2 attends to everything.
-    assert bool(facts["kernels"]) == (name not in ("PMRF", "DINOv2"))
+    assert bool(facts["kernels"]) == (name not in WITHOUT_KERNELS)
 
 
 @pytest.mark.slow
@@ -109,11 +110,11 @@ def test_every_published_model(name):
     mx.random.seed(0)  # else the weights of all models before would be drawn, too
     model = create_model(name).eval()
     inputs = example_inputs(model, None, 1)
-    is_mean = type(model).__name__ == "PMRF"
+    has_kernels = type(model).__name__ not in WITHOUT_KERNELS
     for target in ("cpu", "metal"):
         with ops.exporting(target):
             trace = operations(function_of(model, list(inputs)), list(inputs.values()))
-        assert trace and bool(kernels([trace])) == (target == "metal" and not is_mean)
+        assert trace and bool(kernels([trace])) == (target == "metal" and has_kernels)
 
 
 def test_any_batch_and_several_sizes(fashion, tmp_path):
