@@ -56,7 +56,7 @@ MUTANTS = {
     "simdgroup's barrier for a threadgroup's": Mutant(
         "slab.h", LAST, r"\1simdgroup_barrier(mem_flags::mem_threadgroup);", "race-"
     ),
-    "next slab told too early": Mutant("slab.h", r"% 3\] = na", "% 2] = na", "race-"),
+    "next slab told too early": Mutant("slab.h", r"% 3\] = na", "% 2] = na", "race-", on="long"),
     "no barrier between two queries of a bin": Mutant(
         "rows.h", r"(void na_add_to_bins.*?)simdgroup_barrier\([^;]*\);", r"\1", "race-"
     ),
@@ -80,7 +80,10 @@ MUTANTS = {
     ),
     # bounds
     "slab longer than its memory": Mutant(
-        FORWARD, r"NA_LENGTH\), CAPACITY", r"\g<0> * 2", "out-of-bounds"
+        "slab.h",
+        r"na_min\(capacity, (na_axis_of\(p, a\)\[NA_REACH\])\)",
+        r"2 * \1",
+        "out-of-bounds",
     ),
     "threadgroup arrays aligned for their elements": Mutant(
         "dialect_metal.h", r"alignas\(16\) threadgroup", "alignas(4) threadgroup", "misaligned"
