@@ -9,13 +9,22 @@ from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from operator import ge
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 IntOrInts = int | Sequence[int]
 BoolOrBools = bool | Sequence[bool]
 WHOLE = -1  # a kernel_size: all tokens of an axis
+
+
+def kept_hash(self: Any) -> int:
+    """The hash of a frozen dataclass's fields, computed once: it is the key of many caches."""
+    known = self.__dict__.get("_hash")
+    if known is None:
+        known = hash(tuple(getattr(self, field.name) for field in fields(self)))
+        self.__dict__["_hash"] = known
+    return cast(int, known)
 
 
 @dataclass(frozen=True)
@@ -52,12 +61,7 @@ class Neighborhood:
     window_stride: tuple[int, ...]
     is_causal: tuple[bool, ...]
 
-    def __hash__(self) -> int:
-        return self._hash
-
-    @cached_property
-    def _hash(self) -> int:
-        return hash(tuple(getattr(self, field.name) for field in fields(self)))
+    __hash__ = kept_hash
 
     @classmethod
     def of(

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
-from .neighborhood import Neighborhood
+from .neighborhood import Neighborhood, kept_hash
 
 DTYPES = (mx.float32, mx.float16, mx.bfloat16)
 VALID_KEPT = 1024
@@ -53,12 +52,7 @@ class Problem:
     has_rpb: bool = False
     has_lengths: bool = False
 
-    def __hash__(self) -> int:
-        return self._hash
-
-    @cached_property
-    def _hash(self) -> int:
-        return hash(tuple(getattr(self, field.name) for field in fields(self)))
+    __hash__ = kept_hash
 
     @property
     def rank(self) -> int:

@@ -23,6 +23,18 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
     add_variant_argument(parser)
 
 
+def add_own_model_argument(parser: argparse.ArgumentParser, default: str) -> None:
+    """Adds ``--model`` to a verb whose models are no classifiers, with the one it takes else."""
+    parser.add_argument(
+        "-m",
+        "--model",
+        default=default,
+        metavar="NAME|PATH",
+        help="a name, or a checkpoint's file or folder (default: %(default)s)",
+    )
+    add_variant_argument(parser)
+
+
 def chosen_model(args: argparse.Namespace, *, aloud: bool = True) -> str:
     """The model that was named, or the packaged one, of which a line says what it knows."""
     if args.model is None and aloud:

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from ..files import write_whole
-from ._arguments import add_variant_argument, keep_input, png, positive, weights_options
+from ._arguments import add_own_model_argument, keep_input, png, positive, weights_options
 
 DEFAULT_MODEL = "pmrf_blind_face_restoration"
 
@@ -33,14 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="PNG",
         help="the restored face (default: %(default)s)",
     )
-    parser.add_argument(
-        "-m",
-        "--model",
-        default=DEFAULT_MODEL,
-        metavar="NAME|PATH",
-        help="a name, or a checkpoint's file or folder (default: %(default)s)",
-    )
-    add_variant_argument(parser)
+    add_own_model_argument(parser, DEFAULT_MODEL)
     parser.add_argument(
         "--mean",
         type=png,

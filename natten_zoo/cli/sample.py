@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import write_whole
-from ._arguments import add_variant_argument, png, positive, weights_options
+from ._arguments import add_own_model_argument, png, positive, weights_options
 
 if TYPE_CHECKING:
     from ..models import HDiT
@@ -27,14 +27,7 @@ DEFAULT_MODEL = "hdit_pico_fashion"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
-    parser.add_argument(
-        "-m",
-        "--model",
-        default=DEFAULT_MODEL,
-        metavar="NAME|PATH",
-        help="a name, or a checkpoint's file or folder (default: %(default)s)",
-    )
-    add_variant_argument(parser)
+    add_own_model_argument(parser, DEFAULT_MODEL)
     parser.add_argument(
         "-o",
         "--out",

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar, cast
 
 import numpy as np
 from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
+from tqdm import tqdm
 
 from .listing import images_in, why_no_file
 
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray
 
 # Beyond Pillow's own limit (179 million pixels) a JPEG is decoded at a half to an eighth of its
@@ -24,6 +29,32 @@ BAND = 1 << 20  # pixels that are converted at once
 
 class ImageError(ValueError):
     """An image that cannot be read; the message names the file and the reason."""
+
+
+def look_at_all(
+    look: Callable[[Item], Found], items: Sequence[Item], complaint: str, workers: int
+) -> list[Found]:
+    """What a look at each of many files finds, in threads and with a progress bar.
+
+    Raises:
+        ImageError: Naming what no look succeeded at, up to fifty of it.
+    """
+
+    def found_or_why(item: Item) -> tuple[Found | None, str | None]:
+        try:
+            return look(item), None
+        except ImageError as error:
+            return None, str(error)
+
+    with ThreadPoolExecutor(workers) as pool:
+        done = pool.map(found_or_why, items)
+        seen = list(tqdm(done, "checking images", len(items), leave=False, disable=None))
+    if bad := [why for _, why in seen if why is not None]:
+        raise ImageError(
+            f"[data] {len(bad)} of {len(items)} {complaint}:\n  "
+            + "\n  ".join(bad[:50] + ([f"... {len(bad) - 50} more"] if len(bad) > 50 else []))
+        )
+    return [cast(Found, found) for found, _ in seen]
 
 
 def read_image(source: ImageSource, channels: int = 3) -> Image.Image:

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from .copies import first_copies
 from .labels import output_names, read_labels
 from .listing import images_in, subfolders
-from .reading import ImageError, open_image, read_image
+from .reading import ImageError, look_at_all, open_image, read_image
 from .splits import TRAIN, VAL, part_of
 from .warning import listed, warn
 
@@ -211,30 +209,19 @@ def _look_at(scenes: Sequence[Scene], reduce_labels: bool, workers: int) -> list
         ImageError: Naming every file that can't be used.
     """
 
-    def look(scene: Scene) -> _Look | str:
-        try:
-            width, height = read_image(scene.image).size
-            mask = read_mask(scene.mask, reduce_labels)
-        except ImageError as error:
-            return str(error)
+    def look(scene: Scene) -> _Look:
+        width, height = read_image(scene.image).size
+        mask = read_mask(scene.mask, reduce_labels)
         if mask.shape != (height, width):
             size = "{1} x {0}".format(*mask.shape)
-            return (
+            raise ImageError(
                 f"{scene.mask} must have the {width} x {height} pixels of its image but is {size}"
             )
         known = mask[mask != IGNORE]
         digest = sha256(scene.mask.read_bytes()).hexdigest()
         return _Look(int(known.max()) if known.size else -1, digest)
 
-    with ThreadPoolExecutor(workers) as pool:
-        done = pool.map(look, scenes)
-        found = list(tqdm(done, "checking images", len(scenes), leave=False, disable=None))
-    if bad := [text for text in found if isinstance(text, str)]:
-        raise ImageError(
-            f"[data] {len(bad)} of {len(scenes)} images or masks can't be used:\n  "
-            + "\n  ".join(bad[:50] + ([f"... {len(bad) - 50} more"] if len(bad) > 50 else []))
-        )
-    return [one for one in found if isinstance(one, _Look)]
+    return look_at_all(look, scenes, "images or masks can't be used", workers)
 
 
 def _classes(

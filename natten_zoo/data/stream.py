@@ -16,13 +16,12 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from tqdm import tqdm
 
 from ..files import write_whole
 from .arrays import Batch, pad_batch
 from .labeled import LabeledImages
 from .preprocess import Preprocess
-from .reading import REDUCED, ImageError, open_image, read_image
+from .reading import REDUCED, look_at_all, open_image, read_image
 
 ORIENTATION = 0x0112
 MARGIN = 8 / 7  # a random crop is cut from an image that is larger than the network's input
@@ -48,22 +47,8 @@ def scan_images(files: list[Path], converted: Path, workers: int) -> list[Scan]:
     Raises:
         ImageError: Naming every file that no one can read.
     """
-
-    def look(file: Path) -> Scan | str:
-        try:
-            return _scan(file, converted)
-        except ImageError as error:
-            return str(error)
-
-    with ThreadPoolExecutor(workers) as pool:
-        done = pool.map(look, files)
-        found = list(tqdm(done, "checking images", len(files), leave=False, disable=None))
-    if bad := [text for text in found if isinstance(text, str)]:
-        raise ImageError(
-            f"[data] {len(bad)} of {len(files)} images can't be read; repair or remove them:\n  "
-            + "\n  ".join(bad[:50] + ([f"... {len(bad) - 50} more"] if len(bad) > 50 else []))
-        )
-    scans = [scan for scan in found if isinstance(scan, Scan)]
+    complaint = "images can't be read; repair or remove them"
+    scans = look_at_all(lambda file: _scan(file, converted), files, complaint, workers)
     wanted = {scan.file for scan in scans}
     for path in converted.iterdir() if converted.is_dir() else ():
         if path not in wanted:

@@ -7,13 +7,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, fields, replace
-from functools import cache, cached_property
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple
 
 import mlx.core as mx
 
 from ...metal import MATRIX, MATRIX_M1, SCALAR_4, SCALAR_8, TENSORS, Core
+from ..neighborhood import kept_hash
 
 # Multiply-adds of rows that take a quarter of a second on the slowest Mac, an M1 of 7 cores of 128
 # lanes at 1.278 GHz: of their time the model of docs/kernels.md sees at least 34 % spent on them.
@@ -70,12 +71,7 @@ class Device:
         found = re.match(r"applegpu_g(\d+)", self.generation)
         return int(found[1]) if found else 0
 
-    def __hash__(self) -> int:
-        return self._hash
-
-    @cached_property
-    def _hash(self) -> int:
-        return hash(tuple(getattr(self, field.name) for field in fields(self)))
+    __hash__ = kept_hash
 
 
 _used: ContextVar[Device | None] = ContextVar("natten_zoo_device", default=None)
