@@ -12,7 +12,8 @@ from ..problem import Problem
 from ..tier import KernelError
 from .device import Device
 from .kernels import failures, prove
-from .plan import Held, Plan, lay_out
+from .plan import Plan, lay_out
+from .tile import Held
 
 # What kernels hold of each row. The registers for it are counted by scripts/registers.py.
 FORWARD = Held(arrays=1, sums=1, pairs=1, registers=64, registers_3d=60)
