@@ -7,6 +7,8 @@ chooses; ``dense mask`` is MLX's attention of all tokens with all, with a mask; 
 without such an operator write: for each few frames and rows the keys around them are cut out, and
 MLX's attention masks those outside a window. Contestants take turns, round by round, in an order
 that changes; the median round counts. Memory is the peak above the inputs, as MLX counts it.
+
+121 frames of 768 x 512 pixels are --sizes 121,128,192: no dense mask has room there.
 """
 
 from __future__ import annotations
@@ -51,11 +53,15 @@ def masked(
     query: mx.array, key: mx.array, value: mx.array, masks: Sequence[np.ndarray]
 ) -> mx.array:
     """MLX's attention of arrays ``[B, T, H, W, heads, d]``, with a mask per axis."""
-    mask = np.ones((1, 1), bool)
-    for part in masks:
-        mask = np.kron(mask, part)
+    time, row, column = map(mx.array, masks)
+    mask = (
+        time[:, None, None, :, None, None]
+        & row[:, None, None, :, None]
+        & column[:, None, None, :]
+    )  # [T, H, W, T', H', W']  # fmt: skip
+    mask = mask.flatten(0, 2).flatten(1)
     q, k, v = (x.flatten(1, 3).swapaxes(1, 2) for x in (query, key, value))
-    out = scaled_dot_product_attention(q, k, v, scale=HEAD_DIM**-0.5, mask=mx.array(mask))
+    out = scaled_dot_product_attention(q, k, v, scale=HEAD_DIM**-0.5, mask=mask)
     return out.swapaxes(1, 2).reshape(query.shape)
 
 

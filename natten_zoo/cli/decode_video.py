@@ -72,6 +72,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Decodes the latents and writes the video."""
+    import mlx.core as mx
+
     from ..data.video_writing import check_video_name, write_video
     from ..models import LTXDecoder, load_pretrained
     from ..tasks import decode_video, plan_decoding, read_latents
@@ -92,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
     plan = plan_decoding(model, size, memory, args.tiling, steps=args.steps)
     frames, height, width = model.config.size_of(size)
     print(f"{frames} frames of {width} x {height} pixels, {plan}", file=sys.stderr)
+    mx.reset_peak_memory()  # to that of the weights
     started = time.perf_counter()
     with _bar(plan.macs) as bar:
 
@@ -108,8 +111,9 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             each=each,
         )
+    seconds, peak = time.perf_counter() - started, mx.get_peak_memory()
     write_video(args.out, pixels[0], args.fps)
-    print(f"written: {args.out}, after {time.perf_counter() - started:.0f} s")
+    print(f"written: {args.out}, decoded in {seconds:.0f} s and {peak / 1e9:.2f} GB")
     return 0
 
 
