@@ -1,10 +1,10 @@
 """The differentiation rules, written once for all tiers.
 
-A tier computes; it need know nothing of automatic differentiation. Each function here wraps a
-tier's forward and backward of one problem into a function that ``mx.grad``, ``mx.vmap`` and
-``mx.compile`` understand. They are built once per problem and tier. A tier whose arrays carry the
-same rule, as the compiled one's do on a CPU, is called as it is. One that turns out to be unable to
-build its kernels on this device hands the problem on to the pure tier.
+A tier computes; it need know nothing of automatic differentiation. Each function here has a tier
+compute one problem so that ``mx.grad``, ``mx.vmap`` and ``mx.compile`` understand it: by way of a
+function that wraps the tier's forward and backward, built once per problem and tier. A tier whose
+arrays carry the same rule, as the compiled one's do on a CPU, is called as it is. One that turns
+out to be unable to build its kernels on this device hands the problem on to the pure tier.
 """
 
 from __future__ import annotations
@@ -28,29 +28,53 @@ Axes = Sequence[int | None]  # of each array, the one that is mapped over
 Mapped = tuple[list[mx.array], list[int]]  # arrays, and the axis of each that was mapped over
 
 
-def attention(problem: Problem, tier: Tier) -> ArrayFunction:
-    """``(query, key, value[, rpb][, lengths]) -> [out, lse, stats]``.
+def attention(
+    problem: Problem,
+    tier: Tier,
+    query: mx.array,
+    key: mx.array,
+    value: mx.array,
+    rpb: mx.array | None = None,
+    lengths: mx.array | None = None,
+) -> Sequence[mx.array]:
+    """``(out, lse, stats)`` of `Tier.forward`.
 
     Differentiable in ``out`` and ``lse``; ``stats`` is what the tier's backward needs to find the
     weights again (see `Problem`).
     """
     if tier.is_differentiable():
-        return lambda *inputs: list(tier.forward(problem, *_unpack(problem, inputs, 3)))
-    return _attention(problem, tier, export_target() is not None)
+        return tier.forward(problem, query, key, value, rpb, lengths)
+    function = _attention(problem, tier, export_target() is not None)
+    return function(*_given(query, key, value, rpb, lengths))
 
 
-def qk(problem: Problem, tier: Tier) -> ArrayFunction:
-    """``(query, key[, rpb][, lengths]) -> [logits]``."""
+def qk(
+    problem: Problem,
+    tier: Tier,
+    query: mx.array,
+    key: mx.array,
+    rpb: mx.array | None = None,
+    lengths: mx.array | None = None,
+) -> mx.array:
+    """The logits of `Tier.qk`."""
     if tier.is_differentiable():
-        return lambda *inputs: [tier.qk(problem, *_unpack(problem, inputs, 2))]
-    return _qk(problem, tier, export_target() is not None)
+        return tier.qk(problem, query, key, rpb, lengths)
+    function = _qk(problem, tier, export_target() is not None)
+    return function(*_given(query, key, rpb, lengths))[0]
 
 
-def av(problem: Problem, tier: Tier) -> ArrayFunction:
-    """``(attn, value[, lengths]) -> [out]``."""
+def av(
+    problem: Problem,
+    tier: Tier,
+    attn: mx.array,
+    value: mx.array,
+    lengths: mx.array | None = None,
+) -> mx.array:
+    """The weighted values of `Tier.av`."""
     if tier.is_differentiable():
-        return lambda attn, value, *lengths: [tier.av(problem, attn, value, *lengths or [None])]
-    return _av(problem, tier, export_target() is not None)
+        return tier.av(problem, attn, value, lengths)
+    function = _av(problem, tier, export_target() is not None)
+    return function(*_given(attn, value, lengths))[0]
 
 
 @lru_cache(maxsize=1024)
@@ -113,6 +137,10 @@ def _av(problem: Problem, tier: Tier, exported: bool) -> ArrayFunction:
         return list(tier_backward(problem, attn, value, lengths, d_out))
 
     return _function(problem, forward, backward, exported)
+
+
+def _given(*inputs: mx.array | None) -> Iterator[mx.array]:
+    return (x for x in inputs if x is not None)
 
 
 def _unpack(problem: Problem, inputs: Arrays, arrays: int) -> tuple[Any, ...]:

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 # In the order of preference. The GPU tier has two names: one kernel source, two back-ends.
 TIERS = {"fast_metal": ".gpu", "cuda": ".gpu", "nanobind": ".native", "pure": ".pure"}
+NAMES = ("auto", *TIERS)
 
-_set: str | None = None  # by set_backend, for all threads
+# By set_backend, for all threads. To read the environment at each call takes as long as to choose.
+_set = os.environ.get("NATTEN_BACKEND") or "auto"
 # Of one thread or task, for the length of a `with` or of a call.
 _used: ContextVar[str | None] = ContextVar("natten_zoo_backend", default=None)
 _explained: ContextVar[list[Explanation] | None] = ContextVar("natten_zoo_explain", default=None)
@@ -52,17 +54,16 @@ class Explanation:
 def get_backend() -> str:
     """The tier asked for: ``"auto"``, or the one that is forced here and now.
 
-    What [`use_backend`][] says comes first, then [`set_backend`][], then the environment
-    variable ``NATTEN_BACKEND``, unless it is empty.
+    What [`use_backend`][] says comes first, then [`set_backend`][], then what the environment
+    variable ``NATTEN_BACKEND`` said when this was imported, unless it was empty.
 
     Raises:
-        ValueError: If ``NATTEN_BACKEND`` names no tier.
+        ValueError: If ``NATTEN_BACKEND`` named no tier.
     """
-    forced = _used.get() or _set
-    if forced:
-        return forced
-    asked = os.environ.get("NATTEN_BACKEND") or "auto"
-    return _checked(asked, "[get_backend] NATTEN_BACKEND")
+    asked = _used.get() or _set
+    if asked not in NAMES:  # all others were checked
+        _checked(asked, "[get_backend] NATTEN_BACKEND")
+    return asked
 
 
 def set_backend(name: str) -> None:
@@ -244,8 +245,8 @@ def record(problem: Problem, tier: str, reasons: dict[str, str] | None = None) -
 
 
 def _checked(name: str, origin: str) -> str:
-    if name not in ("auto", *TIERS):
-        raise ValueError(f"{origin} must be auto, {', '.join(TIERS)} but got {name!r}.")
+    if name not in NAMES:
+        raise ValueError(f"{origin} must be {', '.join(NAMES)} but got {name!r}.")
     return name
 
 

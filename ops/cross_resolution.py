@@ -23,7 +23,7 @@ Attend = Callable[..., tuple[mx.array, mx.array]]
 def differs(query: mx.array, key: mx.array) -> bool:
     """Whether two arrays with the same axes have other numbers of tokens on them."""
     fine, coarse = getattr(query, "shape", ()), getattr(key, "shape", ())
-    if fine[1:-2] == coarse[1:-2] or len(fine) != len(coarse):
+    if fine == coarse or fine[1:-2] == coarse[1:-2] or len(fine) != len(coarse):
         return False
     return isinstance(query, mx.array) and isinstance(key, mx.array) and 0 not in fine + coarse
 

@@ -94,8 +94,7 @@ def attend(
     tier = backend.choose_attention(problem, op, may_be_dense)
     if tier is None:
         return _dense(problem, query, key, value, additional)
-    arrays = [query, key, value] if rpb is None else [query, key, value, rpb]
-    out, lse, _ = autograd.attention(problem, tier)(*arrays)
+    out, lse, _ = autograd.attention(problem, tier, query, key, value, rpb)
     if additional:
         extra, extra_lse = dense.full_attention(query.flatten(1, -3), *additional, problem.scale)
         extra, extra_lse = extra.reshape(out.shape), extra_lse.reshape(lse.shape)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from operator import ge
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -20,11 +20,12 @@ WHOLE = -1  # a kernel_size: all tokens of an axis
 
 def kept_hash(self: Any) -> int:
     """The hash of a frozen dataclass's fields, computed once: it is the key of many caches."""
-    known = self.__dict__.get("_hash")
-    if known is None:
+    try:
+        return self._hash  # type: ignore[no-any-return]
+    except AttributeError:
         known = hash(tuple(getattr(self, field.name) for field in fields(self)))
         self.__dict__["_hash"] = known
-    return cast(int, known)
+        return known
 
 
 @dataclass(frozen=True)

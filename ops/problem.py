@@ -6,6 +6,7 @@ import math
 import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import mlx.core as mx
@@ -59,7 +60,7 @@ class Problem:
         """Number of spatial axes."""
         return len(self.spatial)
 
-    @property
+    @cached_property
     def out(self) -> tuple[int, ...]:
         """Queries per axis."""
         return self.neighborhood.output_size(self.spatial)
@@ -266,7 +267,6 @@ def inside_samples(tokens: Sequence[mx.array], lengths: mx.array) -> mx.array:
 
 def downsample(problem: Problem, query: mx.array) -> mx.array:
     """Keeps every ``stride``-th query: ``[B, *spatial, ...] -> [B, *out, ...]``."""
-    stride = problem.neighborhood.stride
-    if max(stride) == 1:
+    if problem.out == problem.spatial:
         return query
-    return query[(slice(None), *(slice(None, None, s) for s in stride))]
+    return query[(slice(None), *(slice(None, None, s) for s in problem.neighborhood.stride))]

@@ -55,8 +55,7 @@ def attend_qk(
     problem = attention_problem(op, hood, query, key, key, scale, rpb)
     tier = backend.choose(problem, op)
     query = downsample(problem, query)
-    arrays = [query, key] if rpb is None else [query, key, rpb]
-    return autograd.qk(problem, tier)(*arrays)[0]
+    return autograd.qk(problem, tier, query, key, rpb)
 
 
 def attend_av(
@@ -80,7 +79,7 @@ def attend_av(
     check_neighborhood("attend_av", hood)
     op = op or f"na{hood.rank}d_av"
     problem = _av_problem(op, hood, attn, value)
-    return autograd.av(problem, backend.choose(problem, op))(attn, value)[0]
+    return autograd.av(problem, backend.choose(problem, op), attn, value)
 
 
 def na2d_qk(

@@ -55,8 +55,8 @@ def attend_varlen(
     lengths = _lengths(op, sizes, checked.batch, checked.spatial)
     problem = attention_problem(op, hood, query, key, value, scale, rpb, lengths)
     query = downsample(problem, query)
-    arrays = [query, key, value] if rpb is None else [query, key, value, rpb]
-    out, lse, _ = autograd.attention(problem, backend.choose(problem, op))(*arrays, lengths)
+    tier = backend.choose(problem, op)
+    out, lse, _ = autograd.attention(problem, tier, query, key, value, rpb, lengths)
     return out, lse
 
 

@@ -16,7 +16,7 @@ from ..exports import export_target
 from ..problem import Problem
 from ..tier import Launched, Support
 from . import dense_cost, kernels
-from .device import current, platform
+from .device import current, on_gpu, platform
 from .launches import run
 from .plan import MAX_DIM, MAX_ROWS
 from .programs import program, proven, usable
@@ -37,7 +37,7 @@ def why_not(problem: Problem) -> str | None:
         return None if target == "metal" else "the function is exported for a CPU"
     if platform() is None:
         return "this MLX has neither a Metal nor a CUDA back-end"
-    if mx.default_device().type != mx.DeviceType.gpu:
+    if not on_gpu():
         return "the default device is not the GPU"
     device = current()
     if not kernels.failures(device):
@@ -50,8 +50,7 @@ def why_not(problem: Problem) -> str | None:
 
 def circumstances() -> Hashable:
     """What `why_not` depends on beside the problem: choices of a tier are kept by it."""
-    on_gpu = mx.default_device().type == mx.DeviceType.gpu
-    return on_gpu, (current(), kernels.failed()) if on_gpu else platform()
+    return (current(), kernels.failed()) if on_gpu() else None
 
 
 def why_dense(problem: Problem) -> str | None:

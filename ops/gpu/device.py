@@ -99,6 +99,11 @@ def use_core(core: Core | None) -> Iterator[Device]:
         yield device
 
 
+def on_gpu() -> bool:
+    """Whether MLX's default device is a GPU: asked at every call, and in the quickest way."""
+    return mx.default_device().type is mx.DeviceType.gpu
+
+
 def platform() -> str | None:
     """The tier that MLX has a back-end for here: ``"fast_metal"``, ``"cuda"`` or None."""
     if mx.metal.is_available():

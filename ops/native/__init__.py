@@ -18,7 +18,7 @@ import mlx.core as mx
 
 from .. import gpu
 from ..exports import export_target
-from ..gpu.device import current
+from ..gpu.device import current, on_gpu
 from ..problem import Problem
 from ..tier import Launched, Support
 from .extension import Call, Extension, Operation
@@ -60,33 +60,29 @@ def why_not(problem: Problem) -> str | None:
         return _missing
     if export_target():
         return "what is compiled can't be exported: the pure tier and the kernels can"
-    if _on_gpu():
+    if on_gpu():
         return gpu.SUPPORT.why_not(problem) or gpu.why_not(problem)
     return None
 
 
 def why_dense(problem: Problem) -> str | None:
     """Of the kernels on a GPU; on a CPU MLX's attention takes at least three times as long."""
-    return gpu.why_dense(problem) if _on_gpu() else None
+    return gpu.why_dense(problem) if on_gpu() else None
 
 
 def is_differentiable() -> bool:
     """Whether its arrays carry the rules of ops/autograd.py by themselves."""
-    return not _on_gpu()
+    return not on_gpu()
 
 
 def is_on_cpu() -> bool:
     """Whether it is compiled, and the default device is its own."""
-    return _missing is None and not _on_gpu()
+    return _missing is None and not on_gpu()
 
 
 def gelu(x: mx.array) -> mx.array:
     """GELU by the error function of an array of any shape, on the CPU."""
     return _extension().gelu(x)
-
-
-def _on_gpu() -> bool:
-    return mx.default_device().type == mx.DeviceType.gpu
 
 
 def _extension() -> Extension:
@@ -112,10 +108,10 @@ def launch(
     Raises:
         KernelError: If this GPU cannot build a kernel.
     """
-    if _on_gpu():
+    if on_gpu():
         run = compiled(_extension(), op, problem, current())
         return run([*arrays, *(x for x in (rpb, lengths) if x is not None)])
-    return _extension().apply(_operation(op), _call(problem), list(arrays), rpb, lengths)
+    return _extension().apply(_operation(op), _call(problem), arrays, rpb, lengths)
 
 
 _launched = Launched(launch)

@@ -70,7 +70,7 @@ class Extension(Protocol):
         self,
         op: Operation,
         call: Call,
-        inputs: list[mx.array],
+        inputs: Sequence[mx.array],
         rpb: mx.array | None,
         lengths: mx.array | None,
     ) -> list[mx.array]:

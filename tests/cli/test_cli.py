@@ -309,10 +309,9 @@ def test_evaluate_reproduces_the_recorded_accuracy(capsys):
 def test_errors_of_the_machine_are_a_line(capsys, monkeypatch, tiny, photos):
     """A forced tier that cannot run; a disk that is full, of which MLX says so."""
     wrong = "fast_metal" if ops.has_cuda() else "cuda"
-    monkeypatch.setenv("NATTEN_BACKEND", wrong)
-    status, _, err = run(capsys, "classify", photos, "--model", tiny)
+    with ops.use_backend(wrong):
+        status, _, err = run(capsys, "classify", photos, "--model", tiny)
     assert status == 2 and f"backend '{wrong}' cannot run this" in err and err.count("\n") == 1
-    monkeypatch.delenv("NATTEN_BACKEND")
 
     def full(*arguments, **options):
         raise RuntimeError("[save_safetensors] Unable to write 8 bytes to file.")

@@ -1,10 +1,14 @@
 """Forcing a tier, and what is said where that cannot be."""
 
+import os
+import subprocess
+import sys
+
 import mlx.core as mx
 import pytest
 
 from natten_zoo import ops
-from natten_zoo.ops import backend
+from natten_zoo.ops.backend import NAMES
 
 
 @pytest.mark.parametrize("kernel_size", [5, 7])
@@ -18,12 +22,22 @@ def test_a_forced_tier_that_cannot_run_raises(kernel_size):
         ops.na2d(x, x, x, kernel_size)  # 7 covers the map, which is then plain attention
 
 
-def test_a_name_that_is_no_tier_is_refused_where_it_comes_from(monkeypatch):
+def test_a_name_that_is_no_tier_is_refused_where_it_comes_from():
     with pytest.raises(ValueError, match=r"^\[set_backend\] 'name' must be auto, .* got 'metal'"):
         ops.set_backend("metal")
-    monkeypatch.setattr(backend, "_set", None)  # what was set goes before the environment
-    monkeypatch.setenv("NATTEN_BACKEND", "metal")
-    with pytest.raises(ValueError, match=r"^\[get_backend\] NATTEN_BACKEND must be auto,"):
-        ops.get_backend()
-    monkeypatch.setenv("NATTEN_BACKEND", "")
-    assert ops.get_backend() == "auto"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("", "auto"),
+        ("pure", "pure"),
+        ("metal", f"[get_backend] NATTEN_BACKEND must be {', '.join(NAMES)} but got 'metal'."),
+    ],
+)
+def test_the_environment_forces_a_tier(asked, said):
+    code = "from natten_zoo import ops; print(ops.get_backend())"
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "NATTEN_BACKEND": asked}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.stdout or done.stderr).strip().endswith(said)

@@ -55,7 +55,7 @@ def test_use_backend_and_explain_are_of_their_thread():
 
 
 def test_set_backend_is_of_all_threads(monkeypatch):
-    monkeypatch.setattr(backend, "_set", None)
+    monkeypatch.setattr(backend, "_set", "auto")
     ops.set_backend("pure")
     assert in_threads(lambda i: ops.get_backend()) == ["pure"] * THREADS
     with ops.use_backend("auto"):
