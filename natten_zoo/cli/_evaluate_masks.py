@@ -13,9 +13,8 @@ from ..data.outputs import outputs
 from ..data.scenes import Scenes, open_scenes
 from ..models import UPerNet
 from ..models.universal import Universal
-from ..pretrained.quantize import size
 from ..tasks.mask_evaluation import MaskEvaluation, evaluate_masks
-from ._results import append
+from ._results import append_measured
 from ._text import progress, table, typed
 
 
@@ -41,21 +40,12 @@ def evaluate(model: UPerNet | Universal, name: str, args: argparse.Namespace) ->
             outputs=_outputs(data, label_set, count, args.data),
             each=bar.update,
         )
+    seconds = time.perf_counter() - start
     for message in result.failures:
         print(typed(message), file=sys.stderr)
     if not result.images:
         return 2
-    if args.csv:
-        append(
-            args.csv,
-            model=name,
-            data=args.data,
-            size_mib=f"{size(model) / 2**20:.2f}",
-            metric="mIoU",
-            accuracy=f"{result.miou:.2f}",
-            images=result.images,
-            images_per_second=f"{result.images / (time.perf_counter() - start):.2f}",
-        )
+    append_measured(args, model, name, "mIoU", result.miou, result.images, seconds)
     if args.json:
         print(json.dumps({"model": name, "data": args.data, **result.to_dict()}, indent=2))
     else:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import platform
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..files import hold, write_whole
 from ..version import __version__
+
+if TYPE_CHECKING:
+    from ..models import Model
 
 COLUMNS = (
     *("model", "data", "size_mib", "metric", "accuracy", "images", "images_per_second"),
@@ -56,14 +60,58 @@ def append(path: Path, **values: Any) -> None:
         write_whole(path, lambda file: file.write(content))
 
 
+def append_measured(
+    args: argparse.Namespace,
+    model: Model,
+    name: str,
+    metric: str,
+    percent: float,
+    images: int,
+    seconds: float,
+    once: bool = False,
+) -> None:
+    """Adds what a verb measured of a model on `args.data` to the table `args.csv`, if any.
+
+    Args:
+        args: The verb's.
+        model: Whose weights are counted.
+        name: What the table calls it.
+        metric: What `percent` is.
+        percent: The figure.
+        images: Of how many images it is.
+        seconds: That they took.
+        once: Nothing is added if the table says the same already, but for the speed.
+    """
+    from ..pretrained.quantize import size
+
+    if not args.csv:
+        return
+    known = {
+        "model": name,
+        "data": args.data,
+        "size_mib": f"{size(model) / 2**20:.2f}",
+        "metric": metric,
+        "accuracy": f"{percent:.2f}",
+        "images": str(images),
+    }
+    said = read(args.csv) if once and args.csv.exists() else []
+    if not any(known.items() <= row.items() for row in said):
+        append(args.csv, **known, images_per_second=f"{images / seconds:.2f}")
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The lines of a table, by column."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def markdown(path: Path, columns: tuple[str, ...]) -> str:
     """Some columns of a table as the documents show them.
 
     Raises:
         ValueError: The file is another table.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read(path)
     if rows and set(columns) - rows[0].keys():
         raise ValueError(f"{path} must have the columns {', '.join(columns)}.")
     lines = [list(columns), ["---"] * len(columns)]

@@ -79,58 +79,47 @@ def run(args: argparse.Namespace) -> int:
     """Evaluates and prints."""
     from ..models import UPerNet, load_pretrained
     from ..models.universal import Universal
-    from ..pretrained.quantize import size as weights_size
-    from ..tasks.classification import output_names, prepared
-    from ..tasks.evaluation import evaluate
+    from ..tasks.classification import prepared
     from . import _evaluate_masks
-    from ._results import append
 
     if args.confusion:
         from ..viz.figures import new_figure
 
         new_figure(1, 1)  # so that a missing matplotlib shows before the work, not after it
-    model_name = chosen_model(args, aloud=False)
-    preprocess: Prepares
+    name = chosen_model(args, aloud=False)
     if args.data == "mnist1d":
-        opened = open_sequence_classifier(model_name, args.variant, **weights_options(args))
-        model, preprocess = opened
-    else:
-        model = load_pretrained(None, model_name, model=args.variant, **weights_options(args))
-        if isinstance(model, UPerNet | Universal):
-            return _evaluate_masks.evaluate(model, model_name, args)
-        if args.reduce_labels or args.sliding_window:
-            raise ValueError("--reduce-labels and --sliding-window are for models of masks.")
-        preprocess = prepared(model, model_name)
+        opened = open_sequence_classifier(name, args.variant, **weights_options(args))
+        return evaluate_labels(*opened, name, args)
+    model: Any = load_pretrained(None, name, model=args.variant, **weights_options(args))
+    if isinstance(model, UPerNet | Universal):
+        return _evaluate_masks.evaluate(model, name, args)
+    return evaluate_labels(model, prepared(model, name), name, args)
+
+
+def evaluate_labels(
+    model: Classifier, preprocess: Prepares, name: str, args: argparse.Namespace
+) -> int:
+    """Evaluates a classifier and prints; returns the exit status."""
+    from ..tasks.classification import output_names
+    from ..tasks.evaluation import evaluate
+    from ._results import append_measured
+
+    if args.reduce_labels or args.sliding_window:
+        raise ValueError("--reduce-labels and --sliding-window are for models of masks.")
     names = output_names(model)
     sources, labels = open_data(args.data, model, args.limit, args.by_order)
     start = time.perf_counter()
     with progress(len(sources), args.batch_size) as bar:
-        result = evaluate(
-            model,
-            sources,
-            labels,
-            preprocess,
-            names,
-            batch_size=args.batch_size,
-            on_batch=bar.update,
-        )
+        batches = {"batch_size": args.batch_size, "on_batch": bar.update}
+        result = evaluate(model, sources, labels, preprocess, names, **batches)
+    seconds = time.perf_counter() - start
     for message in result.failures:
         print(typed(message), file=sys.stderr)
     if not len(result.labels):
         return 2
-    if args.csv:
-        append(
-            args.csv,
-            model=model_name,
-            data=args.data,
-            size_mib=f"{weights_size(model) / 2**20:.2f}",
-            metric="top-1",
-            accuracy=f"{result.top1:.2f}",
-            images=len(result.labels),
-            images_per_second=f"{len(result.labels) / (time.perf_counter() - start):.1f}",
-        )
+    append_measured(args, model, name, "top-1", result.top1, len(result.labels), seconds)
     if args.json:
-        print(json.dumps({"model": model_name, "data": args.data, **result.to_dict()}, indent=2))
+        print(json.dumps({"model": name, "data": args.data, **result.to_dict()}, indent=2))
     else:
         print(report(result))
     if args.confusion:

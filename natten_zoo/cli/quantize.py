@@ -12,6 +12,7 @@ those that change the answers most when they alone get 4, seen on images of --da
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,10 +65,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Quantizes, measures if asked to, saves, and prints the figures."""
     from ..pretrained.folder import check_target
-    from ..pretrained.quantize import Quantization, quantize, size
+    from ..pretrained.quantize import Quantization, quantize
     from ..pretrained.save import save_pretrained
     from ..tasks.classification import open_classifier
-    from ._results import append
 
     if args.mixed is not None and args.data is None:
         raise ValueError("--mixed looks at images: name some by --data.")
@@ -75,49 +75,57 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--mixed chooses the bits: leave out --bits, and --mode mxfp8.")
     check_target(args.target, args.overwrite)
     model, preprocess = open_classifier(args.source)
-    before = size(model), accuracy(args, model, preprocess)
+    before = measured(args, model, preprocess, args.source, once=True)
     layers = more_bits(args, model, preprocess) if args.mixed is not None else {}
     bits = 4 if args.mixed is not None and args.mode == "affine" else args.bits
     how = Quantization.of(args.mode, bits, args.group_size)
     count, stay = quantize(model, how.bits, how.group_size, how.mode, layers=layers)
-    after = size(model), accuracy(args, model, preprocess)
     mixed = f", {args.mixed:.0%} of the weights in 8 bits" if layers else ""
+    after = measured(args, model, preprocess, f"{args.source}, {how}{mixed}")
     save_pretrained(model, args.target, overwrite=args.overwrite)
     print(f"{count - len(layers)} linear layers in {how}; convolutions, norms and biases stay")
     if layers:
         print(f"{len(layers)} in {next(iter(layers.values()))}: {', '.join(layers)}")
     if stay:
         print(f"stay too, {how.group_size} does not divide their inputs: {', '.join(stay)}")
-    for name, (weight, top1) in (("before", before), ("after", after)):
-        text = "" if top1 is None else f", top-1 {top1:.2f} %"
-        print(f"{name}: {weight / 2**20:.2f} MiB{text}")
-    if args.csv:
-        for name, (weight, top1) in ((str(args.source), before), (str(how) + mixed, after)):
-            shown = None if top1 is None else f"{top1:.2f}"
-            append(
-                args.csv,
-                model=name,
-                data=args.data,
-                size_mib=f"{weight / 2**20:.2f}",
-                metric="top-1",
-                accuracy=shown,
-                images=args.limit,
-            )
+    print(f"before: {before}")
+    print(f"after: {after}")
     print(f"model: {args.target}")
     return 0
 
 
-def accuracy(args: argparse.Namespace, model: Classifier, preprocess: Preprocess) -> float | None:
-    """Top-1 accuracy on the data that was named, if any, in percent."""
+def measured(
+    args: argparse.Namespace,
+    model: Classifier,
+    preprocess: Preprocess,
+    name: str,
+    once: bool = False,
+) -> str:
+    """A model's size and, if data was named, accuracy, as text and as a line of a table."""
+    from ..pretrained.quantize import size
+    from ._results import append_measured
+
+    text = f"{size(model) / 2**20:.2f} MiB"
+    if args.data is None:
+        return text
+    start = time.perf_counter()
+    top1, count = accuracy(args, model, preprocess)
+    seconds = time.perf_counter() - start
+    append_measured(args, model, name, "top-1", top1, count, seconds, once)
+    return f"{text}, top-1 {top1:.2f} %"
+
+
+def accuracy(
+    args: argparse.Namespace, model: Classifier, preprocess: Preprocess
+) -> tuple[float, int]:
+    """Top-1 accuracy on the data that was named, in percent, and of how many images."""
     from ..tasks.classification import output_names
     from ..tasks.evaluation import evaluate
     from .evaluate import open_data
 
-    if args.data is None:
-        return None
-    names = output_names(model)
     sources, labels = open_data(args.data, model, args.limit, args.by_order)
-    return evaluate(model, sources, labels, preprocess, names).top1
+    result = evaluate(model, sources, labels, preprocess, output_names(model))
+    return result.top1, len(result.labels)
 
 
 def more_bits(

@@ -61,8 +61,12 @@ def test_evaluate_and_quantize_write_lines(tmp_path, capsys):
     assert main(["evaluate", data, "--csv", str(table)]) == 0
     quantize = ["quantize", "nat_pico_fashion", str(tmp_path / "q"), "--bits", "4"]
     assert main([*quantize, "--data", data, "--csv", str(table)]) == 0
-    evaluated, before, after = rows(table)
+    alone = tmp_path / "alone.csv"
+    assert main([*quantize, "--overwrite", "--data", data, "--csv", str(alone)]) == 0
+    assert [row["model"] for row in rows(alone)] == ["nat_pico_fashion", "nat_pico_fashion, 4 bits"]
+    evaluated, after = rows(table)  # what it was before was known
     assert float(evaluated["images_per_second"]) > 0 and evaluated["images"] == "10"
-    assert evaluated["accuracy"] == before["accuracy"] and after["model"] == "4 bits"
-    assert float(after["size_mib"]) < 0.5 * float(before["size_mib"])
+    assert (evaluated["model"], evaluated["data"]) == ("nat_pico_fashion", data)
+    assert after["model"] == "nat_pico_fashion, 4 bits" and after["images"] == "10"
+    assert float(after["size_mib"]) < 0.5 * float(evaluated["size_mib"])
     assert "top-1" in capsys.readouterr().out
