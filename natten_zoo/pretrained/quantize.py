@@ -72,7 +72,10 @@ class Quantization:
         return layer.weight.shape[-1] % self.group_size == 0
 
     def __str__(self) -> str:
-        return self.mode if self.mode in FORMATS else f"{self.bits} bits"
+        if self.mode in FORMATS:
+            return self.mode
+        groups = "" if self.group_size == 64 else f" by {self.group_size}"
+        return f"{self.bits} bits{groups}"
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
