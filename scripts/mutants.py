@@ -2,31 +2,41 @@
 """Plant every small fault in the compiled tier or the kernels, one at a time: do the tests see it?
 
     python scripts/mutants.py native --sample 60 --seed 0
-    python scripts/mutants.py metal --sample 20
+    python scripts/mutants.py metal --jobs 8 --results build/metal.jsonl
 
 A fault turns a comparison, a logical operator, a minimum or a constant into its neighbor, or takes
 a barrier away. `native` compiles ops/native/core with it and holds random problems against float64
 (tests/ops/extremes.py); `metal` runs kernels in the emulator (tests/metal_emulator), whose reports
-count, too. What nothing sees is listed, but for those that tests/mutants.txt explains. The exit
-status is 1 if one is left over.
+count, too. What nothing sees is listed, but for those of which the compiler makes the same code and
+those that tests/mutants.txt explains. The exit status is 1 if one is left over.
+
+All of them take hours of a core. Each result is written to the file that `--results` names, and
+what stands in it is not run again: an interrupted run goes on, and after a change only lines that
+are new are run.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import random
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 EXPLAINED = ROOT / "tests" / "mutants.txt"
+SAME = "the same code"  # what a fault is that the compiler makes nothing of
 
 NEIGHBORS = {
     "<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "==", "&&": "||", "||": "&&",
@@ -97,12 +107,11 @@ class Native:
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so"))
         rules = folder / "ops" / "native" / "CMakeLists.txt"
         rules.write_text(rules.read_text().replace("-O3", "-O1"))
-        self._compile()
+        self.sound = self._compile().read_bytes()
 
     @classmethod
     def files(cls) -> list[Path]:
-        others = ("peak", "gelu")  # what its judge does not run
-        return sorted(path for path in cls.FOLDER.iterdir() if path.stem not in others)
+        return sorted(path for path in cls.FOLDER.iterdir() if path.stem != "peak")  # a stopwatch
 
     def _compile(self) -> Path:
         from scripts.build_native import _program
@@ -111,6 +120,7 @@ class Native:
         configure = [_program("cmake") or "cmake", "-S", str(source), "-B", str(build), "-G",
                      "Ninja", f"-DPython_EXECUTABLE={sys.executable}",
                      f"-DCMAKE_MAKE_PROGRAM={_program('ninja') or 'ninja'}",
+                     "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
                      f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={build}"]  # fmt: skip
         if not build.exists():
             subprocess.run(configure, check=True, capture_output=True)
@@ -130,7 +140,9 @@ class Native:
             return "it does not compile"
         finally:
             path.write_text(original)
-        return ask("tests.ops.native.judge", str(extension), seconds=120)
+        if mutant and extension.read_bytes() == self.sound:
+            return SAME
+        return ask("tests.ops.native.judge", str(extension), seconds=90)
 
 
 class Metal:
@@ -139,7 +151,8 @@ class Metal:
     FOLDER = ROOT / "metal"
 
     def __init__(self, folder: Path) -> None:
-        pass
+        # Built for each mutant, and of no use afterwards.
+        self.cache = os.environ.get("NATTEN_ZOO_EMULATOR_CACHE", str(folder.parent / "emulator"))
 
     @classmethod
     def files(cls) -> list[Path]:
@@ -150,14 +163,17 @@ class Metal:
     def caught(self, mutant: Mutant | None) -> str:
         """What gives a mutant away; empty if nothing does."""
         what = [mutant.file, str(mutant.start), mutant.before, mutant.after] if mutant else []
-        return ask("tests.metal_emulator.judge", *what, seconds=600)
+        variables = {"NATTEN_ZOO_EMULATOR_CACHE": self.cache}
+        return ask("tests.metal_emulator.judge", *what, seconds=300, **variables)
 
 
-def ask(module: str, *arguments: str, seconds: float) -> str:
+def ask(module: str, *arguments: str, seconds: float, **variables: str) -> str:
     """What a judge finds wrong, in a process of its own; empty if nothing is."""
     command = [sys.executable, "-m", module, *arguments]
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", **variables}
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds,
+                              env=environment)  # fmt: skip
     except subprocess.TimeoutExpired:
         return "it does not end"
     lines = (done.stdout + done.stderr).strip().splitlines()
@@ -169,6 +185,68 @@ def explained() -> set[str]:
     return {line for line in EXPLAINED.read_text().splitlines() if " | " in line}
 
 
+def numbered(found: list[Mutant]) -> dict[str, Mutant]:
+    """Mutants by key, told apart by a number where a line has, or lines have, several alike."""
+    seen: Counter[str] = Counter()
+    names = {}
+    for mutant in found:
+        seen[mutant.key] += 1
+        names[f"{mutant.key} | {seen[mutant.key]}"] = mutant
+    return names
+
+
+def judged(kind: type, todo: dict[str, Mutant], jobs: int) -> Iterator[tuple[str, str]]:
+    """Names of mutants with what gives each away, as it becomes known."""
+    judges: SimpleQueue[Native | Metal] = SimpleQueue()
+
+    def judge(mutant: Mutant) -> str:
+        free = judges.get()
+        try:
+            return free.caught(mutant)
+        finally:
+            judges.put(free)
+
+    with tempfile.TemporaryDirectory() as folder:
+        first, *others = (Path(folder) / str(n) for n in range(min(jobs, len(todo))))
+        judges.put(sound := kind(first))
+        if reason := sound.caught(None):
+            sys.exit(f"without any fault: {reason}")
+        pool = ThreadPoolExecutor(jobs)
+        for other in others:
+            pool.submit(lambda at=other: judges.put(kind(at)))
+        running = {pool.submit(judge, mutant): name for name, mutant in todo.items()}
+        try:
+            for done in as_completed(running):
+                yield running[done], done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def read(path: Path | None) -> dict[str, str]:
+    """What earlier runs have found."""
+    if path is None or not path.exists():
+        return {}
+    lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    return {line["mutant"]: line["found"] for line in lines}
+
+
+def state(mutant: Mutant, known: set[str]) -> str:
+    """Of one that nothing gives away."""
+    return "explained" if mutant.key in known else "SURVIVES"
+
+
+def report(outcomes: list[tuple[Mutant, str]], known: set[str]) -> int:
+    """Prints how many came to what end, and those that are left; their number."""
+    ends = Counter(
+        reason if reason == SAME else "caught" if reason else state(mutant, known)
+        for mutant, reason in outcomes
+    )
+    print(", ".join(f"{count} {end}" for end, count in ends.most_common()))
+    left = [m.key for m, reason in outcomes if not reason and m.key not in known]
+    print(f"{len(left)} of {len(outcomes)} are left:", *left, sep="\n  ")
+    return len(left)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("native", "metal"))
@@ -176,6 +254,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--only", default="", help="those of files whose names have this in them")
     parser.add_argument("--list", action="store_true", help="list them and stop")
+    parser.add_argument("--jobs", type=int, default=1, help="so many at a time")
+    parser.add_argument("--results", type=Path, help="JSON lines: what is known, and what is found")
     args = parser.parse_args()
     kind = {"native": Native, "metal": Metal}[args.what]
     found = [m for path in kind.files() if args.only in path.name
@@ -186,20 +266,18 @@ def main() -> int:
     if args.list:
         print(*found, sep="\n")
         return 0
-    print(f"{len(found)} of {total} mutants", flush=True)
-    known, left = explained(), []
-    with tempfile.TemporaryDirectory() as folder:
-        judge = kind(Path(folder))
-        if reason := judge.caught(None):
-            sys.exit(f"without any fault: {reason}")
-        for mutant in found:
-            reason = judge.caught(mutant)
-            state = reason or ("explained" if mutant.key in known else "SURVIVES")
-            left += [mutant.key] if state == "SURVIVES" else []
-            print(f"{mutant}: {state[:160]}", flush=True)
-    print(f"{len(left)} of {len(found)} are left:", *left, sep="\n  ")
-    return bool(left)
+    named, known = numbered(found), explained()
+    results = read(args.results)
+    todo = {name: m for name, m in named.items() if name not in results}
+    print(f"{len(found)} of {total} mutants, {len(found) - len(todo)} known", flush=True)
+    for name, reason in judged(kind, todo, args.jobs) if todo else ():
+        results[name] = reason
+        print(f"{named[name]}: {(reason or state(named[name], known))[:160]}", flush=True)
+        if args.results:
+            with args.results.open("a") as file:
+                file.write(json.dumps({"mutant": name, "found": reason}) + "\n")
+    return report([(m, results[name]) for name, m in named.items()], known)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(bool(main()))

@@ -1,4 +1,4 @@
-"""What gives a changed kernel away in the emulator: problems of four kinds, until one does.
+"""What gives a changed kernel away in the emulator: problems of all kinds, until one does.
 
     python -m tests.metal_emulator.judge tile.h 1234 '<' '<='
 
@@ -10,10 +10,20 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
+from unittest import mock
 
-from tests.metal_emulator import StrictError, install, record
+import mlx.core as mx
+
+from natten_zoo import metal as sources
+from natten_zoo.metal import MATRIX
+from natten_zoo.metal import deformable as texts
+from natten_zoo.ops.gpu import deformable
+from tests.metal_emulator import install, record
 from tests.metal_emulator.test_mutants import CASES, Mutant, mutated
+from tests.ops.gpu import test_deformable
 from tests.ops.gpu.problems import (
     FAMILIES,
     Case,
@@ -23,47 +33,102 @@ from tests.ops.gpu.problems import (
     worst,
 )
 
-# By index in FAMILIES: 2-D and 3-D with a bias on matrices, 2-D and 1-D on single lanes.
-CHOSEN = (4, 9, 11, 10)
-EACH = 4
+# By index in FAMILIES, with problems of each: 2-D and 3-D with a bias on matrices, 2-D and 1-D on
+# single lanes; then bfloat16 on single lanes, and on a core without it.
+CHOSEN = {4: 4, 9: 4, 11: 4, 10: 4, 12: 2, 15: 2}
+UNFUSED = ("qk.metal", "av.metal", "av_backward_value.metal")
+Check = tuple[AbstractContextManager[None], Callable[[], str | None]]
 
 
-def checks(file: str) -> list[Callable[[Case], dict[str, float]]]:
-    """The operations that a file has a part in."""
-    if file.startswith("attention_"):
-        return [check_attention]
-    return [check_unfused] if file in ("qk.metal", "av.metal", "av_backward_value.metal") else [
-        check_attention, check_unfused,
-    ]  # fmt: skip
+def checks(file: str, mutant: Mutant | None) -> Iterator[Check]:
+    """What a file has a part in: with which changes, and what is run."""
+    if file.startswith(("deformable_", "sampling")):
+        yield spoilt(mutant), of_deformable
+        return
+    if file not in UNFUSED:
+        yield from attention(check_attention, mutant)
+        of_core = MATRIX, FAMILIES[0].dtype
+        cases = [CASES["climbing"], CASES["long"]]
+        yield mutated(mutant, of_core[0]), partial(first_wrong, check_attention, of_core[1], cases)
+    if not file.startswith("attention_"):
+        yield from attention(check_unfused, mutant)
+    if not file:
+        yield spoilt(None), of_deformable
+
+
+def attention(check: Callable[[Case], dict[str, float]], mutant: Mutant | None) -> Iterator[Check]:
+    """Random problems of each of the chosen families."""
+    for index, count in CHOSEN.items():
+        family = FAMILIES[index]
+        cases = [partial(random_case, family, seed) for seed in range(count)]
+        yield mutated(mutant, family.core), partial(first_wrong, check, family.dtype, cases)
+
+
+def first_wrong(
+    check: Callable[[Case], dict[str, float]], dtype: mx.Dtype, cases: list[Callable[[], Case]]
+) -> str | None:
+    """The first wrong number, if any; none of what follows a report is of interest."""
+    with record() as launches:
+        for make in cases:
+            if found := worst(check(make()), dtype):
+                return found
+            if any(launch.reports for launch in launches):
+                return None
+    return None
+
+
+def of_deformable() -> str | None:
+    """Deformable attention: random problems in float32, a few of other dtypes."""
+    for seed in range(16):
+        dtype = mx.float32 if seed < 12 else list(test_deformable.DTYPES)[1 + seed % 2]
+        problem = test_deformable.draw(seed, dtype)
+        expected, tolerance = test_deformable.reference(problem), test_deformable.DTYPES[dtype]
+        try:
+            test_deformable.assert_close(test_deformable.run(problem), expected, tolerance)
+        except AssertionError:
+            return f"problem {seed}"
+    return None
+
+
+def spoilt(mutant: Mutant | None) -> AbstractContextManager[None]:
+    """The kernels of deformable attention are built from changed sources."""
+    before = sources.source
+
+    def source(name: str) -> str:
+        text = before(name)
+        if mutant and name == mutant.file:
+            text, count = re.subn(mutant.pattern, mutant.replacement, text)
+            assert count == 1
+        return text
+
+    with ExitStack() as changes:
+        for module, name, value in (
+            (sources, "source", source),
+            (texts, "source", source),
+            (deformable, "header", texts.header.__wrapped__),
+            (deformable, "_built", deformable._built.__wrapped__),
+        ):
+            changes.enter_context(mock.patch.object(module, name, value))
+        return changes.pop_all()
 
 
 def caught(file: str, start: int, before: str, after: str) -> str:
-    """Kinds of reports, "numbers" or an error; empty if nothing is wrong."""
+    """Kinds of reports, a wrong result or an error; empty if nothing is wrong."""
     # A pattern for this one place: everything before it by length.
     pattern = rf"\A([\s\S]{{{start}}}){re.escape(before)}" if file else ""
     mutant = Mutant(file, pattern, rf"\g<1>{after}", "") if file else None
-    families = [FAMILIES[i] for i in CHOSEN]
-    for check in checks(file):
-        for core, dtype, cases in [
-            *((f.core, f.dtype, [lambda f=f, s=s: random_case(f, s) for s in range(EACH)])
-              for f in families),
-            (FAMILIES[0].core, FAMILIES[0].dtype, [CASES["climbing"], CASES["long"]]),
-        ]:  # fmt: skip
-            settings = {"raise_faults": False, "reconverges": False}
-            with install(**settings), mutated(mutant, core), record() as launches:
-                for make in cases:
-                    try:
-                        found = worst(check(make()), dtype)
-                    except StrictError:
-                        return "strict"
-                    kinds = {r.kind for launch in launches for r in launch.reports}
-                    if found or kinds:
-                        return ", ".join(sorted(kinds | ({found} if found else set())))
+    settings = {"raise_faults": False, "reconverges": False, "strict": False}
+    for changes, wrong in checks(file, mutant):
+        with install(**settings), changes, record() as launches:
+            found = wrong()
+        kinds = {r.kind for launch in launches for r in launch.reports}
+        if found or kinds:
+            return ", ".join(sorted(kinds | ({found} if found else set())))
     return ""
 
 
 if __name__ == "__main__":
-    name, place, *texts = sys.argv[1:] or ("", "0", "", "")
-    reason = caught(name, int(place), *texts)
+    name, place, *change = sys.argv[1:] or ("", "0", "", "")
+    reason = caught(name, int(place), *change)
     print(reason)
     sys.exit(bool(reason))

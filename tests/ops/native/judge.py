@@ -8,6 +8,7 @@ The exit status says it; what was wrong stands in the last line. scripts/mutants
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ def wrong() -> Iterator[str]:
     for name in ("large kernel", "all strides", "varlen", "2-D"):
         if max(attention_error(CASES[name], "nanobind").values()) > TOLERANCE:
             yield name
+    yield from wrong_gelu()
     for number in range(30_000, 30_300):
         case = problem(number)
         if case.kind == "extra" or backend.why_not("nanobind", case.problem):
@@ -43,6 +45,28 @@ def wrong() -> Iterator[str]:
             if not error <= 1:
                 yield f"problem({number}): {name} by {error:.3g} times"
     mx.synchronize()
+
+
+def wrong_gelu() -> Iterator[str]:
+    """x Phi(x) and its slope: in float32 with the tail's digits, in the others as they round."""
+    import mlx.core as mx
+    import numpy as np
+
+    from natten_zoo.ops import native
+
+    for dtype, digits in ((mx.float32, 2e-6), (mx.float16, 1e-3), (mx.bfloat16, 8e-3)):
+        given = mx.linspace(-12, 14, 40_001).astype(dtype)  # more than all threads have at once
+        x = np.array(given.astype(mx.float32), np.float64)
+        below = np.array([math.erfc(-v) / 2 for v in x / math.sqrt(2)])
+        slope = below + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+        (out,), (d_x,) = mx.vjp(lambda v: [native.gelu(v)], [given], [mx.full(x.shape, 3.0, dtype)])
+        out, d_x = (np.array(y.astype(mx.float32), np.float64) for y in (out, d_x))
+        tail = 1e-5 if dtype == mx.float32 else digits
+        least = 1e-30 if dtype == mx.float32 else 1e-7
+        if not (np.abs(out - x * below) <= np.maximum(tail * np.abs(x * below), least)).all():
+            yield f"gelu of {dtype}"
+        if not np.abs(d_x - 3 * slope).max() <= 3 * digits:
+            yield f"the slope of gelu of {dtype}"
 
 
 if __name__ == "__main__":
