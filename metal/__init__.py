@@ -43,7 +43,7 @@ KERNELS = {
         ("key", "value"),
     ),
     "attention_backward_key": Kernel(
-        ("query", "key", "value", "d_out", "marks", *_COMMON),
+        ("query", "key", "value", "d_out", "marks", "d_query", *_COMMON),
         {"d_key": "D", "d_value": "DV"},
         ("query", "d_out", "marks"),
     ),
@@ -53,6 +53,8 @@ KERNELS = {
 }
 FLOAT32 = ("rpb", "lse", "d_lse", "stats", "marks", "d_rpb")  # whatever the dtype of the others
 INT32 = ("params", "lengths")
+# What the kernels want contiguous; of all other inputs they are told the strides.
+CONTIGUOUS = ("params", "lengths", "rpb", "stats", "d_lse", "marks", "attn")
 
 HEADERS = ("arithmetic.h", "window.h", "tile.h", "slab.h", "walk.h", "rows.h", "softmax.h")
 

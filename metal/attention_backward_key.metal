@@ -1,9 +1,10 @@
 // Gradients of key and value: keys stay, the queries that see them pass by. Which queries see a key
 // is a closed form, so there is neither a map nor an atomic.
 //
-// template  as attention_forward; Q counts keys
-// inputs    query key value d_out marks params lengths rpb
-// outputs   d_key [B, *L, Hkv, D], d_value [B, *L, Hkv, DV]
+// template  as attention_forward; Q counts keys; PACKED (one array has all gradients, d_key: of each
+//           token the rows of all query heads, which d_query brings, of keys and of values)
+// inputs    query key value d_out marks d_query params lengths rpb
+// outputs   d_key [B, *L, Hkv, D], d_value [B, *L, Hkv, DV]; PACKED d_key [B, *L, H + 2 Hkv, D]
 // grid      items * Hkv threadgroups
 //
 // Keys and values with both gradients take many registers. Where rows are long the queries pass by
@@ -26,7 +27,9 @@ const na_point few = na_size(Q0, Q1, Q2), teams = na_teams<RANK>(params);
 const na_point many = na_times(few, teams);
 const na_tile tile = na_key_tile<RANK, PLAIN>(params, lengths, item, many);
 const na_point corner = na_team_place<AXIS>(thread_index / NA_TEAM, teams, few);
-const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head, NA_OWN);
+const int across = PACKED ? params[NA_HEADS] + 2 * kv_heads : kv_heads;  // rows of a token
+const int before = PACKED ? params[NA_HEADS] : 0;                         // those of queries
+const na_rows key_rows = na_key_rows<RANK>(params, tile, before + kv_head, across, NA_OWN);
 const float factor = na_float(params[NA_SCALE]), scale = factor * NA_LOG2E;
 na_table bins = na_bins<RANK>(params);
 NA_EACH_AXIS(a) bins.pitch[a] *= tile.axis[a].rank_step;  // of a query t
@@ -37,11 +40,15 @@ NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
   const na_point place = na_place<Q1, Q2>(h * 8 + me.row);
   mine[h] = na_key_at<RANK>(params, tile, key_rows, corner, place);
 }
-na_load_rows<D>(k, key, mine, me);
+na_load_rows<RANK, D>(k, key, key_strides, tile.batch, kv_head, mine, me);
 const na_seen seen = na_queries_seeing<RANK>(tile, corner, few);
-if (thread_index == 0)  // with the rows of the first head
-  tour = na_tour_of<SHAPE>(params, na_queries_seeing<RANK>(tile, na_size(0, 0, 0), many).any,
-                           na_query_rows<RANK>(params, tile, kv_head * sharing, NA_OUTPUTS), CAPACITY);
+if (thread_index == 0) {  // with the rows of the first head
+  const int first = kv_head * sharing;
+  tour = na_tour_of<SHAPE>(params, na_queries_seeing<RANK>(tile, na_size(0, 0, 0), many).any, CAPACITY);
+  tour.rows = na_query_rows<RANK>(params, tile, first, NA_OUTPUTS);
+  na_come_from<D, DV>(tour, query, na_lines_of<RANK, false>(query_strides, tile, first),
+                      d_out, na_lines_of<RANK, false>(d_out_strides, tile, first));
+}
 threadgroup_barrier(mem_flags::mem_threadgroup);
 na_clear_slabs<D, DV>(slabs, BUFFERS * 2 * SIZE, thread_index, threads);
 
@@ -55,15 +62,15 @@ NA_UNROLL for (int round = 0; round < ROUNDS; round++) {
   na_frag<float> acc_dk[FK], acc_dv[FV];
   na_clear<FK>(acc_dk);
   na_clear<FV>(acc_dv);
-  if (of_key) na_load_rows<DV>(v, value, mine, me);
+  if (of_key) na_load_rows<RANK, DV>(v, value, value_strides, tile.batch, kv_head, mine, me);
   for (int n = 0; n < sharing * tour.number; n++) {
     const TGP T* queries = na_next_slab<RANK, D, DV, PITCH, SIZE, BUFFERS>(
         slabs, query, d_out, marks, tour, n, sharing, thread_index, threads);
     const TGP T* gradients = queries + SIZE;
     const int ahead = na_quotient(n, tour.number);  // of the first head
     const na_walk walk = na_walk_over<SHAPE>(seen, tour.slab[n % 3]);
-    for (int across = 0; across < walk.width; across += SHAPE::COLUMNS) {
-      const na_column column = na_column_at<SHAPE>(walk, mine, across, me);
+    for (int beside = 0; beside < walk.width; beside += SHAPE::COLUMNS) {
+      const na_column column = na_column_at<SHAPE>(walk, mine, beside, me);
       for (int i = 0; i < walk.depth; i += SHAPE::DEEP) {
         const na_picked at = na_pick<SHAPE>(walk, column, i);
         const TGP float* mark[NA_PER_ROW];
@@ -74,11 +81,18 @@ NA_UNROLL for (int round = 0; round < ROUNDS; round++) {
         na_dot<FK, true>(s, k, queries, at, me);
         if (of_key) na_dot<FV>(dp, v, gradients, at, me);
         if (!NA_SAME_DOTS)
-          NA_UNROLL for (int e = 0; e < NA_PAIRS; e++)
-            if (mark[na_token_of(e)][3] != 0.0f && na_in_sight<SHAPE>(walk, column, i, e))
-              s.e[e] = na_plain_dot<D>(query + na_row<RANK>(na_of_head(na_rows_again(tour), ahead),
-                                                            na_token<SHAPE>(column, i, e)) * D,
-                                       key + mine[na_row_of(e)].row * D);
+          NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
+            bool large = false;
+            NA_UNROLL for (int t = 0; t < NA_PER_ROW; t++) large = large || mark[t][3] != 0.0f;
+            if (!large) continue;
+            const na_lines lines = na_lines_again(tour, ahead);
+            const long own = na_line_again<RANK>(key_strides, params, mine[h].row, across, kv_head);
+            NA_UNROLL for (int e = h * NA_PER_ROW; e < (h + 1) * NA_PER_ROW; e++)
+              if (mark[na_token_of(e)][3] != 0.0f && na_in_sight<SHAPE>(walk, column, i, e))
+                s.e[e] = na_plain_dot<D>(
+                    query + na_line<RANK>(lines, na_token<SHAPE>(column, i, e)), lines.channel,
+                    key + own, key_strides[RANK + 2]);
+          }
         if (BIAS)
           NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) {
             const int bin = mine[na_row_of(e)].bin - na_entry_at<SHAPE>(bins, column, i, e);
@@ -100,5 +114,16 @@ NA_UNROLL for (int round = 0; round < ROUNDS; round++) {
     }
   }
   if (of_key) na_store_rows<D>(d_key, acc_dk, mine, factor, me);
-  if (of_value) na_store_rows<DV>(d_value, acc_dv, mine, 1.0f, me);
+  if (of_value) na_store_rows<DV>(PACKED ? d_key : d_value, acc_dv, mine, 1.0f, me, PACKED ? kv_heads : 0);
+}
+if (PACKED) {  // the gradient of its queries comes along
+  for (int head = kv_head * sharing; head < (kv_head + 1) * sharing; head++) {
+    na_frag<T> dq[FK];
+    na_load_rows<RANK, D>(dq, d_query, d_query_strides, tile.batch, head, mine, me);
+    na_frag<float> same[FK];
+    NA_UNROLL for (int f = 0; f < FK; f++)
+      NA_UNROLL for (int e = 0; e < NA_HELD * NA_WIDE; e++) same[f].e[e] = float(dq[f].e[e]);
+    na_store_rows<D>(d_key, same, mine, 1.0f, me, head - before - kv_head);
+  }
+  if (group == 0 && thread_index == 0) d_value[0] = T(0.0f);
 }

@@ -42,9 +42,11 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
   const na_tile tile = na_query_tile<RANK, PLAIN>(params, lengths, item, many);
   const na_rows rows = na_query_rows<RANK>(params, tile, head, NA_OWN);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  if (thread_index == 0)
-    tour = na_tour_of<SHAPE>(params, na_keys_seen<RANK>(tile, na_size(0, 0, 0), many).any,
-                             na_key_rows<RANK>(params, tile, kv_head, NA_LENGTH), CAPACITY);
+  if (thread_index == 0) {
+    tour = na_tour_of<SHAPE>(params, na_keys_seen<RANK>(tile, na_size(0, 0, 0), many).any, CAPACITY);
+    na_come_from<D, DV>(tour, key, na_lines_of<RANK, true>(key_strides, tile, kv_head),
+                        value, na_lines_of<RANK, true>(value_strides, tile, kv_head));
+  }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   na_query mine[NA_ROWS];
   float delta[NA_ROWS];
@@ -57,9 +59,9 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
     const na_point place = na_place<Q1, Q2>(h * 8 + me.row);
     mine[h] = na_query_at<RANK>(params, tile, rows, corner, place);
   }
-  na_load_rows<D>(q, query, mine, me);
-  na_load_rows<DV>(o, out, mine, me);
-  na_load_rows<DV>(g_out, d_out, mine, me);
+  na_load_rows<RANK, D>(q, query, query_strides, tile.batch, head, mine, me);
+  na_load_rows<RANK, DV>(o, out, out_strides, tile.batch, head, mine, me);
+  na_load_rows<RANK, DV>(g_out, d_out, d_out_strides, tile.batch, head, mine, me);
   NA_UNROLL for (int h = 0; h < NA_ROWS; h++)
     delta[h] = na_row_dot<FV>(g_out, o, h);  // by all lanes, live or not
   NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
@@ -68,8 +70,9 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
     softmax[h] = na_stats_of(stats, row, mine[h].live);
     large[h] = na_is_large(softmax[h]);
     if (large[h])
-      softmax[h] = na_recount<RANK, BIAS, D>(mine[h], query, key, na_rows_again(tour), bins, bias,
-                                             scale);
+      softmax[h] = na_recount<RANK, BIAS, D>(
+          mine[h], query + na_line_again<RANK>(query_strides, params, row, heads, head),
+          query_strides[RANK + 2], key, na_lines_again(tour, 0), bins, bias, scale);
     if (mine[h].stored && me.column == 0) {
       const na_pack<float, 4> mark = {
           {-softmax[h].top, -softmax[h].log_sum, -delta[h], large[h] ? 1.0f : 0.0f}};
@@ -93,11 +96,16 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
         na_dot<FK>(s, q, keys, at, me);
         na_dot<FV>(dp, g_out, values, at, me);
         if (!NA_SAME_DOTS)
-          NA_UNROLL for (int e = 0; e < NA_PAIRS; e++)
-            if (large[na_row_of(e)] && na_in_sight<SHAPE>(walk, column, i, e))
-              s.e[e] = na_plain_dot<D>(
-                  query + mine[na_row_of(e)].row * D,
-                  key + na_row<RANK>(na_rows_again(tour), na_token<SHAPE>(column, i, e)) * D);
+          NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
+            if (!large[h]) continue;
+            const na_lines lines = na_lines_again(tour, 0);
+            const long own = na_line_again<RANK>(query_strides, params, mine[h].row, heads, head);
+            NA_UNROLL for (int e = h * NA_PER_ROW; e < (h + 1) * NA_PER_ROW; e++)
+              if (na_in_sight<SHAPE>(walk, column, i, e))
+                s.e[e] = na_plain_dot<D>(
+                    query + own, query_strides[RANK + 2],
+                    key + na_line<RANK>(lines, na_token<SHAPE>(column, i, e)), lines.channel);
+          }
         int bin[NA_PAIRS];
         if (BIAS)
           NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) {

@@ -42,14 +42,16 @@ NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
 }
 na_frag<T> q[FK];
 na_frag<float> acc_o[FV];
-na_load_rows<D>(q, query, mine, me);
+na_load_rows<RANK, D>(q, query, query_strides, tile.batch, head, mine, me);
 na_clear<FV>(acc_o);
 na_softmax softmax = na_softmax_of_none();
 
 const na_seen seen = na_keys_seen<RANK>(tile, corner, few);
-if (thread_index == 0)
-  tour = na_tour_of<SHAPE>(params, na_keys_seen<RANK>(tile, na_size(0, 0, 0), many).any,
-                           na_key_rows<RANK>(params, tile, kv_head, NA_LENGTH), CAPACITY);
+if (thread_index == 0) {
+  tour = na_tour_of<SHAPE>(params, na_keys_seen<RANK>(tile, na_size(0, 0, 0), many).any, CAPACITY);
+  na_come_from<D, DV>(tour, key, na_lines_of<RANK, true>(key_strides, tile, kv_head),
+                      value, na_lines_of<RANK, true>(value_strides, tile, kv_head));
+}
 threadgroup_barrier(mem_flags::mem_threadgroup);
 na_clear_slabs<D, DV>(slabs, BUFFERS * 2 * SIZE, thread_index, threads);
 

@@ -45,9 +45,11 @@ for (int item = slice; item < items; item = SUMS ? item + slices : items) {  // 
 
   const na_seen seen = na_keys_seen<RANK>(tile, corner, few);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  if (thread_index == 0)
-    tour = na_tour_of<SHAPE>(params, na_keys_seen<RANK>(tile, na_size(0, 0, 0), many).any,
-                             na_key_rows<RANK>(params, tile, kv_head, NA_LENGTH), CAPACITY);
+  if (thread_index == 0) {
+    const na_lines lines = na_lines_of<RANK, true>(value_strides, tile, kv_head);
+    tour = na_tour_of<SHAPE>(params, na_keys_seen<RANK>(tile, na_size(0, 0, 0), many).any, CAPACITY);
+    na_come_from<DV, 0>(tour, value, lines, value, lines);
+  }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   for (int n = 0; n < tour.number; n++) {
     const TGP T* values = na_next_slab<RANK, DV, 0, PITCH, SIZE, BUFFERS>(

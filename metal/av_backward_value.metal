@@ -20,7 +20,7 @@ const na_point few = na_size(Q0, Q1, Q2), teams = na_teams<RANK>(params);
 const na_point many = na_times(few, teams);
 const na_tile tile = na_key_tile<RANK, PLAIN>(params, lengths, item, many);
 const na_point corner = na_team_place<AXIS>(thread_index / NA_TEAM, teams, few);
-const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head, NA_OWN);
+const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head, kv_heads, NA_OWN);
 const na_table slots = na_slots<RANK>(params);
 const int volume = na_volume(params);
 
@@ -32,9 +32,13 @@ NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
   mine[h] = na_key_at<RANK>(params, tile, key_rows, corner, place);
 }
 const na_seen seen = na_queries_seeing<RANK>(tile, corner, few);
-if (thread_index == 0)  // with the rows of the first head
-  tour = na_tour_of<SHAPE>(params, na_queries_seeing<RANK>(tile, na_size(0, 0, 0), many).any,
-                           na_query_rows<RANK>(params, tile, kv_head * sharing, NA_OUTPUTS), CAPACITY);
+if (thread_index == 0) {  // with the rows of the first head
+  const int first = kv_head * sharing;
+  const na_lines lines = na_lines_of<RANK, false>(d_out_strides, tile, first);
+  tour = na_tour_of<SHAPE>(params, na_queries_seeing<RANK>(tile, na_size(0, 0, 0), many).any, CAPACITY);
+  tour.rows = na_query_rows<RANK>(params, tile, first, NA_OUTPUTS);
+  na_come_from<DV, 0>(tour, d_out, lines, d_out, lines);
+}
 threadgroup_barrier(mem_flags::mem_threadgroup);
 na_clear_slabs<DV, 0>(slabs, BUFFERS * SIZE, thread_index, threads);
 
@@ -42,7 +46,7 @@ const DEV float* none = 0;
 for (int n = 0; n < sharing * tour.number; n++) {
   const TGP T* gradients = na_next_slab<RANK, DV, 0, PITCH, SIZE, BUFFERS>(
       slabs, d_out, d_out, none, tour, n, sharing, thread_index, threads);
-  const na_rows rows = na_of_head(na_rows_again(tour), na_quotient(n, tour.number));
+  const na_rows rows = na_rows_again(tour, na_quotient(n, tour.number));
   const na_walk walk = na_walk_over<SHAPE>(seen, tour.slab[n % 3]);
   for (int across = 0; across < walk.width; across += SHAPE::COLUMNS) {
     const na_column column = na_column_at<SHAPE>(walk, mine, across, me);

@@ -35,13 +35,15 @@ NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
     for (int i = me.column / 2; i < volume; i += 4)
       logits[mine[h].row * volume + i] = T(na_float(params[NA_FILL]));
 }
-na_load_rows<D>(q, query, mine, me);
+na_load_rows<RANK, D>(q, query, query_strides, tile.batch, head, mine, me);
 simdgroup_barrier(mem_flags::mem_device);
 
 const na_seen seen = na_keys_seen<RANK>(tile, corner, few);
-if (thread_index == 0)
-  tour = na_tour_of<SHAPE>(params, na_keys_seen<RANK>(tile, na_size(0, 0, 0), many).any,
-                           na_key_rows<RANK>(params, tile, kv_head, NA_LENGTH), CAPACITY);
+if (thread_index == 0) {
+  const na_lines lines = na_lines_of<RANK, true>(key_strides, tile, kv_head);
+  tour = na_tour_of<SHAPE>(params, na_keys_seen<RANK>(tile, na_size(0, 0, 0), many).any, CAPACITY);
+  na_come_from<D, 0>(tour, key, lines, key, lines);
+}
 threadgroup_barrier(mem_flags::mem_threadgroup);
 na_clear_slabs<D, 0>(slabs, BUFFERS * SIZE, thread_index, threads);
 for (int n = 0; n < tour.number; n++) {

@@ -21,12 +21,13 @@ NA_FN constexpr int na_wide() {
 }
 
 template <int D, int WIDE, typename T>
-NA_FN void na_load_row(THR na_frag<T>* part, int h, const DEV T* row, na_lane me, bool live) {
+NA_FN void na_load_row(THR na_frag<T>* part, int h, const DEV T* row, long channel, na_lane me,
+                       bool live) {
   constexpr int F = (D + 7) / 8;
   NA_UNROLL for (int n = 0; n < F * NA_WIDE; n += WIDE) {
     const int d = na_channel<F>(me, n);
     na_pack<T, WIDE> pack = {};
-    if (live && (D % 8 == 0 || d < D)) pack = *(const DEV na_pack<T, WIDE>*)(row + d);
+    if (live && (D % 8 == 0 || d < D)) pack = *(const DEV na_pack<T, WIDE>*)(row + (WIDE > 1 ? d : d * channel));
     NA_UNROLL for (int i = 0; i < WIDE; i++)
       part[(n + i) / NA_WIDE].e[h * NA_WIDE + (n + i) % NA_WIDE] = pack.e[i];
   }
@@ -34,23 +35,31 @@ NA_FN void na_load_row(THR na_frag<T>* part, int h, const DEV T* row, na_lane me
 
 // The rows of a team, `rows` being those that the lane looks after. Here and below lanes first exchange
 // what they know, then branch, and are together again in the end: no compiler has to see to that.
-template <int D, typename T, typename ROW>
-NA_FN void na_load_rows(THR na_frag<T>* part, const DEV T* array, const THR ROW* rows, na_lane me) {
+template <int RANK, int D, typename T, typename STRIDES, typename ROW>
+NA_FN void na_load_rows(THR na_frag<T>* part, const DEV T* array, const STRIDES strides, int batch,
+                        int head, const THR ROW* rows, na_lane me) {
   constexpr int WIDE = na_wide<D, T>();
-  na_home home[NA_HELD];
-  NA_UNROLL for (int h = 0; h < NA_HELD; h++) home[h] = na_home_of(rows, h);
+  const long channel = strides[RANK + 2];
+  na_home mine[NA_ROWS], home[NA_HELD];
+  NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
+    mine[h].row = na_line_at<RANK>(strides, batch, rows[h].token, head);
+    mine[h].stored = rows[h].stored;
+    mine[h].live = rows[h].live;
+  }
+  NA_UNROLL for (int h = 0; h < NA_HELD; h++) home[h] = na_home_of(mine, h);
   NA_UNROLL for (int h = 0; h < NA_HELD; h++) {
-    const DEV T* row = array + home[h].row * D;
-    if (na_aligned(row, WIDE)) na_load_row<D, WIDE>(part, h, row, me, home[h].live);
-    else na_load_row<D, 1>(part, h, row, me, home[h].live);
+    const DEV T* row = array + home[h].row;
+    if (channel == 1 && na_aligned(row, WIDE))
+      na_load_row<D, WIDE>(part, h, row, 1, me, home[h].live);
+    else na_load_row<D, 1>(part, h, row, channel, me, home[h].live);
   }
   simdgroup_barrier(mem_flags::mem_none);
 }
 
-// Stores them, each times its factor.
+// Stores them in a contiguous array, `ahead` rows after their own, each times its factor.
 template <int D, typename T, typename ROW>
 NA_FN void na_store_rows(DEV T* array, const THR na_frag<float>* part, const THR ROW* rows,
-                         const THR float* factor, na_lane me) {
+                         const THR float* factor, na_lane me, int ahead = 0) {
   constexpr int F = (D + 7) / 8, WIDE = na_wide<D, T>();
   na_home home[NA_HELD];
   float times[NA_HELD];
@@ -65,7 +74,7 @@ NA_FN void na_store_rows(DEV T* array, const THR na_frag<float>* part, const THR
       na_pack<T, WIDE> pack;
       NA_UNROLL for (int i = 0; i < WIDE; i++)
         pack.e[i] = T(part[(n + i) / NA_WIDE].e[h * NA_WIDE + (n + i) % NA_WIDE] * times[h]);
-      if (D % 8 == 0 || d < D) *(DEV na_pack<T, WIDE>*)(array + home[h].row * D + d) = pack;
+      if (D % 8 == 0 || d < D) *(DEV na_pack<T, WIDE>*)(array + (home[h].row + ahead) * D + d) = pack;
     }
   }
   simdgroup_barrier(mem_flags::mem_none);
@@ -74,10 +83,10 @@ NA_FN void na_store_rows(DEV T* array, const THR na_frag<float>* part, const THR
 // The same with one factor for all.
 template <int D, typename T, typename ROW>
 NA_FN void na_store_rows(DEV T* array, const THR na_frag<float>* part, const THR ROW* rows,
-                         float factor, na_lane me) {
+                         float factor, na_lane me, int ahead = 0) {
   float factors[NA_ROWS];
   NA_UNROLL for (int h = 0; h < NA_ROWS; h++) factors[h] = factor;
-  na_store_rows<D>(array, part, rows, factors, me);
+  na_store_rows<D>(array, part, rows, factors, me, ahead);
 }
 
 // Multiplies each row by its factor.
@@ -122,17 +131,18 @@ NA_FN bool na_is_large(const na_stats of) {
 }
 
 template <int D, typename T>
-NA_FN float na_plain_dot(const DEV T* query, const DEV T* key) {
+NA_FN float na_plain_dot(const DEV T* query, long query_step, const DEV T* key, long key_step) {
   float dot = 0.0f;
-  NA_ROLLED for (int d = 0; d < D; d++) dot = na_multiply_add(float(query[d]), float(key[d]), dot);
+  NA_ROLLED for (int d = 0; d < D; d++)
+    dot = na_multiply_add(float(query[d * query_step]), float(key[d * key_step]), dot);
   return dot;
 }
 
 // The stats of a query, of logits that are computed so.
 template <int RANK, bool BIAS, int D, typename T>
-NA_FN na_stats na_recount(const na_query mine, const DEV T* query, const DEV T* key,
-                          const na_rows key_rows, const na_table bins, const DEV float* bias,
-                          float scale) {
+NA_FN na_stats na_recount(const na_query mine, const DEV T* query, long query_step,
+                          const DEV T* key, const na_lines lines, const na_table bins,
+                          const DEV float* bias, float scale) {
   const na_sight sight = mine.sight;
   float top = NA_MASKED, sum = 0.0f;
   for (int z = 0; z < (RANK > 2 ? sight.count[0] : 1); z++)
@@ -140,8 +150,8 @@ NA_FN na_stats na_recount(const na_query mine, const DEV T* query, const DEV T* 
       for (int x = 0; x < sight.count[2]; x++) {
         na_point token = na_size(z, y, x);
         NA_EACH_AXIS(a) token.at[a] += sight.first[a];
-        const float dot =
-            na_plain_dot<D>(query + mine.row * D, key + na_row<RANK>(key_rows, token) * D);
+        const DEV T* one = key + na_line<RANK>(lines, token);
+        const float dot = na_plain_dot<D>(query, query_step, one, lines.channel);
         const float more = BIAS ? na_bias(bias[mine.bin + na_entry<RANK>(bins, token)]) : 0.0f;
         const float logit = na_multiply_add(dot, scale, more), higher = na_fmax(top, logit);
         sum = sum * na_exp2(top - higher) + na_exp2(logit - higher);

@@ -26,7 +26,9 @@ struct na_tour {
   na_point reach;  // all but the last on each axis so long
   int number;      // of slabs
   na_box slab[3];  // the last, this and the next
-  na_rows rows;
+  na_lines lines[2];  // of the arrays that they come from,
+  na_rows rows;       // and their number in a contiguous one, where a kernel wants it
+  int wide;           // whether they move 16 bytes at once
   int none;        // 0, but no compiler knows: what is computed with it is not kept from slab to slab
 };
 static_assert(sizeof(na_tour) <= 256, "ops/gpu/plan.py counts on it");
@@ -35,13 +37,12 @@ static_assert(sizeof(na_tour) <= 256, "ops/gpu/plan.py counts on it");
 // whole simdgroup have wide fragments: a slab takes all of the inner axes, if it may, and cuts
 // columns. Small teams have long columns: it takes all of theirs, and cuts between two.
 template <typename SHAPE>
-NA_FN na_tour na_tour_of(const DEV int* p, const na_box box, const na_rows rows, int capacity) {
+NA_FN na_tour na_tour_of(const DEV int* p, const na_box box, int capacity) {
   constexpr bool SMALL = NA_TEAM < 32;
   na_tour tour;
   tour.box = tour.slab[0] = tour.slab[1] = tour.slab[2] = box;
   tour.reach = na_size(1, 1, 1);
   tour.number = 1;
-  tour.rows = rows;
   tour.none = 0;
   NA_UNROLL for (int i = 0; i < SHAPE::RANK; i++) {
     const int a = !SMALL ? 2 - i : i == 0 ? int(SHAPE::AXIS) : i == 1 ? 2 : int(SHAPE::OTHER);
@@ -71,42 +72,40 @@ NA_FN na_box na_slab_after(const TGP na_tour& tour, const TGP na_box& slab) {
   return next;
 }
 
-// Rows that are hardly ever asked for: read when they are.
-NA_FN na_rows na_rows_again(const volatile TGP na_tour& tour) {
+// Rows that are hardly ever asked for, `head` heads on: read when they are.
+NA_FN na_rows na_rows_again(const volatile TGP na_tour& tour, int head) {
   na_rows rows;
-  rows.base = tour.rows.base;
+  rows.base = tour.rows.base + head;
   NA_UNROLL for (int a = 0; a < 3; a++) rows.step[a] = tour.rows.step[a];
   return rows;
 }
-
-NA_FN na_rows na_of_head(na_rows rows, int head) {
-  rows.base += head;
-  return rows;
+NA_FN na_lines na_lines_again(const volatile TGP na_tour& tour, int head) {
+  na_lines lines;
+  lines.head = tour.lines[0].head;
+  lines.base = tour.lines[0].base + head * lines.head;
+  lines.channel = tour.lines[0].channel;
+  NA_UNROLL for (int a = 0; a < 3; a++) lines.step[a] = tour.lines[0].step[a];
+  return lines;
 }
 
 // ---- Filling a slab. Its tokens are numbered row by row, and each thread takes every so manieth.
 
 struct na_rounds {
-  int count;     // of tokens
+  int count;  // of tokens
   int size[3];
-  int step[3];   // how far a round leads on each axis,
-  long lead;     // in rows of the array,
-  long wrap[3];  // and where an axis passes its end on to the one before it
+  int step[3];  // how far a round leads on each axis
 };
 
 template <int RANK>
-NA_FN na_rounds na_rounds_of(const na_rows rows, const na_box slab, int stride) {
+NA_FN na_rounds na_rounds_of(const na_box slab, int stride) {
   na_rounds rounds;
   rounds.count = 1;
-  rounds.lead = 0;
   NA_EACH_AXIS_BACK(a) {
     const bool first = a == 3 - RANK;
     rounds.size[a] = slab.high[a] - slab.low[a];
     rounds.count *= rounds.size[a];
     const int rest = first ? 0 : na_small_quotient(stride, rounds.size[a]);
     rounds.step[a] = stride - rest * rounds.size[a];
-    rounds.lead += na_product(rounds.step[a], rows.step[a]);
-    rounds.wrap[a] = (first ? 0 : rows.step[a - 1]) - na_product(rounds.size[a], rows.step[a]);
     stride = rest;
   }
   return rounds;
@@ -123,17 +122,44 @@ NA_FN na_point na_numbered(const na_box slab, const na_rounds rounds, int i) {
   return token;
 }
 
+// Returns which axes passed their end on to the one before.
 template <int RANK>
-NA_FN void na_next_round(const na_box slab, const na_rounds rounds, THR na_point& token,
-                         THR long& row) {
+NA_FN na_point na_next_round(const na_box slab, const na_rounds rounds, THR na_point& token) {
+  na_point passed;
   int carry = 0;
-  row += rounds.lead;
   NA_EACH_AXIS_BACK(a) {
     token.at[a] += rounds.step[a] + carry;
     carry = a > 3 - RANK && token.at[a] >= slab.high[a] ? 1 : 0;
     if (carry) token.at[a] -= rounds.size[a];
-    if (carry) row += rounds.wrap[a];
+    passed.at[a] = carry;
   }
+  return passed;
+}
+
+// The way of the rounds through one array.
+struct na_pace {
+  long at;       // where the token's row is,
+  long lead;     // how far a round leads,
+  long wrap[3];  // and an axis that passes its end
+};
+
+template <int RANK, typename ROWS>
+NA_FN na_pace na_pace_of(const ROWS rows, const na_rounds rounds, const na_point token) {
+  na_pace pace;
+  pace.at = na_line<RANK>(rows, token);
+  pace.lead = 0;
+  NA_EACH_AXIS(a) {
+    const long before = a > 3 - RANK ? rows.step[a - 1] : 0;
+    pace.lead += long(rounds.step[a]) * rows.step[a];
+    pace.wrap[a] = before - long(rounds.size[a]) * rows.step[a];
+  }
+  return pace;
+}
+
+template <int RANK>
+NA_FN void na_go_on(THR na_pace& pace, const na_point passed) {
+  pace.at += pace.lead;
+  NA_EACH_AXIS(a) if (passed.at[a]) pace.at += pace.wrap[a];
 }
 
 // A slab row of D elements, rounded up to whole fragments and padded against bank conflicts.
@@ -146,7 +172,7 @@ NA_FN constexpr int na_pitch() {
 // elements at once. The four marks of a query, unless they are null, follow its row.
 template <int RANK, int D, int DV, int PITCH, int WIDE, typename T>
 NA_FN void na_copy_rows(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* value,
-                        const DEV float* marks, const na_rows rows, const na_box slab,
+                        const DEV float* marks, const TGP na_tour& tour, int n, int head,
                         uint thread_index, uint threads) {
   constexpr int VECTORS = (D > DV ? D : DV) / WIDE;
   constexpr int SHARE = NA_TEAM < 32 && VECTORS % 2 == 0 ? VECTORS / 2 : VECTORS;
@@ -156,34 +182,65 @@ NA_FN void na_copy_rows(TGP T* keys, const DEV T* key, TGP T* values, const DEV 
   const int first = int(thread_index / LANES);
   const int lane = int(thread_index % LANES);  // it always copies the same columns
   if (first >= at_once) return;
-  const na_rounds rounds = na_rounds_of<RANK>(rows, slab, at_once);
+  const na_box slab = tour.slab[n % 3];
+  const na_rounds rounds = na_rounds_of<RANK>(slab, at_once);
   na_point token = na_numbered<RANK>(slab, rounds, first);
-  long row = na_row<RANK>(rows, token);
-  NA_ROLLED for (int n = first; n < rounds.count; n += at_once) {
+  na_pace of_key = na_pace_of<RANK>(tour.lines[0], rounds, token);
+  na_pace of_value = na_pace_of<RANK>(tour.lines[1], rounds, token);
+  na_pace of_marks = na_pace_of<RANK>(tour.rows, rounds, token);
+  const long key_step = WIDE > 1 ? 1 : tour.lines[0].channel;  // from a channel to the next
+  const long value_step = WIDE > 1 ? 1 : tour.lines[1].channel;
+  key += head * tour.lines[0].head;
+  value += head * tour.lines[1].head;
+  NA_ROLLED for (int at = first; at < rounds.count; at += at_once) {
     for (int i = 0; i < TIMES; i++) {
       const int d = (lane + i * LANES) * WIDE;
-      if (d < D) na_copy<WIDE>(keys + n * PITCH + d, key + row * D + d);
-      if (d < DV) na_copy<WIDE>(values + n * PITCH + d, value + row * DV + d);
+      if (d < D) na_copy<WIDE>(keys + at * PITCH + d, key + of_key.at + d * key_step);
+      if (d < DV) na_copy<WIDE>(values + at * PITCH + d, value + of_value.at + d * value_step);
     }
     if (marks && lane == 0)
-      na_copy<4>((TGP float*)(keys + n * PITCH + (D + 7) / 8 * 8), marks + row * 4);
-    na_next_round<RANK>(slab, rounds, token, row);
+      na_copy<4>((TGP float*)(keys + at * PITCH + (D + 7) / 8 * 8), marks + (of_marks.at + head) * 4);
+    const na_point passed = na_next_round<RANK>(slab, rounds, token);
+    na_go_on<RANK>(of_key, passed);
+    if (DV > 0) na_go_on<RANK>(of_value, passed);
+    if (marks) na_go_on<RANK>(of_marks, passed);
   }
 }
 
-// The same, 16 bytes at once where rows are so long and begin at such an address: an array may be
-// a slice of another.
+// How many elements of rows [D] and [DV] move at once, 16 bytes if they are so long,
+template <typename T, int D, int DV>
+NA_FN constexpr int na_width() {
+  constexpr int ALL = D | DV | 16 / int(sizeof(T));
+  return ALL & -ALL;  // the largest power of two that divides all
+}
+
+// ... where all rows of an array begin at such an address.
+template <int WIDE, typename T>
+NA_FN bool na_moves(const DEV T* array, const na_lines lines) {
+  const long all = lines.base | lines.step[0] | lines.step[1] | lines.step[2] | lines.head;
+  return lines.channel == 1 && all % WIDE == 0 && na_aligned(array, WIDE);
+}
+
+// Tells a tour where its rows [D] and [DV] come from.
+template <int D, int DV, typename T>
+NA_FN void na_come_from(TGP na_tour& tour, const DEV T* key, const na_lines keys, const DEV T* value,
+                        const na_lines values) {
+  constexpr int WIDE = na_width<T, D, DV>();
+  tour.lines[0] = keys;
+  tour.lines[1] = values;
+  tour.wide = na_moves<WIDE>(key, keys) && na_moves<WIDE>(value, values) ? 1 : 0;
+}
+
 template <int RANK, int D, int DV, int PITCH, typename T>
 NA_FN void na_stage(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* value,
-                    const DEV float* marks, const na_rows rows, const na_box slab,
+                    const DEV float* marks, const TGP na_tour& tour, int n, int heads,
                     uint thread_index, uint threads) {
-  constexpr int MOST = 16 / int(sizeof(T)), BOTH = D | DV | MOST;
-  constexpr int WIDE = BOTH & -BOTH;  // the largest power of two that divides all
-  if (na_aligned(key, WIDE) && na_aligned(value, WIDE))
-    na_copy_rows<RANK, D, DV, PITCH, WIDE>(keys, key, values, value, marks, rows, slab,
-                                           thread_index, threads);
+  const int head = heads > 1 ? na_quotient(n, tour.number) : 0;
+  if (tour.wide)
+    na_copy_rows<RANK, D, DV, PITCH, na_width<T, D, DV>()>(keys, key, values, value, marks, tour,
+                                                              n, head, thread_index, threads);
   else
-    na_copy_rows<RANK, D, DV, PITCH, 1>(keys, key, values, value, marks, rows, slab,
+    na_copy_rows<RANK, D, DV, PITCH, 1>(keys, key, values, value, marks, tour, n, head,
                                         thread_index, threads);
 }
 
@@ -199,8 +256,7 @@ NA_FN TGP T* na_next_slab(TGP T* memory, const DEV T* key, const DEV T* value,
   TGP T* here = memory + n % BUFFERS * NEXT;
   if (BUFFERS == 1 || n == 0) {
     threadgroup_barrier(mem_flags::mem_threadgroup);  // nobody reads what was there
-    const na_rows rows = na_of_head(tour.rows, heads > 1 ? na_quotient(n, tour.number) : 0);
-    na_stage<RANK, D, DV, PITCH>(here, key, here + SIZE, value, marks, rows, tour.slab[n % 3], index,
+    na_stage<RANK, D, DV, PITCH>(here, key, here + SIZE, value, marks, tour, n, heads, index,
                                  threads);
   }
   if (thread_index == 0) tour.slab[(n + 1) % 3] = na_slab_after<RANK>(tour, tour.slab[n % 3]);
@@ -208,9 +264,8 @@ NA_FN TGP T* na_next_slab(TGP T* memory, const DEV T* key, const DEV T* value,
   threadgroup_barrier(mem_flags::mem_threadgroup);  // ... nor the slab before
   if (BUFFERS > 1 && n + 1 < heads * tour.number) {
     TGP T* there = memory + (n + 1) % BUFFERS * NEXT;
-    const na_rows rows = na_of_head(tour.rows, heads > 1 ? na_quotient(n + 1, tour.number) : 0);
-    na_stage<RANK, D, DV, PITCH>(there, key, there + SIZE, value, marks, rows,
-                                 tour.slab[(n + 1) % 3], index, threads);
+    na_stage<RANK, D, DV, PITCH>(there, key, there + SIZE, value, marks, tour, n + 1, heads, index,
+                                 threads);
   }
   return here;
 }

@@ -205,8 +205,8 @@ NA_FN na_seen na_queries_seeing(const na_tile tile, const na_point corner, const
   return seen;
 }
 
-// ---- Memory: row numbers of a [batch, *axes, heads] array, to be multiplied by the row's length. How
-// many there are on an axis is NA_OWN for what has a row for each of the tile's.
+// ---- Memory: row numbers of a contiguous [batch, *axes, heads] array, to be multiplied by the row's
+// length. How many there are on an axis is NA_OWN for what has a row for each of the tile's.
 
 struct na_rows {
   long base;
@@ -221,10 +221,10 @@ NA_FN long na_row(const na_rows rows, const na_point place) {
 }
 
 template <int RANK>
-NA_FN na_rows na_key_rows(const DEV int* p, const na_tile tile, int kv_head, int extent) {
+NA_FN na_rows na_key_rows(const DEV int* p, const na_tile tile, int head, int heads, int extent) {
   na_rows rows;
-  int pitch = p[NA_KV_HEADS];
-  rows.base = kv_head;
+  int pitch = heads;
+  rows.base = head;
   NA_EACH_AXIS_BACK(a) {
     rows.base += na_product(tile.axis[a].key0, pitch);
     rows.step[a] = tile.axis[a].key_step * pitch;
@@ -246,6 +246,59 @@ NA_FN na_rows na_query_rows(const DEV int* p, const na_tile tile, int head, int 
   }
   rows.base += na_product(tile.batch, pitch);
   return rows;
+}
+
+// ---- Arrays [batch, *axes, heads, channels] that lie anyhow, such as a third of a packed one: MLX's
+// strides are in elements, and so are lines, which is where rows begin.
+
+struct na_lines {
+  long base;
+  long step[3];
+  long head;    // from a head to the next,
+  int channel;  // and from a channel to the next
+};
+
+template <int RANK, typename ROWS>
+NA_FN long na_line(const ROWS lines, const na_point place) {
+  long line = lines.base;
+  NA_EACH_AXIS(a) line += long(place.at[a]) * lines.step[a];
+  return line;
+}
+
+template <int RANK, bool KEYS, typename STRIDES>
+NA_FN na_lines na_lines_of(const STRIDES strides, const na_tile tile, int head) {
+  na_lines lines;
+  lines.channel = int(strides[RANK + 2]);
+  lines.head = strides[RANK + 1];
+  lines.base = tile.batch * strides[0] + head * lines.head;
+  lines.step[0] = lines.step[1] = 0;
+  NA_EACH_AXIS(a) {
+    const na_axis axis = tile.axis[a];
+    const long stride = strides[RANK - 2 + a];
+    lines.base += (KEYS ? axis.key0 : axis.out0) * stride;
+    lines.step[a] = (KEYS ? axis.key_step : axis.out_step) * stride;
+  }
+  return lines;
+}
+
+template <int RANK, typename STRIDES>
+NA_FN long na_line_at(const STRIDES strides, int batch, const na_point token, int head) {
+  long line = batch * strides[0] + head * strides[RANK + 1];
+  NA_EACH_AXIS(a) line += token.at[a] * strides[RANK - 2 + a];
+  return line;
+}
+
+// The same for a row's number among `heads` of each of the tile's tokens: slow, and rarely needed.
+template <int RANK, typename STRIDES>
+NA_FN long na_line_again(const STRIDES strides, const DEV int* p, long row, int heads, int head) {
+  na_point token;
+  row /= heads;
+  NA_EACH_AXIS_BACK(a) {
+    const int own = na_axis_of(p, a)[NA_OWN];
+    token.at[a] = int(row % own);
+    row /= own;
+  }
+  return na_line_at<RANK>(strides, int(row), token, head);
 }
 
 // ---- Tables [z, y, x] of a query: slots count keys from the start of its window, bins (the entries
@@ -338,6 +391,7 @@ struct na_sight {
 // The query of one matrix row.
 struct na_query {
   long row;        // of the output, if it is stored
+  na_point token;  // where it lies on each axis of its arrays
   na_sight sight;  // its window; empty if it is outside the sample
   int bin;         // of the key 0, 0, 0; likewise slot
   int slot;
@@ -359,6 +413,7 @@ NA_FN na_query na_query_at(const DEV int* p, const na_tile tile, const na_rows r
     query.stored = query.stored && at < axis.padded;
     query.live = query.live && at < axis.queries;
     t.at[a] = at;
+    query.token.at[a] = axis.out0 + at * axis.out_step;
     const na_span keys = na_window(axis, t.at[a]);
     query.sight.first[a] = keys.first;
     query.sight.count[a] = keys.last - keys.first;
@@ -381,6 +436,7 @@ NA_FN bool na_whole(const na_query query, int volume) {
 // The key of one matrix row.
 struct na_key {
   long row;
+  na_point token;
   int rank[3];
   na_sight sight;  // the queries that see it; none if it is outside the sample
   int bin;         // of the query 0, 0, 0
@@ -402,6 +458,7 @@ NA_FN na_key na_key_at(const DEV int* p, const na_tile tile, const na_rows rows,
     key.stored = key.stored && at < axis.padded;
     key.live = key.live && at < axis.keys;
     key.rank[a] = rank.at[a] = at;
+    key.token.at[a] = axis.key0 + at * axis.key_step;
     const na_span queries = na_viewers(axis, rank.at[a]);
     key.sight.first[a] = queries.first;
     key.sight.count[a] = na_max(queries.last - queries.first, 0);

@@ -71,6 +71,11 @@ class Problem:
         return self.heads // self.kv_heads
 
     @property
+    def packed_heads(self) -> int:
+        """Of queries, keys and values in one array, in this order."""
+        return self.heads + 2 * self.kv_heads
+
+    @property
     def sample_rows(self) -> int:
         """Rows of a sample's keys or queries before it is downsampled: tokens times heads."""
         return self.heads * math.prod(self.spatial)
@@ -263,6 +268,24 @@ def inside_samples(tokens: Sequence[mx.array], lengths: mx.array) -> mx.array:
         shape = [-1] + [token.size if a == axis else 1 for a in range(len(tokens))]
         inside = inside & (token[None] < lengths[:, axis, None]).reshape(shape)
     return inside
+
+
+def unpack(problem: Problem, qkv: mx.array) -> list[mx.array]:
+    """Query, key and value of ``[B, *spatial, heads + 2 * kv_heads, D]``: views of it."""
+    ends = [problem.heads, problem.heads + problem.kv_heads]
+    query, key, value = mx.split(qkv, ends, axis=-2)
+    return [downsample(problem, query), key, value]
+
+
+def pack(problem: Problem, query: mx.array, key: mx.array, value: mx.array) -> mx.array:
+    """What `unpack` takes apart, with zeros for the queries that are left out."""
+    stride = problem.neighborhood.stride
+    if max(stride) > 1:
+        kept = (slice(None), *(slice(None, None, s) for s in stride))
+        all_queries = mx.zeros((problem.batch, *problem.spatial, *query.shape[-2:]), query.dtype)
+        all_queries[kept] = query
+        query = all_queries
+    return mx.concatenate([query, key, value], axis=-2)
 
 
 def downsample(problem: Problem, query: mx.array) -> mx.array:

@@ -14,7 +14,7 @@ from typing import Protocol
 import mlx.core as mx
 
 from .neighborhood import Neighborhood
-from .problem import DTYPES, Problem
+from .problem import DTYPES, Problem, pack
 
 # What any problem has. All else is a feature, which a tier has to name before it is asked for it.
 BASIC = frozenset(("neighborhood", "kernel_size", "batch", "spatial", "heads", "kv_heads"))
@@ -126,6 +126,21 @@ class Tier(Protocol):
     ) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
         """``(d_query, d_key, d_value, d_rpb)``, the weights recomputed from ``stats``."""
 
+    def backward_packed(
+        self,
+        problem: Problem,
+        query: mx.array,
+        key: mx.array,
+        value: mx.array,
+        rpb: mx.array | None,
+        lengths: mx.array | None,
+        out: mx.array,
+        stats: mx.array,
+        d_out: mx.array,
+        d_lse: mx.array,
+    ) -> tuple[mx.array, mx.array | None]:
+        """``(d_qkv, d_rpb)``: the same, the first three in one array (`pack`)."""
+
     def qk(
         self,
         problem: Problem,
@@ -206,6 +221,27 @@ class Launched:
         arrays = query, key, value, out, stats, d_out, d_lse
         d_query, d_key, d_value, *d_rpb = self.launch("backward", problem, arrays, rpb, lengths)
         return d_query, d_key, d_value, _like(rpb, d_rpb)
+
+    def backward_packed(
+        self,
+        problem: Problem,
+        query: mx.array,
+        key: mx.array,
+        value: mx.array,
+        rpb: mx.array | None,
+        lengths: mx.array | None,
+        out: mx.array,
+        stats: mx.array,
+        d_out: mx.array,
+        d_lse: mx.array,
+    ) -> tuple[mx.array, mx.array | None]:
+        """See `Tier.backward_packed`. Queries that are left out have their zeros from `pack`."""
+        arrays = query, key, value, out, stats, d_out, d_lse
+        if max(problem.neighborhood.stride) > 1:
+            *grads, d_bias = self.backward(problem, *arrays[:3], rpb, lengths, *arrays[3:])
+            return pack(problem, *grads), d_bias
+        d_qkv, *d_rpb = self.launch("backward_packed", problem, arrays, rpb, lengths)
+        return d_qkv, _like(rpb, d_rpb)
 
     def qk(
         self,

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import mlx.core as mx
 
 from natten_zoo import metal
-from natten_zoo.metal import FLOAT32, INT32, KERNELS, MATRIX, SCALAR_4, SCALAR_8
+from natten_zoo.metal import CONTIGUOUS, FLOAT32, INT32, KERNELS, MATRIX, SCALAR_4, SCALAR_8
 from natten_zoo.ops import Neighborhood
 from natten_zoo.ops.gpu.device import Device, machine
 from natten_zoo.ops.gpu.plan import Plan
@@ -74,6 +74,8 @@ def text_of(kernel: str, plan: Plan) -> str:
         return f"DEV {'int' if x in INT32 else 'float' if x in FLOAT32 else 'T'}* {x}"
 
     parameters = [f"const {typed(x)}" for x in arrays.inputs] + [typed(x) for x in arrays.outputs]
+    views = [x for x in arrays.inputs if x not in CONTIGUOUS]
+    parameters += [f"const constant long* {x}_strides" for x in views]
     constants = "\n".join(
         f"constexpr {type(value).__name__} {name} = {str(value).lower()};"
         for name, value in plan.template.arguments

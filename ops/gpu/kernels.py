@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 import mlx.core as mx
 
 from ... import metal
-from ...metal import FLOAT32, INT32, KERNELS, Core
+from ...metal import CONTIGUOUS, FLOAT32, INT32, KERNELS, Core
+from ..exports import export_target
 from ..tier import KernelError
 from .device import Device
 from .plan import Plan, Template, smallest
@@ -32,6 +33,7 @@ class KernelText(TypedDict):
     output_names: list[str]
     source: str
     header: str
+    ensure_row_contiguous: bool
     shared_memory: NotRequired[int]  # CUDA
 
 
@@ -165,7 +167,8 @@ def _try(name: str, plan: Plan) -> None:
     kernel, one = KERNELS[name], smallest(plan)
     sizes = dict(zip(("D", "DV"), plan.template.dims, strict=True))
     longest = max(plan.template.dims)
-    inputs = [mx.zeros(longest, dtype(array, plan)) for array in kernel.inputs if array != "params"]
+    shape = (1,) * (plan.template.rank + 2) + (longest,)
+    inputs = [mx.zeros(shape, dtype(array, plan)) for array in kernel.inputs if array != "params"]
     shapes = [(sizes[n] if isinstance(n, str) else n,) for n in kernel.outputs.values()]
     if "d_rpb" in kernel.outputs and plan.template.sums_rpb:
         shapes[-1] = (plan.teams,)
@@ -179,8 +182,10 @@ def _run(
     inputs: Sequence[mx.array],
     output_shapes: Sequence[Sequence[int]],
 ) -> list[mx.array]:
-    at = KERNELS[name].inputs.index("params")
-    arrays = [_long_enough(x) for x in inputs]
+    names = list(KERNELS[name].inputs)
+    at = names.index("params")
+    del names[at]
+    arrays = [_as_wanted(one, x) for one, x in zip(names, inputs, strict=True)]
     return _function(name, plan.device.platform, plan.core, told(plan), plan.memory)(
         inputs=[*arrays[:at], params, *arrays[at:]],
         template=list(plan.template.arguments),
@@ -221,6 +226,7 @@ def text(name: str, platform: str | None, core: Core, resident: int, memory: int
         "output_names": list(kernel.outputs),
         "source": body,
         "header": header,
+        "ensure_row_contiguous": False,  # the kernels take rows where they lie
     }
     if platform == "cuda":
         built["shared_memory"] = memory
@@ -239,6 +245,16 @@ def dtypes(name: str, plan: Plan) -> list[mx.Dtype]:
     return [dtype(array, plan) for array in KERNELS[name].outputs]
 
 
-def _long_enough(x: mx.array) -> mx.array:
+def _as_wanted(name: str, x: mx.array) -> mx.array:
     """MLX puts inputs of fewer than 8 elements into another address space; the kernels want one."""
-    return x if x.size >= 8 else mx.concatenate([x.reshape(-1), mx.zeros(8, x.dtype)])
+    if x.size < 8:
+        x = mx.concatenate([x, mx.zeros((8, *x.shape[1:]), x.dtype)])
+    return contiguous(x) if name in CONTIGUOUS else x
+
+
+def contiguous(x: mx.array) -> mx.array:
+    """``x``, copied unless it is row-contiguous."""
+    if not export_target():
+        return mx.contiguous(x)
+    # MLX can't write that to a file. Bytes are what it makes of rows only where they lie together.
+    return x.reshape(-1).view(mx.uint8).view(x.dtype).reshape(x.shape)

@@ -45,14 +45,16 @@ def _taken(cut: Cut, kernel: Kernel, array: mx.array, problem: Problem, name: st
 def _shape(
     cut: Cut, plan: Plan, whole: Sequence[int], problem: Problem, name: str
 ) -> tuple[int, ...]:
-    if name != "d_rpb":
-        return cut.shape(whole, problem.rank)
-    return (whole[0], plan.shares, whole[2]) if plan.template.sums_rpb else tuple(whole)
+    if len(whole) == 1:  # nothing is written there
+        return tuple(whole)
+    return (whole[0], plan.shares, whole[2]) if name == "d_rpb" else cut.shape(whole, problem.rank)
 
 
 def _joined(
     cuts: Sequence[Cut], arrays: Sequence[mx.array], problem: Problem, name: str
 ) -> mx.array:
-    if name != "d_rpb":
-        return join(cuts, arrays, problem.rank)
-    return mx.concatenate(list(arrays), axis=1) if arrays[0].ndim == 3 else arrays[0]
+    if arrays[0].ndim == 1:
+        return arrays[0]
+    if name == "d_rpb":
+        return mx.concatenate(list(arrays), axis=1)
+    return join(cuts, arrays, problem.rank)

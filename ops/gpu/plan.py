@@ -44,6 +44,7 @@ class Template:
         rows: Of a team, on each axis.
         axis: Of columns (`Shape`).
         high: Rows along it in which the tokens of a fragment lie.
+        is_packed: Whether it writes all gradients into one array.
     """
 
     dtype: mx.Dtype
@@ -58,6 +59,7 @@ class Template:
     rows: Axes
     axis: int
     high: int
+    is_packed: bool = False
 
     @cached_property
     def arguments(self) -> tuple[tuple[str, Argument], ...]:
@@ -75,6 +77,7 @@ class Template:
             *zip(("Q0", "Q1", "Q2"), self.rows, strict=True),
             ("AXIS", self.axis),
             ("HIGH", self.high),
+            ("PACKED", self.is_packed),
         )
 
 
@@ -148,6 +151,7 @@ def lay_out(
     held: Held = PRODUCT,
     sums_rpb: bool = False,
     fill: float = 0.0,
+    packed: bool = False,
 ) -> Plan:
     """Lays out a launch over tiles of queries, or of keys.
 
@@ -162,6 +166,7 @@ def lay_out(
         held: What a team holds of its rows.
         sums_rpb: Whether the kernel sums the gradient of ``rpb``.
         fill: What is written into the slots of keys that do not exist.
+        packed: Whether all gradients go into one array.
     """
     axes = [Axis.of(problem, a) for a in range(problem.rank)]
     sizes, groups = (padded([a.group_sizes(by_key)[i] for a in axes]) for i in range(2))
@@ -193,6 +198,7 @@ def lay_out(
         rows=tile.shape.rows,
         axis=tile.shape.axis,
         high=tile.shape.high,
+        is_packed=packed,
     )
     many = tile.rows
     rows = padded([a.length if by_key else a.outputs for a in axes])

@@ -86,7 +86,7 @@ def _forward(p: Problem, device: Device) -> Program:
     return Program(("query", "key", "value"), (step,), ("out", "lse", "stats"))
 
 
-def _backward(p: Problem, device: Device) -> Program:
+def _backward(p: Problem, device: Device, packed: bool = False) -> Program:
     dims, rpb = (p.head_dim, p.value_dim), p.has_rpb
     channels = 0 if rpb else BACKWARD_QUERY.channels(p)
     by_query = lay_out(
@@ -109,13 +109,20 @@ def _backward(p: Problem, device: Device) -> Program:
         by_key=True,
         channels=channels,
         held=BACKWARD_KEY,
+        packed=packed,
     )
+    written = {"d_key": "d_qkv", "d_value": "nothing"} if packed else {}
     steps = (
         _step("attention_backward_query", p, by_query),
-        _step("attention_backward_key", p, by_key),
+        _step("attention_backward_key", p, by_key, **written),
     )
     arrays = ("query", "key", "value", "out", "stats", "d_out", "d_lse")
-    return Program(arrays, steps, _gradients(p, "d_query", "d_key", "d_value"))
+    results = ("d_qkv",) if packed else ("d_query", "d_key", "d_value")
+    return Program(arrays, steps, _gradients(p, *results))
+
+
+def _backward_packed(p: Problem, device: Device) -> Program:
+    return _backward(p, device, packed=True)
 
 
 def _qk(p: Problem, device: Device) -> Program:
@@ -154,6 +161,7 @@ def _av_backward(p: Problem, device: Device) -> Program:
 _PROGRAMS: dict[str, Callable[[Problem, Device], Program]] = {
     "forward": _forward,
     "backward": _backward,
+    "backward_packed": _backward_packed,
     "qk": _qk,
     "qk_backward": _qk_backward,
     "av": _av,
@@ -183,7 +191,9 @@ def _shape(name: str, problem: Problem, plan: Plan) -> tuple[int, ...]:
         "d_query": (*queries, problem.head_dim),
         "d_key": (*keys, problem.head_dim),
         "d_value": (*keys, problem.value_dim),
+        "d_qkv": (problem.batch, *problem.spatial, problem.packed_heads, problem.head_dim),
         "d_rpb": (1,),
+        "nothing": (1,),
     }
     if name == "d_rpb" and plan.template.sums_rpb:
         bins = math.prod(problem.neighborhood.bias_shape)

@@ -116,6 +116,7 @@ def launch(
 
 _launched = Launched(launch)
 forward, backward = _launched.forward, _launched.backward
+backward_packed = _launched.backward_packed
 qk, qk_backward = _launched.qk, _launched.qk_backward
 av, av_backward = _launched.av, _launched.av_backward
 

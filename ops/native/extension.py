@@ -88,6 +88,7 @@ class Extension(Protocol):
         output_names: list[str],
         source: str,
         header: str,
+        ensure_row_contiguous: bool,
         shared_memory: int = 0,
     ) -> BuiltKernel:
         """A kernel for one of MLX's back-ends."""
@@ -101,6 +102,7 @@ class Extension(Protocol):
         threads: int,
         inputs: list[int],
         outputs: list[int],
+        contiguous: list[bool],
         shapes: Sequence[Sequence[int]],
         dtypes: list[mx.Dtype],
     ) -> Launch:

@@ -59,20 +59,21 @@ Kernel python_kernel(nb::callable function) {
 void bind_programs(nb::module_& m) {
   nb::class_<Kernel>(m, "Kernel", "A kernel of metal/ as MLX builds it.")
       .def(nb::new_(&Kernel::build), "platform"_a, "name"_a, "input_names"_a, "output_names"_a,
-           "source"_a, "header"_a, "shared_memory"_a = 0)
+           "source"_a, "header"_a, "ensure_row_contiguous"_a, "shared_memory"_a = 0)
       .def_static("of", &python_kernel, "function"_a);
   nb::class_<Step>(m, "Step", "One launch of a program.")
       .def(nb::new_([](const Kernel& kernel, nb::iterable arguments, int groups, int threads,
                        std::vector<int> inputs, std::vector<int> outputs,
+                       std::vector<bool> contiguous,
                        const std::vector<std::vector<int>>& shapes,
                        std::vector<mx::Dtype> dtypes) {
              std::vector<mx::Shape> sizes;
              for (const auto& shape : shapes) sizes.emplace_back(shape.begin(), shape.end());
              return Step{kernel, template_arguments(arguments), groups, threads, inputs, outputs,
-                         sizes, dtypes};
+                         contiguous, sizes, dtypes};
            }),
-           "kernel"_a, "template"_a, "groups"_a, "threads"_a, "inputs"_a, "outputs"_a, "shapes"_a,
-           "dtypes"_a);
+           "kernel"_a, "template"_a, "groups"_a, "threads"_a, "inputs"_a, "outputs"_a, "contiguous"_a,
+           "shapes"_a, "dtypes"_a);
   nb::class_<Program>(m, "Program", "An operation as launches; adds them to the graph.")
       .def(nb::init<std::vector<mx::Dtype>, std::vector<mx::array>, std::vector<Step>,
                     std::vector<int>, int, std::optional<mx::array>, int, int>(),

@@ -15,7 +15,9 @@ constexpr size_t kLongEnough = 8;
 
 mx::array long_enough(const mx::array& x) {
   if (x.size() >= kLongEnough) return x;
-  return mx::concatenate({mx::flatten(x), mx::zeros({kLongEnough}, x.dtype())});
+  mx::Shape more = x.shape();
+  more[0] = kLongEnough;
+  return mx::concatenate({x, mx::zeros(more, x.dtype())}, 0);
 }
 
 std::vector<mx::array> launch(const Step& step, const std::vector<mx::array>& inputs) {
@@ -36,17 +38,18 @@ std::vector<mx::array> launch(const Step& step, const std::vector<mx::array>& in
 Kernel Kernel::build(const std::string& platform, const std::string& name,
                      const std::vector<std::string>& input_names,
                      const std::vector<std::string>& output_names, const std::string& source,
-                     const std::string& header, int shared_memory) {
+                     const std::string& header, bool ensure_row_contiguous, int shared_memory) {
   const bool cuda = platform == "cuda";
   if (!(cuda ? mx::cu::is_available() : mx::metal::is_available())) {
     throw std::runtime_error(std::string("[natten_zoo] this MLX has no ") +
                              (cuda ? "CUDA" : "Metal") + " back-end.");
   }
   if (cuda) {
-    return {mx::fast::cuda_kernel(name, input_names, output_names, source, header, true,
-                                  shared_memory)};
+    return {mx::fast::cuda_kernel(name, input_names, output_names, source, header,
+                                  ensure_row_contiguous, shared_memory)};
   }
-  return {mx::fast::metal_kernel(name, input_names, output_names, source, header)};
+  return {mx::fast::metal_kernel(name, input_names, output_names, source, header,
+                                 ensure_row_contiguous)};
 }
 
 Program::Program(std::vector<mx::Dtype> dtypes, std::vector<mx::array> constants,
@@ -76,7 +79,10 @@ std::vector<mx::array> Program::operator()(const std::vector<mx::array>& inputs)
   std::copy(constants_.begin(), constants_.end(), values.begin() + inputs.size());
   for (const Step& step : steps_) {
     std::vector<mx::array> arrays;
-    for (int place : step.inputs) arrays.push_back(long_enough(values.at(place).value()));
+    for (size_t i = 0; i < step.inputs.size(); ++i) {
+      const mx::array x = long_enough(values.at(step.inputs[i]).value());
+      arrays.push_back(step.contiguous.at(i) ? mx::contiguous(x) : x);
+    }
     const auto outputs = launch(step, arrays);
     for (size_t i = 0; i < outputs.size(); ++i) values[step.outputs[i]] = outputs[i];
   }

@@ -21,17 +21,19 @@ struct Kernel {
   static Kernel build(const std::string& platform, const std::string& name,
                       const std::vector<std::string>& input_names,
                       const std::vector<std::string>& output_names, const std::string& source,
-                      const std::string& header, int shared_memory);
+                      const std::string& header, bool ensure_row_contiguous, int shared_memory);
 };
 
 using Template = std::vector<std::pair<std::string, mx::fast::TemplateArg>>;
 
-// One launch. Inputs and outputs are places in the program's list of values.
+// One launch. Inputs and outputs are places in the program's list of values; the kernel wants some
+// inputs contiguous.
 struct Step {
   Kernel kernel;
   Template arguments;
   int groups, threads;
   std::vector<int> inputs, outputs;
+  std::vector<bool> contiguous;
   std::vector<mx::Shape> shapes;
   std::vector<mx::Dtype> dtypes;
 };

@@ -10,7 +10,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from ..exports import runs_on_cpu
-from ..problem import Problem, inside_samples
+from ..problem import Problem, inside_samples, pack
 from ..tier import Support
 from .schedule import Part, PartResults
 from .tiles import Tiles, flat
@@ -113,6 +113,24 @@ def backward(
     d_key = LN2 * d_key  # the queries were in powers of 2
     d_query, d_key, d_value = (x.astype(problem.dtype) for x in (d_query, d_key, d_value))
     return d_query, d_key, d_value, None if rpb is None else d_rpb[0].astype(rpb.dtype)
+
+
+def backward_packed(
+    problem: Problem,
+    query: mx.array,
+    key: mx.array,
+    value: mx.array,
+    rpb: mx.array | None,
+    lengths: mx.array | None,
+    out: mx.array,
+    stats: mx.array,
+    d_out: mx.array,
+    d_lse: mx.array,
+) -> tuple[mx.array, mx.array | None]:
+    """``(d_qkv, d_rpb)``: the same, the first three in one array."""
+    arrays = query, key, value, rpb, lengths, out, stats, d_out, d_lse
+    *grads, d_rpb = backward(problem, *arrays)
+    return pack(problem, *grads), d_rpb
 
 
 def qk(

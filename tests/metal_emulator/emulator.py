@@ -242,7 +242,8 @@ class metal_kernel:
             return Memory(p.name, np.array(array.strides, np.int64) // array.itemsize)
         if p.kind == "ndim":
             return Memory(p.name, np.array(array.ndim, np.int32))
-        return Memory(p.name, _storage(array), shift=shift)
+        storage, start = _storage(array)
+        return Memory(p.name, storage, shift=(shift - start) % ALIGNMENT, start=start)
 
 
 @dataclass(frozen=True)
@@ -303,11 +304,12 @@ def _filled(a: Argument, value: float) -> np.ndarray:
     return np.full(a.shape, value, a.dtype)
 
 
-def _storage(array: np.ndarray) -> np.ndarray:
-    """The elements an array spans in memory: itself, or its storage if it is strided."""
-    if array.flags.c_contiguous:
-        return array
-    last = sum((n - 1) * step for n, step in zip(array.shape, array.strides, strict=True))
-    span = 1 + last // array.itemsize
-    flat = np.lib.stride_tricks.as_strided(array, (span,), (array.itemsize,))
-    return flat.copy()
+def _storage(array: np.ndarray) -> tuple[np.ndarray, int]:
+    """The elements that an array spans in memory, and at which byte of them it begins."""
+    if array.flags.c_contiguous or not array.size:
+        return array, 0
+    reach = [(n - 1) * step for n, step in zip(array.shape, array.strides, strict=True)]
+    span = 1 + sum(map(abs, reach)) // array.itemsize
+    lowest = array[tuple(slice(-1, None) if step < 0 else slice(1) for step in array.strides)]
+    flat = np.lib.stride_tricks.as_strided(lowest, (span,), (array.itemsize,))
+    return flat.copy(), -sum(step for step in reach if step < 0)

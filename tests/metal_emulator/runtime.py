@@ -28,6 +28,7 @@ class _Buffer(ctypes.Structure):
         ("writable", ctypes.c_uint32),
         ("initialised", ctypes.c_uint32),
         ("shift", ctypes.c_uint32),
+        ("start", ctypes.c_uint64),
     ]
 
 
@@ -72,6 +73,7 @@ class Memory:
 
     ``initialised`` is about outputs: whether they start with a value. ``shift`` is about inputs: an
     array that begins inside another one lies that many bytes after an address of full alignment.
+    ``start`` is where the kernel's pointer points: not to the first byte if strides are negative.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Memory:
     writable: bool = False
     initialised: bool = True
     shift: int = 0
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ def run(
 def _place(memory: Sequence[Memory]) -> ctypes.Array[_Buffer]:
     buffers = (_Buffer * len(memory))(
         *(
-            _Buffer(0, m.data.nbytes, m.name.encode(), m.writable, m.initialised, m.shift)
+            _Buffer(0, m.data.nbytes, m.name.encode(), m.writable, m.initialised, m.shift, m.start)
             for m in memory
         )
     )

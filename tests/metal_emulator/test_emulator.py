@@ -13,6 +13,7 @@ from tests.metal_emulator import (
     Kernel,
     KernelFault,
     install,
+    last_launch,
     metal_kernel,
     options,
     record,
@@ -111,6 +112,36 @@ def test_slice_keeps_its_alignment() -> None:
         run(body, a[2:258])
     copied = mx.stack([a, a], axis=1)[2:258, 0]  # not contiguous
     assert mx.array_equal(run(body, copied), a[2:258].reshape(64, 4).sum(axis=1))
+
+
+VIEWS = {
+    "transposed": lambda a: a.T,
+    "a part": lambda a: a[1:5, 2:6],
+    "backwards": lambda a: a[::-1, 5:1:-2],
+    "spread": lambda a: mx.broadcast_to(a[2:3, 1:5], (6, 4)),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_strides(view: str) -> None:
+    """A kernel that reads strides is given an array as it lies, and no copy is made."""
+    a = VIEWS[view](mx.arange(64.0).reshape(8, 8))
+    rows, columns = a.shape
+    kernel = metal_kernel(
+        "strides", ["a"], ["out"],
+        "uint i = thread_position_in_grid.x;"
+        f"out[i] = a[i / {columns} * a_strides[0] + i % {columns} * a_strides[1]];",
+        ensure_row_contiguous=False,
+    )  # fmt: skip
+    (out,) = kernel(
+        inputs=[a],
+        output_shapes=[(rows, columns)],
+        output_dtypes=[a.dtype],
+        grid=(a.size, 1, 1),
+        threadgroup=(a.size, 1, 1),
+    )
+    assert mx.array_equal(out, a)
+    assert last_launch().copied_bytes == 0
 
 
 @pytest.mark.parametrize(

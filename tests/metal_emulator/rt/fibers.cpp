@@ -56,7 +56,10 @@ void yield() {
 
 void fiber_main() {
   void* arguments[64];
-  for (u32 i = 0; i < launch->buffer_count; i++) arguments[i] = (void*)launch->buffers[i].address;
+  for (u32 i = 0; i < launch->buffer_count; i++) {
+    const Buffer& b = launch->buffers[i];
+    arguments[i] = (void*)(b.address + b.start);
+  }
   launch->entry(arguments, &current->at);
   current->state = State::Done;
   for (;;) yield();

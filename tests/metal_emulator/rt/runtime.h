@@ -34,6 +34,7 @@ struct Buffer {
   const char* name;
   u32 writable, initialised;
   u32 shift;  // bytes between the address and one of 16-byte alignment
+  u64 start;  // where the kernel's pointer points
 };
 
 struct Counts {

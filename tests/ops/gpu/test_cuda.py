@@ -12,7 +12,7 @@ import mlx.core as mx
 import pytest
 
 from natten_zoo import metal
-from natten_zoo.metal import FLOAT32, INT32, KERNELS, SCALAR_4, SCALAR_8, TENSORS
+from natten_zoo.metal import CONTIGUOUS, FLOAT32, INT32, KERNELS, SCALAR_4, SCALAR_8, TENSORS
 from natten_zoo.ops import Neighborhood
 from natten_zoo.ops.gpu.device import current
 from natten_zoo.ops.gpu.plan import Plan, lay_out
@@ -30,6 +30,7 @@ def function(name: str, plan: Plan) -> str:
     constants = {k: str(v).lower() for k, v in plan.template.arguments if k != "T"}
     kernel, element = KERNELS[name], TYPES[plan.template.dtype]
     arrays = [f"const {typed(x)}" for x in kernel.inputs] + [typed(x) for x in kernel.outputs]
+    arrays += [f"const long* {x}_strides" for x in kernel.inputs if x not in CONTIGUOUS]
     space = f"{name}_{element.strip('_')}_{plan.template.rank}"
     values = "\n".join(f"  constexpr auto {k} = {v};" for k, v in constants.items())
     return (

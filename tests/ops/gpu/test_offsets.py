@@ -47,7 +47,7 @@ extern "C" void tile_row(long* out, const int* p, int item, int size, int head, 
   const na_point many = na_size(1, size, size);
   const na_tile tile = by_key ? na_key_tile<2, false>(p, p, item, many)
                               : na_query_tile<2, false>(p, p, item, many);
-  const na_rows rows = by_key ? na_key_rows<2>(p, tile, head, NA_OWN)
+  const na_rows rows = by_key ? na_key_rows<2>(p, tile, head, p[NA_KV_HEADS], NA_OWN)
                              : na_query_rows<2>(p, tile, head, NA_OWN);
   na_point at = na_size(0, tile.start[1], tile.start[2]);
   out[0] = tile.batch;
