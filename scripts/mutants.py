@@ -93,7 +93,7 @@ def _neighbor(before: str) -> str:
         return ";"
     if before.isdigit():
         return str(int(before) + 1)
-    return before.replace("e", "1e", 1) if float(before.rstrip("f")) == 0 else f"(2 * {before})"
+    return before.replace("0", "1", 1) if float(before.rstrip("f")) == 0 else f"(2 * {before})"
 
 
 class Native:
@@ -226,7 +226,9 @@ def read(path: Path | None) -> dict[str, str]:
     """What earlier runs have found."""
     if path is None or not path.exists():
         return {}
-    lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    whole = [line for line in path.read_text().splitlines() if line.endswith("}")]
+    path.write_text("".join(f"{line}\n" for line in whole))  # without one that was cut off
+    lines = [json.loads(line) for line in whole]
     return {line["mutant"]: line["found"] for line in lines}
 
 

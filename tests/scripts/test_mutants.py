@@ -16,7 +16,7 @@ int first(int n) {
   static_assert(N < 4);
   if (n <= 10 && n != N) return na_min(n, 3);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  return array<3>(x1) * 0.5f;
+  return array<3>(x1) * 0.5f + 0.0f;
 }
 """
 
@@ -26,7 +26,7 @@ def test_every_comparison_constant_and_barrier():
     assert found == [
         ("<=", "<"), ("10", "11"), ("&&", "||"), ("!=", "=="), ("min", "max"), ("3", "4"),
         ("threadgroup_barrier(mem_flags::mem_threadgroup);", ";"), ("3", "4"),
-        ("0.5f", "(2 * 0.5f)"),
+        ("0.5f", "(2 * 0.5f)"), ("0.0f", "1.0f"),
     ]  # fmt: skip
     third = list(mutants.mutants("a.h", TEXT))[3]
     assert third.of(TEXT) == TEXT.replace("n != N", "n == N")
@@ -36,6 +36,7 @@ def test_every_comparison_constant_and_barrier():
 def test_all_files_have_some(kind):
     found = of(kind)
     assert len(found) > 500
+    assert all(m.before != m.after for m in found)
     assert {m.file for m in found} >= {p.name for p in kind.files() if p.suffix != ".h"}
 
 
@@ -55,3 +56,39 @@ def test_a_fault_of_the_compiled_tier_is_seen(tmp_path):
 
 def of(kind: type) -> list[mutants.Mutant]:
     return [m for path in kind.files() for m in mutants.mutants(path.name, path.read_text())]
+
+
+def test_an_interrupted_run_goes_on(tmp_path, monkeypatch, capsys):
+    """Side by side, written as they come, listed in the order of the files, and never twice."""
+    asked, results = [], tmp_path / "results.jsonl"
+
+    class Some:
+        def __init__(self, folder):
+            self.folder = folder
+
+        @classmethod
+        def files(cls):
+            return [tmp_path / "a.h"]
+
+        def caught(self, mutant):
+            if mutant is None:
+                return ""
+            asked.append(mutant.start)
+            return "" if mutant.before in ("10", "min", "<=") else "it is wrong"
+
+    (tmp_path / "a.h").write_text(TEXT)
+    monkeypatch.setattr(mutants, "Metal", Some)
+    monkeypatch.setattr("sys.argv", ["mutants", "metal", "--jobs", "3", "--results", str(results)])
+    line = "if (n <= 10 && n != N) return na_min(n, 3);"
+    left = [f"  a.h | {change} | {line}" for change in ("<= -> <", "10 -> 11", "min -> max")]
+    assert mutants.main() == 3 and len(asked) == 10
+    assert capsys.readouterr().out.splitlines()[-3:] == left
+    written = results.read_text().splitlines()
+    results.write_text("\n".join([*written[:6], written[6][:9]]))  # cut off within a line
+    asked.clear()
+    assert mutants.main() == 3 and len(asked) == 4
+    assert capsys.readouterr().out.splitlines()[-3:] == left
+    (tmp_path / "a.h").write_text("// another line\n" + TEXT + "int x = 7;\n")
+    asked.clear()
+    mutants.main()
+    assert len(asked) == 1 and len(results.read_text().splitlines()) > 10

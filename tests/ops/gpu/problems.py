@@ -163,6 +163,14 @@ def check_attention(case: Case) -> dict[str, float]:
     )
 
 
+def check_forward(case: Case) -> dict[str, float]:
+    """Of `check_attention` what comes forward."""
+    given = (case.query, case.key, case.value, case.rpb)
+    exact = [None if x is None else numpy(x) for x in given]
+    out, lse, _ = gpu.forward(case.problem, *given, case.lengths)
+    return errors(("out", "lse"), (out, lse), case.reference.forward(*exact))
+
+
 def check_unfused(case: Case) -> dict[str, float]:
     """The same for qk, av and their backwards."""
     problem, ref = case.problem, case.reference
