@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
+import mlx.core as mx
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -70,6 +72,10 @@ class Core:
         tokens: Of a fragment.
         threads: Of the largest threadgroup.
         has_bfloat: Whether it multiplies them as they are.
+        beside: Neighbors that a lane has of a row, of a team that is a whole simdgroup.
+        depth: Channels of a fragment of rows, which are padded to a multiple of them.
+        on_trial: Whether a device must first be seen to multiply as this text expects it to; it
+            takes numbers of 16 bits alone (ops/gpu/trial.py).
     """
 
     name: str
@@ -78,6 +84,17 @@ class Core:
     tokens: int
     threads: int
     has_bfloat: bool = True
+    beside: int = 2
+    depth: int = 8
+    on_trial: bool = False
+
+    def takes(self, dtype: mx.Dtype) -> bool:
+        """Whether it multiplies such numbers."""
+        return not self.on_trial or dtype.size == 2
+
+    def padded(self, dim: int) -> int:
+        """Channels of a row with ``dim`` of them, filled up with zeros."""
+        return -(-dim // self.depth) * self.depth
 
     @property
     def per_row(self) -> int:
@@ -104,12 +121,14 @@ class Core:
     def constants(self) -> dict[str, int]:
         """Its numbers, as the sources call them."""
         held = self.height if self.whole else self.rows
-        wide = 8 * self.rows // (self.lanes * held)
+        wide = self.depth * self.rows // (self.lanes * held)
         return {
             "NA_TEAM": self.lanes,
             "NA_TOKENS": self.tokens,
             "NA_ROWS": self.height,
             "NA_PER_ROW": self.per_row,
+            "NA_BESIDE": self.beside,
+            "NA_DEPTH": self.depth,
             "NA_LOOKUPS": self.tokens // 8 if self.whole else 1,
             "NA_HELD": held,
             "NA_WIDE": wide,
@@ -121,6 +140,7 @@ class Core:
 MATRIX = Core("matrix", lanes=32, rows=8, tokens=8, threads=256)  # Metal
 MATRIX_M1 = Core("matrix", lanes=32, rows=8, tokens=8, threads=256, has_bfloat=False)  # and M2
 MATRIX_16 = Core("matrix", lanes=32, rows=16, tokens=8, threads=128)
+NAX = Core("nax", 32, rows=16, tokens=32, threads=128, beside=4, depth=16, on_trial=True)  # M5
 TENSOR_32 = Core("tensor", lanes=32, rows=16, tokens=32, threads=256)  # CUDA
 TENSOR_16 = Core("tensor", lanes=32, rows=16, tokens=16, threads=256)
 TENSOR_8 = Core("tensor", lanes=32, rows=16, tokens=8, threads=256)
@@ -170,5 +190,5 @@ def header(dialect: str, core: Core, resident: int = 1) -> str:
     cuda = dialect == "cuda"
     defined = core.constants | ({"NA_RESIDENT": resident} if cuda else {})
     bounded = () if cuda or not resident else ("bounded.h",)
-    names = (f"dialect_{dialect}.h", *bounded, "fragment.h", *core.headers, *HEADERS)
+    names = (f"dialect_{dialect}.h", "fragment.h", *core.headers, *HEADERS, *bounded)
     return "\n".join([*(f"#define {k} {v}" for k, v in defined.items()), *map(source, names)])

@@ -9,11 +9,11 @@
 //
 // Keys and values with both gradients take many registers. Where rows are long the queries pass by
 // twice, once for each gradient: their weights are computed twice, but nothing is spilled for it.
-constexpr int FK = (D + 7) / 8, FV = (DV + 7) / 8;
+constexpr int FK = na_frags<D>(), FV = na_frags<DV>();
 constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T))), SIZE = CAPACITY * PITCH;
-constexpr int HELD = (FK + FV) * NA_ROWS * (int(sizeof(T)) / 2 + 2);  // registers
+constexpr int HELD = (FK + FV) * NA_HELD * NA_WIDE / 2 * (int(sizeof(T)) / 2 + 2);  // registers
 constexpr int ROUNDS = HELD > NA_MOST_HELD + 16 * (2 - RANK) ? 2 : 1;  // axes take some, too
 NA_SHARED na_tour tour;
 NA_SLABS T slabs[NA_DYNAMIC(BUFFERS * 2 * SIZE)];
@@ -75,7 +75,7 @@ NA_UNROLL for (int round = 0; round < ROUNDS; round++) {
         const na_picked at = na_pick<SHAPE>(walk, column, i);
         const TGP float* mark[NA_PER_ROW];
         NA_UNROLL for (int t = 0; t < NA_PER_ROW; t++)
-          mark[t] = (const TGP float*)(queries + at.column[t] + FK * 8);
+          mark[t] = (const TGP float*)(queries + at.column[t] + FK * NA_DEPTH);
         na_pairs<float> s = {}, dp;
         NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) dp.e[e] = mark[na_token_of(e)][2];
         na_dot<FK, true>(s, k, queries, at, me);

@@ -8,7 +8,7 @@
 // outputs   d_query [B, *out, H, D], marks [B, *out, H, 4] float,
 //           d_rpb [H, slices * teams, 2K-1 per axis] float, to be summed over its second axis
 // grid      slices * H threadgroups; with BIAS each works through several items
-constexpr int FK = (D + 7) / 8, FV = (DV + 7) / 8;
+constexpr int FK = na_frags<D>(), FV = na_frags<DV>();
 constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T))), SIZE = CAPACITY * PITCH;

@@ -14,7 +14,7 @@
 //           rpb [H, 2K-1 per axis] float
 // outputs   out [B, *out, H, DV], lse [B, *out, H] float, stats [B, *out, H, 2] float
 // grid      items * H threadgroups
-constexpr int FK = (D + 7) / 8, FV = (DV + 7) / 8;  // fragments of a row
+constexpr int FK = na_frags<D>(), FV = na_frags<DV>();  // fragments of a row
 constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T))), SIZE = CAPACITY * PITCH;

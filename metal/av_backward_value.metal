@@ -5,7 +5,7 @@
 // inputs    attn [B, *out, H, prod K], d_out [B, *out, H, DV], params, lengths, rpb (unused)
 // outputs   d_value [B, *L, Hkv, DV]
 // grid      items * Hkv threadgroups
-constexpr int FV = (DV + 7) / 8, PITCH = na_pitch<T, DV>();
+constexpr int FV = na_frags<DV>(), PITCH = na_pitch<T, DV>();
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (PITCH * int(sizeof(T))), SIZE = CAPACITY * PITCH;
 NA_SHARED na_tour tour;

@@ -20,15 +20,22 @@ struct na_pairs {
 NA_FN constexpr int na_row_of(int e) { return e / NA_PER_ROW; }
 NA_FN constexpr int na_token_of(int e) { return e % NA_PER_ROW; }
 
-// How far the lane's token t lies behind its first in the fragment: they are pairs, 8 apart.
-NA_FN constexpr int na_behind(int t) { return t % 2 + t / 2 * 8; }
+// How far the lane's token t lies behind its first in the fragment: NA_BESIDE of them are neighbors,
+// and four lanes have others before its next ones.
+NA_FN constexpr int na_behind(int t) { return t % NA_BESIDE + t / NA_BESIDE * (4 * NA_BESIDE); }
 
-// Eight channels of all rows, such as queries: element e is of channel e % NA_WIDE and of row
+// NA_DEPTH channels of all rows, such as queries: element e is of channel e % NA_WIDE and of row
 // e / NA_WIDE of those that the lane holds, which may be more than it looks after.
 template <typename T>
 struct na_frag {
   T e[NA_HELD * NA_WIDE];
 };
+
+// How many of these a row of D channels takes.
+template <int D>
+NA_FN constexpr int na_frags() {
+  return (D + NA_DEPTH - 1) / NA_DEPTH;
+}
 
 // Where in a slab the tokens of a fragment lie.
 struct na_picked {

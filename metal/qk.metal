@@ -5,7 +5,7 @@
 // inputs    query [B, *out, H, D], key [B, *L, Hkv, D], params, lengths, rpb
 // outputs   logits [B, *out, H, prod K]; slots without a key hold params[NA_FILL]
 // grid      items * H threadgroups
-constexpr int FK = (D + 7) / 8, PITCH = na_pitch<T, D>();
+constexpr int FK = na_frags<D>(), PITCH = na_pitch<T, D>();
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (PITCH * int(sizeof(T))), SIZE = CAPACITY * PITCH;
 NA_SHARED na_tour tour;
@@ -32,7 +32,7 @@ NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
   const na_point place = na_place<Q1, Q2>(h * 8 + me.row);
   mine[h] = na_query_at<RANK>(params, tile, rows, corner, place);
   if (mine[h].stored && !na_whole<RANK>(mine[h], volume))
-    for (int i = me.column / 2; i < volume; i += 4)
+    for (int i = me.column / NA_BESIDE; i < volume; i += 4)
       logits[mine[h].row * volume + i] = T(na_float(params[NA_FILL]));
 }
 na_load_rows<RANK, D>(q, query, query_strides, tile.batch, head, mine, me);

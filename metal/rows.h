@@ -16,18 +16,18 @@ NA_FN float na_biased(float mask, const DEV float* bias, int bin) {
 // How many elements of its rows [D] a lane moves at once.
 template <int D, typename T>
 NA_FN constexpr int na_wide() {
-  constexpr int ALL = D | na_run<(D + 7) / 8>() | 16 / int(sizeof(T));
+  constexpr int ALL = D | na_run<na_frags<D>()>() | 16 / int(sizeof(T));
   return ALL & -ALL;  // the largest power of two that divides all three
 }
 
 template <int D, int WIDE, typename T>
 NA_FN void na_load_row(THR na_frag<T>* part, int h, const DEV T* row, long channel, na_lane me,
                        bool live) {
-  constexpr int F = (D + 7) / 8;
+  constexpr int F = na_frags<D>();
   NA_UNROLL for (int n = 0; n < F * NA_WIDE; n += WIDE) {
     const int d = na_channel<F>(me, n);
     na_pack<T, WIDE> pack = {};
-    if (live && (D % 8 == 0 || d < D)) pack = *(const DEV na_pack<T, WIDE>*)(row + (WIDE > 1 ? d : d * channel));
+    if (live && (D % NA_DEPTH == 0 || d < D)) pack = *(const DEV na_pack<T, WIDE>*)(row + (WIDE > 1 ? d : d * channel));
     NA_UNROLL for (int i = 0; i < WIDE; i++)
       part[(n + i) / NA_WIDE].e[h * NA_WIDE + (n + i) % NA_WIDE] = pack.e[i];
   }
@@ -60,7 +60,7 @@ NA_FN void na_load_rows(THR na_frag<T>* part, const DEV T* array, const STRIDES 
 template <int D, typename T, typename ROW>
 NA_FN void na_store_rows(DEV T* array, const THR na_frag<float>* part, const THR ROW* rows,
                          const THR float* factor, na_lane me, int ahead = 0) {
-  constexpr int F = (D + 7) / 8, WIDE = na_wide<D, T>();
+  constexpr int F = na_frags<D>(), WIDE = na_wide<D, T>();
   na_home home[NA_HELD];
   float times[NA_HELD];
   NA_UNROLL for (int h = 0; h < NA_HELD; h++) {
@@ -74,7 +74,7 @@ NA_FN void na_store_rows(DEV T* array, const THR na_frag<float>* part, const THR
       na_pack<T, WIDE> pack;
       NA_UNROLL for (int i = 0; i < WIDE; i++)
         pack.e[i] = T(part[(n + i) / NA_WIDE].e[h * NA_WIDE + (n + i) % NA_WIDE] * times[h]);
-      if (D % 8 == 0 || d < D) *(DEV na_pack<T, WIDE>*)(array + (home[h].row + ahead) * D + d) = pack;
+      if (D % NA_DEPTH == 0 || d < D) *(DEV na_pack<T, WIDE>*)(array + (home[h].row + ahead) * D + d) = pack;
     }
   }
   simdgroup_barrier(mem_flags::mem_none);

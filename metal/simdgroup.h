@@ -1,14 +1,14 @@
 // Teams of a whole simdgroup, as the cores have them that multiply matrices: four lanes share a row,
-// and each holds two neighboring numbers of every eight.
+// and each holds NA_BESIDE neighboring numbers of every four times as many.
 
 // The channel of element n of a lane's F fragments, and how many elements lie side by side.
 template <int F>
 NA_FN int na_channel(na_lane me, int n) {
-  return n / 2 * 8 + me.column + n % 2;
+  return na_behind(n) + me.column;
 }
 template <int F>
 NA_FN constexpr int na_run() {
-  return 2;
+  return NA_BESIDE;
 }
 
 // What belongs to the row h that a lane holds: it is one of those that it looks after.
@@ -34,12 +34,12 @@ NA_FN float na_row_max(float x) {
   return na_fmax(x, na_lane_xor(x, NA_SECOND_LANE));
 }
 
-// The sum of left * right over F * 8 channels of row h.
+// The sum of left * right over F fragments of row h.
 template <int F, typename T>
 NA_FN float na_row_dot(const THR na_frag<T>* left, const THR na_frag<T>* right, int h) {
   float dot = 0.0f;
   NA_UNROLL for (int f = 0; f < F; f++)
-    NA_UNROLL for (int e = 2 * h; e < 2 * h + 2; e++)
+    NA_UNROLL for (int e = h * NA_WIDE; e < (h + 1) * NA_WIDE; e++)
       dot += float(left[f].e[e]) * float(right[f].e[e]);
   return na_row_sum(dot);
 }

@@ -165,7 +165,7 @@ NA_FN void na_go_on(THR na_pace& pace, const na_point passed) {
 // A slab row of D elements, rounded up to whole fragments and padded against bank conflicts.
 template <typename T, int D>
 NA_FN constexpr int na_pitch() {
-  return (D + 7) / 8 * 8 + NA_PAD_BYTES / int(sizeof(T));
+  return na_frags<D>() * NA_DEPTH + NA_PAD_BYTES / int(sizeof(T));
 }
 
 // Copies the rows [D] and [DV] of all tokens of `slab` from device to threadgroup memory, WIDE
@@ -199,7 +199,7 @@ NA_FN void na_copy_rows(TGP T* keys, const DEV T* key, TGP T* values, const DEV 
       if (d < DV) na_copy<WIDE>(values + at * PITCH + d, value + of_value.at + d * value_step);
     }
     if (marks && lane == 0)
-      na_copy<4>((TGP float*)(keys + at * PITCH + (D + 7) / 8 * 8), marks + (of_marks.at + head) * 4);
+      na_copy<4>((TGP float*)(keys + at * PITCH + na_frags<D>() * NA_DEPTH), marks + (of_marks.at + head) * 4);
     const na_point passed = na_next_round<RANK>(slab, rounds, token);
     na_go_on<RANK>(of_key, passed);
     if (DV > 0) na_go_on<RANK>(of_value, passed);
@@ -282,6 +282,6 @@ NA_FN TGP T* na_next_slab(TGP T* memory, const DEV T* key, const DEV T* value, T
 // Zeroes what slabs of rows that end inside a fragment have beyond them.
 template <int D, int DV, typename T>
 NA_FN void na_clear_slabs(TGP T* memory, int size, uint thread_index, uint threads) {
-  if (D % 8 != 0 || DV % 8 != 0)
+  if (D % NA_DEPTH != 0 || DV % NA_DEPTH != 0)
     NA_ROLLED for (int i = int(thread_index); i < size; i += int(threads)) memory[i] = T(0.0f);
 }

@@ -118,7 +118,13 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Exp
         function(*args, **kwargs)
     finally:
         _explained.reset(token)
-    return list(dict.fromkeys(chosen))
+    return [_with_cores(one) for one in dict.fromkeys(chosen)]
+
+
+def _with_cores(one: Explanation) -> Explanation:
+    """With what became known of the GPU's cores when kernels were built."""
+    more = gpu.core_reasons(one.problem) if one.tier == gpu.NAME else {}
+    return replace(one, reasons=one.reasons | more)
 
 
 def get_support_matrix() -> dict[str, dict[str, str]]:

@@ -83,6 +83,8 @@ def examine(quick: bool, rounds: int) -> Report:
             if not quick:
                 report["milliseconds"] += counted(bar, diagnosis.timings(tier, rounds))
                 report["milliseconds, small"] += counted(bar, diagnosis.small_timings(tier, rounds))
+    if diagnosis.on_gpu(judged):  # by now it is known who multiplies right
+        report["cores"] = diagnosis.cores()
     report["well"] = all(row["right"] for row in report["parity"])
     report["seconds"] = time.perf_counter() - start
     if not quick and "fast_metal" in judged:
@@ -107,6 +109,8 @@ def in_words(report: Report) -> str:
     )
     parts = ["\n".join(facts)]
     parts.append("\n".join(f"{name:12} {verdict}" for name, verdict in report["tiers"].items()))
+    if cores := report.get("cores"):
+        parts.append("\n".join(f"core {name:7} {verdict}" for name, verdict in cores.items()))
     if report["parity"]:
         rows = [[r["tier"], r["problem"], r["dtype"], _verdict(r)] for r in report["parity"]]
         header = ["tier", "problem", "dtype", "largest error"]

@@ -53,6 +53,28 @@ def circumstances() -> Hashable:
     return (current(), kernels.failed()) if on_gpu() else None
 
 
+def core_reasons(problem: Problem) -> dict[str, str]:
+    """Cores that would have computed a problem here, had the device not failed with them: why."""
+    device = current()
+    able = usable(device)
+    if able == device:
+        return {}
+    programs = (program(op, problem, device) for op in ("forward", "backward"))
+    wanted = {step.plan.core.name for each in programs for step in each.steps}
+    wanted -= {core.name for core in able.cores}
+    failures = kernels.failures(device)
+    return {f"core {b.core.name}": why for b, why in failures.items() if b.core.name in wanted}
+
+
+def cores() -> dict[str, str]:
+    """Who multiplies on this device (docs/kernels.md), or why not: each failed at first use."""
+    device = current()
+    names = {core.name: "multiplies" for core in device.cores}
+    able = {core.name for core in usable(device).cores}
+    failures = kernels.failures(device)
+    return names | {b.core.name: why for b, why in failures.items() if b.core.name not in able}
+
+
 def why_dense(problem: Problem) -> str | None:
     """Why MLX's attention to all keys is faster here; None if it is not."""
     return dense_cost.why_dense(problem, current())

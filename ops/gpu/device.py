@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cache
+from platform import mac_ver
 from typing import NamedTuple
 
 import mlx.core as mx
 
-from ...metal import MATRIX, MATRIX_M1, SCALAR_4, SCALAR_8, TENSORS, Core
+from ...metal import MATRIX, MATRIX_M1, NAX, SCALAR_4, SCALAR_8, TENSORS, Core
 from ..neighborhood import kept_hash
 
 # Multiply-adds of rows that take a quarter of a second on the slowest Mac, an M1 of 7 cores of 128
@@ -132,7 +133,10 @@ def machine(platform: str | None) -> Device:
     return Device(
         platform,
         _generation(),
-        cores=(SCALAR_4, SCALAR_8, MATRIX if has_bfloat(_generation()) else MATRIX_M1),
+        cores=(
+            *([NAX] if has_accelerators(_generation(), _macos()) else []),
+            *(SCALAR_4, SCALAR_8, MATRIX if has_bfloat(_generation()) else MATRIX_M1),
+        ),
         enough_threadgroups=128,
         slab_bytes=19 * 1024,
         memory_bytes=32 * 1024,
@@ -144,6 +148,21 @@ def has_bfloat(generation: str) -> bool:
     """Whether an Apple GPU computes with bfloat16: from the M3 on, whose architecture is g15."""
     found = re.match(r"applegpu_g(\d+)", generation)
     return found is None or int(found[1]) >= 15
+
+
+def has_accelerators(generation: str, macos: tuple[int, ...]) -> bool:
+    """Whether an Apple GPU has neural accelerators that kernels reach: an M5's, from macOS 26.2 on.
+
+    Its architecture is g17, that of a phone with them g18; MLX's own kernels ask for the same.
+    """
+    found = re.match(r"applegpu_g(\d+)(\w?)", generation)
+    first = 18 if found and found[2] == "p" else 17
+    return found is not None and int(found[1]) >= first and macos >= (26, 2)
+
+
+def _macos() -> tuple[int, ...]:
+    """The version of macOS; empty elsewhere."""
+    return tuple(int(n) for n in mac_ver()[0].split(".") if n.isdigit())
 
 
 def _generation() -> str:

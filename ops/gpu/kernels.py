@@ -122,23 +122,30 @@ def launch(
     return _run(name, plan, plan.params, inputs, output_shapes)
 
 
-def prove(name: str, plan: Plan) -> None:
+def prove(name: str, plan: Plan, trial: Callable[[Plan], None]) -> None:
     """Builds a kernel by running it on one token: MLX builds late, where no one can fall back.
 
+    Args:
+        name: Of the kernel.
+        plan: Any that it is launched with.
+        trial: Raises a `RuntimeError` if the plan's core is not to be trusted.
+
     Raises:
-        KernelError: If this device cannot build it.
+        KernelError: If this device cannot build it, or should not.
     """
     if name in plan.built or not plan.threadgroups:
         return
     build = Build.of(name, plan)
     with _proving:  # one thread builds, and says so if it fails
         if build not in _proven and build not in _failed:
+            what = f"kernel {name} cannot be built on this device"
             try:
                 _try_bounded(name, plan)
+                what = f"core {plan.core.name} does not multiply as expected on this device"
+                trial(plan)
                 _proven.add(build)
             except (RuntimeError, ValueError) as error:  # MLX has both for what it can't launch
-                why = " ".join(str(error).split())[:300]
-                _failed[build] = f"kernel {name} cannot be built on this device: {why}"
+                _failed[build] = f"{what}: {' '.join(str(error).split())[:300]}"
                 log.warning("natten_zoo: %s. Falling back.", _failed[build])
             if (watched := _watched.get()) is not None:
                 watched.append((build, _failed.get(build)))

@@ -14,6 +14,7 @@ from .device import Device
 from .kernels import failures, prove
 from .plan import Plan, lay_out
 from .tile import Held
+from .trial import try_core
 
 # What kernels hold of each row. The registers for it are counted by scripts/registers.py.
 FORWARD = Held(arrays=1, sums=1, pairs=1, registers=64, registers_3d=60)
@@ -53,7 +54,8 @@ def program(op: str, problem: Problem, device: Device) -> Program:
 def proven(op: str, problem: Problem, device: Device) -> Program:
     """The same, all its kernels built.
 
-    A device that cannot build one of single lanes is given those of whole simdgroups from then on.
+    A device that cannot build one with some core, or does not multiply as that core expects, is
+    given others from then on.
 
     Raises:
         KernelError: If this device cannot build a kernel.
@@ -62,7 +64,7 @@ def proven(op: str, problem: Problem, device: Device) -> Program:
     wanted = program(op, problem, able)
     try:
         for step in wanted.steps:
-            prove(step.kernel, step.plan)
+            prove(step.kernel, step.plan, try_core)
     except KernelError:
         if usable(device) == able:
             raise
@@ -71,10 +73,14 @@ def proven(op: str, problem: Problem, device: Device) -> Program:
 
 
 def usable(device: Device) -> Device:
-    """A device without the cores that it has failed to build, unless one was asked for."""
-    if device.core or all(build.core.whole for build in failures(device)):
+    """A device without the cores that it has failed with, unless one was asked for.
+
+    The last one stays: nothing could take its place.
+    """
+    failed = {build.core.name for build in failures(device)} - {device.cores[-1].name}
+    if device.core or not failed:
         return device
-    return replace(device, cores=tuple(core for core in device.cores if core.whole))
+    return replace(device, cores=tuple(core for core in device.cores if core.name not in failed))
 
 
 def _forward(p: Problem, device: Device) -> Program:

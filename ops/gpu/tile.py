@@ -133,14 +133,14 @@ def choose_tile(
         held: What a team holds of its rows.
         bins: Entries of ``rpb`` that each team had better sum in threadgroup memory.
     """
-    core = choose_core(device, channels, dim, maps * math.prod(sizes))
+    core = choose_core(device, problem.dtype, channels, dim, maps * math.prod(sizes))
     forced = core is device.core or not device.processor
     cores = [core] if forced else [c for c in device.cores if c.whole]
     windows = padded(problem.neighborhood.kernel_size), padded(problem.neighborhood.window_stride)
-    wide = -(-dim // 8) * 8
-    row_bytes = 2 * (wide * problem.dtype.size + PAD_BYTES)
     found = []
     for one in cores:
+        wide = one.padded(dim)
+        row_bytes = 2 * (wide * problem.dtype.size + PAD_BYTES)
         shapes = fragments(problem.rank, windows[0], one, by_key)
         words = held.row_bytes(problem.dtype, wide) * one.rows // (4 * one.lanes)
         words += OTHER_REGISTERS + held.pairs * one.tokens * one.rows * 3 // (2 * one.lanes)
@@ -229,7 +229,7 @@ def _in_steps(size: int) -> int:
     return -(-size // step) * step
 
 
-def choose_core(device: Device, channels: int, dim: int, rows: int) -> Core:
+def choose_core(device: Device, dtype: mx.Dtype, channels: int, dim: int, rows: int) -> Core:
     """Who multiplies.
 
     Teams of a few lanes do, where the rows of a team fit into their registers and a lane for each
@@ -237,15 +237,16 @@ def choose_core(device: Device, channels: int, dim: int, rows: int) -> Core:
 
     Args:
         device: Its ``cores`` are tried in their order.
+        dtype: Of the arrays.
         channels: Of each row, how many a lane has registers for; 0 for kernels that write weights
             or sum them per relative position, which takes whole simdgroups.
         dim: Channels of a row.
         rows: Of all heads and samples.
     """
-    if device.core and (channels or device.core.whole):
+    if device.core and device.core.takes(dtype) and (channels or device.core.whole):
         return device.core
-    for core in device.cores:
-        fits = -(-dim // 8) * 8 <= channels * core.lanes
+    for core in (core for core in device.cores if core.takes(dtype)):
+        fits = core.padded(dim) <= channels * core.lanes
         busy = rows >= device.enough_threadgroups * core.threads
         if core.whole or (fits and busy):
             return core

@@ -10,7 +10,7 @@ from natten_zoo import metal
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 RECIPE = PAGE[PAGE.index("## Recipe: a core") :]
-CORES = (metal.MATRIX, metal.SCALAR_4, metal.TENSOR_16)
+CORES = (metal.MATRIX, metal.SCALAR_4, metal.TENSOR_16, metal.NAX)
 
 
 def test_files_exist():

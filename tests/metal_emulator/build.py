@@ -210,10 +210,10 @@ def build_runtime() -> Path:
     return target
 
 
-def build_kernel(source: str, build: str, fast_math: bool) -> Path:
+def build_kernel(source: str, build: str, fast_math: bool, metal_version: int = 310) -> Path:
     """Compiles a translation unit (after the prelude) to a shared library, as one of `BUILDS`."""
     math = FAST_MATH_FLAGS if fast_math else []
-    flags = [*language_flags(), *CODE_FLAGS, *shlex.split(BUILDS[build]), *math]
+    flags = [*language_flags(metal_version), *CODE_FLAGS, *shlex.split(BUILDS[build]), *math]
     target = toolchain() / "kernels" / f"{digest(build, source, *flags)}.so"
     if not target.exists():
         target.parent.mkdir(exist_ok=True)

@@ -49,13 +49,15 @@ class Verdict:
     warnings: tuple[Finding, ...]
 
 
-def check(kernel: Kernel, metal_version: int = 310) -> Verdict:
+def check(kernel: Kernel, metal_version: int | None = None) -> Verdict:
     """Type-checks one instantiation of a kernel by Metal's rules.
 
     Args:
         kernel: The kernel with its arguments and template values.
-        metal_version: As ``__METAL_VERSION__``: 310 is Metal 3.1, 400 is Metal 4.
+        metal_version: As ``__METAL_VERSION__``: 310 is Metal 3.1, 400 is Metal 4. None: what the
+            kernel needs.
     """
+    metal_version = metal_version or kernel.metal_version
     fp64_off = "-cl-ext=-cl_khr_fp64,-__opencl_c_fp64"
     flags = build.with_prelude([*build.language_flags(metal_version), *_WARNINGS, fp64_off])
     with tempfile.TemporaryDirectory() as folder:

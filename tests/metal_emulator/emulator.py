@@ -116,6 +116,7 @@ class metal_kernel:
             seed=settings.seed,
             threadgroup_limit=THREADGROUP_MEMORY,
             reconverges=settings.reconverges,
+            tensor_layout=settings.tensor_layout,
         )
         if outcome.counts.threadgroup_read_bytes > settings.patience:
             raise RuntimeError(
@@ -196,7 +197,9 @@ class metal_kernel:
     def _refuse(self, settings: Options, threads: int) -> None:
         """Fails as MLX does on a device that cannot build a kernel, or not for so many threads."""
         bounded = "max_total_threads_per_threadgroup" in self.header
-        if re.search(settings.refuses, self.name) or (bounded and not settings.takes_bounds):
+        lacks = "<MetalPerformancePrimitives/" in self.header and not settings.has_tensors
+        lacks = lacks or (bounded and not settings.takes_bounds)
+        if lacks or re.search(settings.refuses, self.name):
             raise RuntimeError("[metal::Device] Unable to build metal library from source")
         if threads > settings.most_threads and not bounded:
             raise ValueError(
@@ -219,7 +222,9 @@ class metal_kernel:
             try:
                 if key not in self._libraries:
                     text = kernel.text(entry_point=True)
-                    self._libraries[key] = build.build_kernel(text, settings.build, fast_math)
+                    self._libraries[key] = build.build_kernel(
+                        text, settings.build, fast_math, kernel.metal_version
+                    )
             finally:
                 if strict:
                     strict.result()

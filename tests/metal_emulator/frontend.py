@@ -92,6 +92,11 @@ class Kernel:
     template: tuple[tuple[str, Any], ...] = ()
     atomic_outputs: bool = False
 
+    @property
+    def metal_version(self) -> int:
+        """As ``__METAL_VERSION__``: Metal 4 where the text asks for tensors, as macOS 26 has it."""
+        return 400 if "<MetalPerformancePrimitives/" in self.header + self.source else 310
+
     def parameters(self) -> list[Parameter]:
         """The buffers of MLX's signature, in order."""
         parameters = []

@@ -35,8 +35,10 @@ from tests.ops.gpu.problems import (
 )
 
 # By index in FAMILIES, with problems of each: 2-D and 3-D with a bias on matrices, 2-D and 1-D on
-# single lanes; then bfloat16 on single lanes, and on a core without it.
+# single lanes; then bfloat16 on single lanes, and on a core without it. And those of neural
+# accelerators: all of that core takes part in them forward, and one kernel is soon built.
 CHOSEN = {4: 4, 9: 4, 11: 4, 10: 4, 12: 2, 15: 2}
+ACCELERATED = {17: 4, 16: 2}
 UNFUSED = ("qk.metal", "av.metal", "av_backward_value.metal")
 Check = tuple[AbstractContextManager[None], Callable[[], str | None]]
 
@@ -45,6 +47,9 @@ def checks(file: str, mutant: Mutant | None) -> Iterator[Check]:
     """What a file has a part in: with which changes, and what is run."""
     if file.startswith(("deformable_", "sampling")):
         yield spoilt(mutant), of_deformable
+        return
+    if file == "core_nax.h":
+        yield from attention(check_forward, mutant, ACCELERATED)
         return
     climbing = [CASES["climbing"], CASES["long"]]
     if file not in UNFUSED:
@@ -57,9 +62,13 @@ def checks(file: str, mutant: Mutant | None) -> Iterator[Check]:
         yield spoilt(None), of_deformable
 
 
-def attention(check: Callable[[Case], dict[str, float]], mutant: Mutant | None) -> Iterator[Check]:
+def attention(
+    check: Callable[[Case], dict[str, float]],
+    mutant: Mutant | None,
+    chosen: dict[int, int] = CHOSEN,
+) -> Iterator[Check]:
     """Random problems of each of the chosen families."""
-    for index, count in CHOSEN.items():
+    for index, count in chosen.items():
         family = FAMILIES[index]
         cases = [partial(random_case, family, seed) for seed in range(count)]
         yield mutated(mutant, family.core), partial(first_wrong, check, family.dtype, cases)

@@ -35,9 +35,12 @@ class Options:
         reconverges: Lanes that took different branches are together again behind them. If not, only
             barriers bring them together, and a collective that needs both is reported.
         refuses: The device builds no kernel whose name matches this.
+        has_tensors: It has the header of MetalPerformancePrimitives.
         takes_bounds: It builds those that say how many threads a threadgroup has at most.
         most_threads: Of a threadgroup, in a pipeline that was not told so.
         patience: It ends a launch that reads more bytes of threadgroup memory, if they are counted.
+        tensor_layout: Which lanes hold what in a product of cooperative tensors: 0 as on an M5, 1
+            otherwise, as another generation may have it.
         fast_math: Compile as with ``math_mode="fast"``; None: as the kernel's options say.
         raise_faults: Raise `KernelFault` on a report, rather than only recording it.
         count_operations: Count arithmetic as well, in a checked build of its own.
@@ -49,9 +52,11 @@ class Options:
     seed: int = 1
     reconverges: bool = True
     refuses: str = r"(?!)"
+    has_tensors: bool = True
     takes_bounds: bool = True
     most_threads: int = 1024
     patience: float = math.inf
+    tensor_layout: int = 0
     fast_math: bool | None = None
     raise_faults: bool = True
     count_operations: bool = False
@@ -70,7 +75,8 @@ class Counts:
 
     Bytes are as issued, lane by lane. Lines are of 128 bytes, each counted once per threadgroup:
     the traffic below a cache that holds what one threadgroup touches. A matrix multiply is one of
-    8x8 fragments (512 multiply-adds) by a simdgroup. Operations, from ``fmas`` on, are of single
+    8x8 fragments (512 multiply-adds) by a simdgroup, a tensor multiply of 16x16 and 16x32 (8192).
+    Operations, from ``fmas`` on, are of single
     lanes, but every lane of a simdgroup counts as its busiest; half conversions widen one number,
     special operations are divisions and functions such as exp2.
     """
@@ -82,6 +88,7 @@ class Counts:
     threadgroup_read_bytes: int
     threadgroup_write_bytes: int
     matrix_multiplies: int
+    tensor_multiplies: int
     reductions: int
     shuffles: int
     votes: int

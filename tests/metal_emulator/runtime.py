@@ -47,6 +47,7 @@ class _Launch(ctypes.Structure):
         ("seed", ctypes.c_uint32),
         ("threadgroup_limit", ctypes.c_uint32),
         ("reconverges", ctypes.c_uint32),
+        ("tensor_layout", ctypes.c_uint32),
         ("grid", ctypes.c_uint32 * 3),
         ("group", ctypes.c_uint32 * 3),
         ("counts", _Counts),
@@ -124,6 +125,7 @@ def run(
     seed: int,
     threadgroup_limit: int,
     reconverges: bool,
+    tensor_layout: int,
 ) -> Outcome:
     """Launches the kernel of a library over a grid of threads."""
     entry = _entry(library)
@@ -142,6 +144,7 @@ def run(
                 seed=seed,
                 threadgroup_limit=threadgroup_limit,
                 reconverges=reconverges,
+                tensor_layout=tensor_layout,
                 grid=tuple(grid),
                 group=tuple(threadgroup),
             )

@@ -139,6 +139,7 @@ void complete_collective(Fiber** lanes, u32 count) {
     case Collective::Shuffle: counts.shuffles++; return shuffle(by_lane, lanes, count);
     case Collective::Ballot: counts.votes++; return vote(lanes, count);
     case Collective::Multiply: counts.matrix_multiplies++; return multiply_matrices(lanes, count);
+    case Collective::Tensor: counts.tensor_multiplies++; return multiply_tensors(lanes, count);
     case Collective::Barrier:
       counts.simdgroup_barriers++;
       return synchronise_simdgroup(lanes[0]->at.simdgroup, r.flags);

@@ -1,8 +1,8 @@
 // The emulator's runtime: one fiber per Metal thread, meeting points for simdgroups and threadgroups,
 // and a shadow of memory that knows who touched what last.
 //
-// launch.cpp runs a grid, fibers.cpp schedules the threads of a threadgroup, collectives.cpp and
-// matrix.cpp carry out what a simdgroup does together, shadow.cpp judges every memory access that
+// launch.cpp runs a grid, fibers.cpp schedules the threads of a threadgroup, collectives.cpp,
+// matrix.cpp and tensor.cpp carry out what a simdgroup does together, shadow.cpp judges every memory access that
 // sanitizer.cpp is told of, reports.cpp keeps what was found. One launch at a time.
 #pragma once
 
@@ -41,7 +41,7 @@ struct Counts {
   u64 device_read_bytes, device_write_bytes;    // as issued, lane by lane
   u64 device_read_lines, device_write_lines;    // 128-byte lines, each once per threadgroup
   u64 threadgroup_read_bytes, threadgroup_write_bytes;
-  u64 matrix_multiplies, reductions, shuffles, votes, atomics;
+  u64 matrix_multiplies, tensor_multiplies, reductions, shuffles, votes, atomics;
   u64 threadgroup_barriers, simdgroup_barriers;
   u64 threads, threadgroups;
   // As a simdgroup issues them: between two threadgroup barriers, what its busiest lane does.
@@ -54,6 +54,7 @@ struct Launch {
   Entry entry;
   Buffer* buffers;
   u32 buffer_count, checked, granule, order, seed, threadgroup_limit, reconverges;
+  u32 tensor_layout;  // of the device: which lanes hold what (tensor.cpp)
   u32 grid[3], group[3];
   // results
   Counts counts;
@@ -64,7 +65,7 @@ extern Launch* launch;
 // ---- threads -----------------------------------------------------------------------------------
 
 enum class State : u8 { Ready, AtCollective, AtBarrier, Done };
-enum class Collective : u8 { Reduce, Shuffle, Ballot, Multiply, Barrier, Meeting };
+enum class Collective : u8 { Reduce, Shuffle, Ballot, Multiply, Tensor, Barrier, Meeting };
 
 // What a waiting thread asks for; the fields that its collective doesn't use are stale.
 struct Request {
@@ -99,6 +100,7 @@ void seed_random(u32 seed);
 u32 block_of(const Request& request);
 void complete_collective(Fiber** lanes, u32 count);
 void multiply_matrices(Fiber** lanes, u32 count);
+void multiply_tensors(Fiber** lanes, u32 count);
 
 // ---- memory ------------------------------------------------------------------------------------
 

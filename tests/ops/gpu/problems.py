@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import numpy as np
 
-from natten_zoo.metal import MATRIX, MATRIX_16, MATRIX_M1, SCALAR_4, SCALAR_8, Core
+from natten_zoo.metal import MATRIX, MATRIX_16, MATRIX_M1, NAX, SCALAR_4, SCALAR_8, Core
 from natten_zoo.ops import Neighborhood, gpu
 from natten_zoo.ops.gpu.device import current, use_device
 from natten_zoo.ops.problem import Problem
@@ -58,6 +58,11 @@ FAMILIES = (
     Family(3, mx.float32, 8, 5, True, (3, 3, 3), core=SCALAR_4),
     Family(3, mx.float16, 40, 24, False, (2, 4, 3), enough_threadgroups=1, core=SCALAR_8),
     Family(2, mx.bfloat16, 20, 7, True, (4, 3), core=MATRIX_M1),
+    Family(1, mx.float16, 16, 24, True, (7,), core=NAX),
+    Family(2, mx.float16, 32, 48, True, (3, 4), enough_threadgroups=1, core=NAX),
+    Family(2, mx.bfloat16, 20, 7, False, enough_threadgroups=1, core=NAX),
+    Family(3, mx.float16, 40, 24, True, (2, 4, 3), core=NAX),
+    Family(3, mx.bfloat16, 64, 64, False, enough_threadgroups=1, core=NAX),
 )
 
 

@@ -14,6 +14,8 @@ ulong __msl_ballot(uint predicate, uint width, uint site) __attribute__((converg
 void __msl_matrix_multiply(thread void* d, const thread void* a, const thread void* b,
                            const thread void* c, uint types, uint site)
     __attribute__((convergent));
+void __msl_tensor_multiply(thread void* sum, const thread void* left, const thread void* right,
+                           uint modes, uint types, uint site) __attribute__((convergent));
 ulong __msl_atomic(ulong address, uint op, uint type, ulong value, ulong expected);
 void __msl_fence(uint flags);
 uint __msl_lane(void);
