@@ -8,6 +8,7 @@ from typing import Any, cast
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from ..configs.record import Record
 from ..data.preprocess import Preprocess
 from ..models import NAF, PMRF, AllInOne, HDiT, LTXDecoder, Model
 
@@ -55,23 +56,38 @@ def example_inputs(model: Model, size: Size | None, batch: int) -> Inputs:
 
 
 def _sides(model: Model, size: Size | None) -> tuple[int, ...]:
-    record = model.record
-    axes = ("frames",) if isinstance(model, AllInOne) else model.AXES
+    axes = axes_of(type(model))
     if size is None and isinstance(model, LTXDecoder):
         size = model.config.smallest
-    if size is None:
-        usual = {"frames": MUSIC, "length": STEPS}.get(axes[-1], PIXELS)
-        size = (record.input_size if record else 0) or usual
-    if isinstance(size, int):
-        frames = (record.frames if record else None) or FRAMES
-        is_clip = len(axes) > 1
-        size = [frames if is_clip and axis == "frames" else size for axis in axes]
+    if size is None or isinstance(size, int):
+        size = usual_sides(type(model), model.record, size)
     if len(size) != len(axes) or min(size) < 1:
         raise ValueError(
             f"[export_model] 'size' must be one positive number, or one for each of "
             f"{', '.join(axes)}, but got {list(size)}."
         )
     return tuple(size)
+
+
+def axes_of(architecture: type[Model]) -> tuple[str, ...]:
+    """The axes whose sides a file fixes."""
+    return ("frames",) if architecture is AllInOne else architecture.AXES
+
+
+def usual_sides(
+    architecture: type[Model], record: Record | None, side: int | None = None
+) -> tuple[int, ...]:
+    """One side for every axis, the record's where none is said; frames of a clip are the record's.
+
+    What an `LTXDecoder` takes its configuration says.
+    """
+    axes = axes_of(architecture)
+    if side is None:
+        usual = {"frames": MUSIC, "length": STEPS}.get(axes[-1], PIXELS)
+        side = (record.input_size if record else 0) or usual
+    frames = (record.frames if record else None) or FRAMES
+    is_clip = len(axes) > 1
+    return tuple(frames if is_clip and axis == "frames" else side for axis in axes)
 
 
 def function_of(

@@ -13,9 +13,8 @@ from natten_zoo.export.graph import kernels, operations
 from natten_zoo.export.inputs import example_inputs, function_of
 from natten_zoo.files import sha256_of
 from natten_zoo.models import ARCHITECTURES
+from scripts.export_table import SIZES, WITHOUT_KERNELS, usual_size
 
-# PMRF's mean has shifted windows, and DINOv2 attends to everything.
-WITHOUT_KERNELS = ("PMRF", "DINOv2")
 NATS = {"embed_dim": 8, "depths": (1, 2), "num_heads": (1, 2), "kernel_size": 3}
 BODY = {"embed_dim": 8, "depths": (1,) * 4, "num_heads": (1, 1, 2, 4), "kernel_size": 3}
 FINDER = {
@@ -110,11 +109,35 @@ def test_every_published_model(name):
     mx.random.seed(0)  # else the weights of all models before would be drawn, too
     model = create_model(name).eval()
     inputs = example_inputs(model, None, 1)
+    shape = next(iter(inputs.values())).shape
+    sides = shape[2:3] if type(model).__name__ == "AllInOne" else shape[1:-1]
+    assert usual_size(name) == " x ".join(map(str, sides))
     has_kernels = type(model).__name__ not in WITHOUT_KERNELS
     for target in ("cpu", "metal"):
         with ops.exporting(target):
             trace = operations(function_of(model, list(inputs)), list(inputs.values()))
         assert trace and bool(kernels([trace])) == (target == "metal" and has_kernels)
+
+
+# Of what does not take any size: one that it takes, and one that it doesn't.
+LIMITS = {
+    "DINOv2": (14, 13),
+    "HDiT": (24, 28),  # two levels of patches of 4
+    "LTXDecoder": ((2, 3, 4), (2, 2, 3)),
+    "NAF": (48, 47),
+    "PMRF": (128, 96),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_sizes_are_those_of_the_table(name):
+    model, _ = small(name)
+    assert set(LIMITS) == set(SIZES)
+    takes, refuses = LIMITS.get(name, (5, None))
+    function_of(model, list(inputs := example_inputs(model, takes, 1)))(*inputs.values())
+    if refuses is not None:
+        with pytest.raises(ValueError, match=f"{name}.*must"):
+            function_of(model, list(inputs := example_inputs(model, refuses, 1)))(*inputs.values())
 
 
 def test_any_batch_and_several_sizes(fashion, tmp_path):
