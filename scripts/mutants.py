@@ -6,9 +6,10 @@
 
 A fault turns a comparison, a logical operator, a minimum or a constant into its neighbor, or takes
 a barrier away. `native` compiles ops/native/core with it and holds random problems against float64
-(tests/ops/extremes.py); `metal` runs kernels in the emulator (tests/metal_emulator), whose reports
-count, too. What nothing sees is listed, but for those of which the compiler makes the same code and
-those that tests/mutants.txt explains. The exit status is 1 if one is left over.
+(tests/ops/extremes.py); what passes runs once more under the address and undefined-behaviour
+sanitizers (ops/native/driver.cpp). `metal` runs kernels in the emulator (tests/metal_emulator),
+whose reports count, too. What nothing sees is listed, but for those of which the compiler makes the
+same code and those that tests/mutants.txt explains. The exit status is 1 if one is left over.
 
 All of them take hours of a core. Each result is written to the file that `--results` names, and
 what stands in it is not run again: an interrupted run goes on, and after a change only lines that
@@ -113,21 +114,21 @@ class Native:
     def files(cls) -> list[Path]:
         return sorted(path for path in cls.FOLDER.iterdir() if path.stem != "peak")  # a stopwatch
 
-    def _compile(self) -> Path:
+    def _compile(self, target: str = "_ext", *options: str) -> Path:
+        """A target of the build in a folder of its own; the file that it makes."""
         from scripts.build_native import _program
 
-        source, build = self.folder / "ops" / "native", self.folder / "build"
-        configure = [_program("cmake") or "cmake", "-S", str(source), "-B", str(build), "-G",
-                     "Ninja", f"-DPython_EXECUTABLE={sys.executable}",
-                     f"-DCMAKE_MAKE_PROGRAM={_program('ninja') or 'ninja'}",
-                     "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
-                     f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={build}"]  # fmt: skip
+        source, build = self.folder / "ops" / "native", self.folder / target
+        cmake, ninja = _program("cmake") or "cmake", _program("ninja") or "ninja"
         if not build.exists():
+            configure = [cmake, "-S", str(source), "-B", str(build), "-G", "Ninja", *options,
+                         f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DPython_EXECUTABLE={sys.executable}",
+                         "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
+                         f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={build}"]  # fmt: skip
             subprocess.run(configure, check=True, capture_output=True)
-        subprocess.run(
-            [configure[0], "--build", str(build), "-j1"], check=True, capture_output=True
-        )
-        return next(build.glob("_ext.*.so"))
+        make = [cmake, "--build", str(build), "--target", target, "-j1"]
+        subprocess.run(make, check=True, capture_output=True)
+        return next(path for path in build.glob(f"{target}*") if path.suffix in ("", ".so"))
 
     def caught(self, mutant: Mutant | None) -> str:
         """What gives a mutant away; empty if nothing does."""
@@ -135,14 +136,27 @@ class Native:
         original = path.read_text()
         try:
             path.write_text(mutant.of(original) if mutant else original)
-            extension = self._compile()
+            return self._judged(mutant is not None)
         except subprocess.CalledProcessError:
             return "it does not compile"
         finally:
             path.write_text(original)
-        if mutant and extension.read_bytes() == self.sound:
+
+    def _judged(self, is_mutant: bool) -> str:
+        extension = self._compile()
+        if is_mutant and extension.read_bytes() == self.sound:
             return SAME
-        return ask("tests.ops.native.judge", str(extension), seconds=90)
+        found = ask("-m", "tests.ops.native.judge", str(extension), seconds=90)
+        if found:
+            return found
+        sanitized = "-DNATTEN_ZOO_SANITIZE=address,undefined"
+        driver = self._compile(
+            "natten_driver", sanitized, "-DNATTEN_ZOO_DRIVER=ON", "-DNATTEN_ZOO_EXTENSION=OFF"
+        )
+        # What nobody has written is no number.
+        watch = "detect_leaks=0:max_malloc_fill_size=1073741824:malloc_fill_byte=255"
+        variables = {"ASAN_OPTIONS": watch, "NATTEN_ZOO_THREADS": "3", "LD_PRELOAD": ""}
+        return answer([str(driver), "300"], seconds=300, **variables)
 
 
 class Metal:
@@ -164,20 +178,24 @@ class Metal:
         """What gives a mutant away; empty if nothing does."""
         what = [mutant.file, str(mutant.start), mutant.before, mutant.after] if mutant else []
         variables = {"NATTEN_ZOO_EMULATOR_CACHE": self.cache}
-        return ask("tests.metal_emulator.judge", *what, seconds=300, **variables)
+        return ask("-m", "tests.metal_emulator.judge", *what, seconds=300, **variables)
 
 
-def ask(module: str, *arguments: str, seconds: float, **variables: str) -> str:
+def ask(*arguments: str, seconds: float, **variables: str) -> str:
     """What a judge finds wrong, in a process of its own; empty if nothing is."""
-    command = [sys.executable, "-m", module, *arguments]
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", **variables}
+    return answer([sys.executable, *arguments], seconds, OPENBLAS_NUM_THREADS="1", **variables)
+
+
+def answer(command: list[str], seconds: float, **variables: str) -> str:
+    """Empty if a program succeeds, else what it says."""
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds,
-                              env=environment)  # fmt: skip
+                              env={**os.environ, **variables})  # fmt: skip
     except subprocess.TimeoutExpired:
         return "it does not end"
     lines = (done.stdout + done.stderr).strip().splitlines()
-    return "" if done.returncode == 0 else (lines or [f"status {done.returncode}"])[-1]
+    wanted = next((line for line in lines if "ERROR" in line or "error:" in line), "")
+    return "" if done.returncode == 0 else wanted or (lines or [f"status {done.returncode}"])[-1]
 
 
 def explained() -> set[str]:

@@ -9,6 +9,11 @@ namespace natten {
 namespace {
 
 constexpr size_t kAlignment = 64;
+#if defined(__SANITIZE_ADDRESS__)
+constexpr size_t kLeast = 0;  // every array for itself, so that it is seen who leaves his own
+#else
+constexpr size_t kLeast = 64 * 1024;
+#endif
 
 template <class Element>
 void read(const typename Element::Raw* in, int64_t stride, int channels, float factor, float* out) {
@@ -27,20 +32,20 @@ Arena& Arena::of_thread() {
 void Arena::Free::operator()(void* p) const { ::operator delete(p, std::align_val_t{kAlignment}); }
 
 void Arena::reset() {
-  if (blocks_.size() > 1) {
+  if (blocks_.size() > 1 || kLeast == 0) {
     blocks_.clear();
     size_ = 0;
     used_ = 0;
-    take_bytes(needed_);
+    if (kLeast > 0) take_bytes(needed_);
   }
   used_ = needed_ = 0;
 }
 
 void* Arena::take_bytes(size_t bytes) {
-  bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  if (kLeast > 0) bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
   needed_ += bytes;
   if (blocks_.empty() || used_ + bytes > size_) {
-    size_ = std::max<size_t>(bytes, 64 * 1024);
+    size_ = std::max(bytes, kLeast);
     used_ = 0;
     blocks_.emplace_back(::operator new(size_, std::align_val_t{kAlignment}));
   }
