@@ -23,10 +23,12 @@ import mlx.core as mx
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it runs from a bare clone, too
 
 from natten_zoo import create_model
+from natten_zoo.cli._results import ABOUT, append
 from natten_zoo.layers import DeformableAttention
 from natten_zoo.models import NATConfig, OneFormer, OneFormerConfig
 from natten_zoo.ops import deformable
 
+COLUMNS = ("side", "dtype", "part", "what", "way", "ms", "peak_mib", *ABOUT)
 WAYS = {"kernels": None, "operations": "it is left out for comparison"}
 
 
@@ -40,10 +42,10 @@ def way(name: str) -> Iterator[None]:
             yield
 
 
-def timed(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, str]:
+def timed(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, tuple[float, float]]:
     """Milliseconds of each, the median of rounds that take turns, and the most memory in MiB."""
     times: dict[str, list[float]] = {name: [] for name in functions}
-    peaks = {}
+    peaks: dict[str, float] = {}
     for turn in range(rounds + 1):
         for name, function in functions.items() if turn % 2 else reversed(functions.items()):
             mx.clear_cache()
@@ -53,7 +55,7 @@ def timed(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, str
             if turn:  # the first builds
                 times[name].append(1e3 * (time.perf_counter() - started))
             peaks[name] = mx.get_peak_memory() / 2**20
-    return {n: f"{median(values):8.2f} ms {peaks[n]:7,.0f} MiB" for n, values in times.items()}
+    return {name: (median(values), peaks[name]) for name, values in times.items()}
 
 
 def both(function: Callable[[], Any]) -> dict[str, Callable[[], Any]]:
@@ -143,6 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sides", type=int, nargs="+", default=[640, 1280])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--csv", type=Path, help="append a line per way to this table")
     parser.add_argument("--small", action="store_true", help="a tiny model, to try this script")
     args = parser.parse_args()
     for dtype in (mx.float32, mx.float16, mx.bfloat16):
@@ -153,8 +156,14 @@ def main() -> None:
             for part, functions in parts.items():
                 for what, function in functions.items():
                     result = timed(both(function), args.rounds)
-                    text = "   ".join(f"{name} {value}" for name, value in result.items())
+                    text = "   ".join(
+                        f"{name} {ms:8.2f} ms {mib:7,.0f} MiB" for name, (ms, mib) in result.items()
+                    )
                     print(f"{side} {dtype} {part} {what}: {text}", flush=True)
+                    for name, (ms, mib) in result.items() if args.csv else ():
+                        case = {"side": side, "dtype": str(dtype), "part": part, "what": what}
+                        figures = {"ms": f"{ms:.2f}", "peak_mib": f"{mib:.0f}"}
+                        append(args.csv, COLUMNS, **case, way=name, **figures)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it runs from a bar
 import mlx.core as mx
 
 from natten_zoo import ops
+from natten_zoo.cli._results import ABOUT, append
 from natten_zoo.ops import gpu
+
+COLUMNS = ("shape", "what", "tier", "same_bits", "build_us", "one_us", "chain_us", *ABOUT)
 
 # name, spatial, heads, kernel size
 SHAPES: list[tuple[str, tuple[int, ...], int, Any]] = [
@@ -93,6 +96,7 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--csv", type=Path, help="append a line per tier to this table")
     args = parser.parse_args()
     tiers, rows, right = [gpu.NAME, "nanobind"], [], True
     for name, spatial, heads, kernel_size in SHAPES:
@@ -110,6 +114,11 @@ def main() -> int:
             for tier, measured in rounds.items():
                 row[tier] = {k: statistics.median(m[k] for m in measured) for k in measured[0]}
             rows.append(row)
+            for tier in tiers if args.csv else ():
+                shown = {f"{k}_us": f"{v:.1f}" for k, v in row[tier].items()}
+                append(
+                    args.csv, COLUMNS, shape=name, what=what, tier=tier, same_bits=equal, **shown
+                )
             figures = "   ".join(
                 f"{tier} " + " ".join(f"{k} {v:6.1f}" for k, v in row[tier].items())
                 for tier in tiers

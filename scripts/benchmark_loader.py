@@ -23,10 +23,15 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image
 
+from natten_zoo.cli._results import ABOUT, append
 from natten_zoo.training import Recipe, add_arguments, overrides_from
 from natten_zoo.training.launch import make_trainer
 from natten_zoo.training.loop import Trainer, epoch_rows
 
+COLUMNS = (
+    *("model", "batch", "workers", "loader_per_second", "step_per_second"),
+    *("both_per_second", "waited", *ABOUT),
+)
 LOADED = 256  # images
 
 
@@ -38,6 +43,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=224, help="their height and width")
     parser.add_argument("--steps", type=int, default=8, help="batches per round")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median counts")
+    parser.add_argument("--csv", type=Path, help="append a line to this table")
     add_arguments(parser)
     args = parser.parse_args()
     with TemporaryDirectory() as folder:
@@ -48,7 +54,7 @@ def main() -> None:
             trainer = make_trainer(Recipe.load(args.config, options))
         except (ValueError, OSError) as error:  # fewer images than a batch, among others
             parser.error(str(error))
-        measure(trainer, args.steps, args.rounds)
+        measure(trainer, args.steps, args.rounds, args.csv)
 
 
 def write_images(folder: Path, count: int, side: int) -> Path:
@@ -64,7 +70,7 @@ def write_images(folder: Path, count: int, side: int) -> Path:
     return folder
 
 
-def measure(trainer: Trainer, steps: int, rounds: int) -> None:
+def measure(trainer: Trainer, steps: int, rounds: int, table: Path | None) -> None:
     """Prints rates of the loader, the step and both, and who waits for whom."""
     recipe = trainer.recipe
     rows = epoch_rows(recipe, 0, trainer.source.size, trainer.rank, trainer.world)
@@ -110,6 +116,17 @@ def measure(trainer: Trainer, steps: int, rounds: int) -> None:
     print("loader {:.1f}  step {:.1f}  both {:.1f}".format(*rates))
     print(f"the loader gives {rates[0] / rates[1]:.1f} times what the step takes;", end=" ")
     print(f"the step waited for data {share:.1%} of the time")
+    if table:
+        names = ("loader_per_second", "step_per_second", "both_per_second")
+        append(
+            table,
+            COLUMNS,
+            model=recipe.model,
+            batch=recipe.batch_size,
+            workers=recipe.workers,
+            waited=f"{share:.3f}",
+            **{name: f"{rate:.1f}" for name, rate in zip(names, rates, strict=True)},
+        )
 
 
 def step(trainer: Trainer, batch: tuple[mx.array, ...]) -> None:

@@ -39,8 +39,14 @@ from benchmark_contestants import (
 )
 from keep_memory import keep_memory
 
+from natten_zoo.cli._results import ABOUT, append
 from natten_zoo.ops import backend, native
 
+COLUMNS = (
+    *("case", "contestant", "dtype", "batch", "forward_ms", "forward_ratio"),
+    *("both_ms", "both_ratio", "peak_mb"),
+    *ABOUT,
+)
 MLX = version("mlx")
 TORCH_PEERS = ("torch dense mask", "torch flex", "natten 0.17.5")
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
@@ -145,6 +151,18 @@ def show(case: Case, rows: list[dict], batch: int, itemsize: int) -> None:
         print(f"  {row['contestant']:17}{''.join(times)}  {rest}", flush=True)
 
 
+def in_words(row: dict[str, Any]) -> dict[str, str]:
+    """A row as a table shows it."""
+    shown = {"case": row["case"], "contestant": row["contestant"]}
+    for kind in ("forward", "both"):
+        if f"{kind}_ms" in row:
+            shown[f"{kind}_ms"] = f"{row[f'{kind}_ms']:.3g}"
+            shown[f"{kind}_ratio"] = f"{row[f'{kind}_ratio']:.1f}"
+    if row["peak_bytes"] is not None:
+        shown["peak_mb"] = f"{row['peak_bytes'] / 1e6:.1f}"
+    return shown
+
+
 def plot(rows: list[dict], path: Path) -> None:
     """Bars of the speed-up over the baseline, forward+backward."""
     import matplotlib
@@ -180,6 +198,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--csv", type=Path, help="append a line per contestant to this table")
     parser.add_argument("--plot", type=Path, help="draw the speed-ups to this file")
     args = parser.parse_args()
     wanted = args.tiers.split(",")
@@ -194,6 +213,9 @@ def main() -> None:
             measured = measure(case, wanted, *how)
             show(case, measured, args.batch, DTYPES[args.dtype].size)
             rows += measured
+            for row in measured if args.csv else ():
+                how_measured = {"dtype": args.dtype, "batch": args.batch}
+                append(args.csv, COLUMNS, **how_measured, **in_words(row))
     if args.json:
         about = {"mlx": MLX, "device": str(mx.default_device()), "dtype": args.dtype}
         about["statistic"] = args.statistic

@@ -28,7 +28,9 @@ import numpy as np
 from mlx.core.fast import scaled_dot_product_attention
 
 from natten_zoo import ops
+from natten_zoo.cli._results import ABOUT, append
 
+COLUMNS = ("size", "dtype", "contestant", "tokens_per_second", "time_ratio", "peak_mb", *ABOUT)
 HEADS, HEAD_DIM, KERNEL = 4, 64, (11, 11, 11)
 HOOD = ops.Neighborhood.of(3, KERNEL)
 SLAB = (4, 4)  # frames and rows at once
@@ -89,8 +91,8 @@ def slabs(query: mx.array, key: mx.array, value: mx.array) -> mx.array:
     return mx.concatenate(parts, axis=1)
 
 
-def measure(size: Sequence[int], dtype: mx.Dtype, rounds: int) -> None:
-    """Print one line per contestant."""
+def measure(size: Sequence[int], dtype: mx.Dtype, rounds: int, table: Path | None) -> None:
+    """Print one line per contestant, and add it to a table if there is one."""
     arrays = [mx.random.normal((1, *size, HEADS, HEAD_DIM)).astype(dtype) for _ in range(3)]
     mx.eval(arrays)
     tokens = int(np.prod(size))
@@ -114,11 +116,22 @@ def measure(size: Sequence[int], dtype: mx.Dtype, rounds: int) -> None:
         assert error < (1e-4 if dtype == mx.float32 else 2e-2), f"{name} is off by {error}"
         del out
     best = statistics.median(seconds["natten_zoo"])
-    print(f"{' x '.join(map(str, size))}, {tokens:,} tokens, {dtype}".replace("mlx.core.", ""))
+    shown = {"size": " x ".join(map(str, size)), "dtype": str(dtype).replace("mlx.core.", "")}
+    print(f"{shown['size']}, {tokens:,} tokens, {shown['dtype']}")
     for name, times in seconds.items():
         median = statistics.median(times)
         print(f"  {name:12} {tokens / median:12,.0f} tokens/s  {median / best:6.2f} x the time  "
               f"{peaks[name] / 1e6:8,.0f} MB")  # fmt: skip
+        if table:
+            append(
+                table,
+                COLUMNS,
+                **shown,
+                contestant=name,
+                tokens_per_second=f"{tokens / median:.0f}",
+                time_ratio=f"{median / best:.2f}",
+                peak_mb=f"{peaks[name] / 1e6:.0f}",
+            )
 
 
 def main() -> None:
@@ -131,10 +144,11 @@ def main() -> None:
     )
     parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--csv", type=Path, help="append a line per contestant to this table")
     args = parser.parse_args()
     for text in args.sizes:
         size = tuple(map(int, text.split(",")))
-        measure(size, getattr(mx, args.dtype), args.rounds)
+        measure(size, getattr(mx, args.dtype), args.rounds, args.csv)
 
 
 if __name__ == "__main__":

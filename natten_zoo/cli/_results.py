@@ -8,6 +8,7 @@ import io
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,25 +18,28 @@ from ..version import __version__
 if TYPE_CHECKING:
     from ..models import Model
 
+ABOUT = ("device", "versions", "command")
+# Of models. Other measurements have columns of their own, and these three at the end.
 COLUMNS = (
     *("model", "data", "size_mib", "metric", "accuracy", "images", "images_per_second"),
-    *("device", "versions", "command"),
+    *ABOUT,
 )
 
 
-def append(path: Path, **values: Any) -> None:
+def append(path: Path, columns: Sequence[str] = COLUMNS, **values: Any) -> None:
     """Adds a line to a table, and makes the table if there is none.
 
     Args:
         path: The table, `*.csv`.
-        values: By column, all of `COLUMNS` but the last three; None where nothing was measured.
+        columns: The table's, of which the last three tell what was measured on, and how.
+        values: By column, all but these three; none where nothing was measured.
 
     Raises:
         ValueError: A value has no column, or the file is another table.
     """
     import mlx.core as mx
 
-    if unknown := sorted(values.keys() - set(COLUMNS)):
+    if unknown := sorted(values.keys() - set(columns)):
         raise ValueError(f"{path} has no columns {', '.join(unknown)}.")
     info = mx.device_info()
     running = mx.__version__  # type: ignore[attr-defined]
@@ -50,11 +54,11 @@ def append(path: Path, **values: Any) -> None:
     with hold(path.with_name(f".{path.name}.lock"), str(path), wait=True):
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         buffer = io.StringIO(newline="")
-        table = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+        table = csv.DictWriter(buffer, columns, lineterminator="\n")
         if not text:
             table.writeheader()
-        elif tuple(next(csv.reader([text.partition("\n")[0]]))) != COLUMNS:
-            raise ValueError(f"{path} must have the columns {', '.join(COLUMNS)}.")
+        elif tuple(next(csv.reader([text.partition("\n")[0]]))) != tuple(columns):
+            raise ValueError(f"{path} must have the columns {', '.join(columns)}.")
         table.writerow({**values, **about})
         content = (text + buffer.getvalue()).encode()
         write_whole(path, lambda file: file.write(content))

@@ -1,5 +1,6 @@
 """The benchmark of the operators runs, and its baseline computes what it is a baseline for."""
 
+import csv
 import json
 import os
 import subprocess
@@ -42,13 +43,17 @@ def test_floors():
 def test_the_script_writes_a_table_and_a_plot(tmp_path):
     command = [
         sys.executable, SCRIPT, "--filter", "stage 4", "--tiers", "pure", "--rounds", "1",
-        "--json", tmp_path / "ops.json", "--plot", tmp_path / "ops.png",
+        "--csv", tmp_path / "ops.csv", "--json", tmp_path / "ops.json",
+        "--plot", tmp_path / "ops.png",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "gather" in done.stdout and "x inputs" in done.stdout
     rows = json.loads((tmp_path / "ops.json").read_text())["rows"]
     assert [r["contestant"] for r in rows] == ["gather", "pure"]
     assert all(r["forward_ms"] > 0 and r["both_ms"] > 0 and r["peak_bytes"] > 0 for r in rows)
+    table = list(csv.DictReader((tmp_path / "ops.csv").read_text().splitlines()))
+    assert [r["contestant"] for r in table] == ["gather", "pure"]
+    assert table[0]["forward_ratio"] == "1.0" and float(table[1]["both_ms"]) > 0
     assert (tmp_path / "ops.png").stat().st_size > 5000
 
 
