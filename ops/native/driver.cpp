@@ -11,6 +11,7 @@
 
 #include "attention.h"
 #include "convert.h"
+#include "driver_plan.h"
 #include "pool.h"
 #include "window.h"
 
@@ -93,6 +94,20 @@ Problem random_problem() {
 void fail(const char* what, double got, double wanted) {
   std::fprintf(stderr, "%s: %.9g instead of %.9g\n", what, got, wanted);
   std::exit(1);
+}
+
+// Plans of larger problems, which need no arrays.
+void check_plans() {
+  Problem p = random_problem();
+  const int longest[] = {3000, 90, 24};
+  const int rank = (p.axis[0].length > 1) + (p.axis[1].length > 1) + 1;
+  for (AxisSpec& axis : p.axis) {
+    if (axis.length > 1) axis.length = draw(1, longest[rank - 1]);
+  }
+  p.head_dim = draw(1, 200);
+  for (Lanes lanes : {Lanes::kQueries, Lanes::kKeys}) {
+    if (const char* fault = plan_fault(p, lanes)) fail(fault, 0, 0);
+  }
 }
 
 void compare(const char* what, Tensor& got, Tensor& wanted, double tolerance) {
@@ -278,6 +293,9 @@ struct Run {
 
 int main(int argc, char** argv) {
   const int problems = argc > 1 ? std::atoi(argv[1]) : 100;
-  for (int i = 0; i < problems; ++i) Run().check();
+  for (int i = 0; i < problems; ++i) {
+    Run().check();
+    check_plans();
+  }
   std::printf("%d problems, no error\n", problems);
 }
