@@ -17,7 +17,7 @@ from .neighborhood_attention import (
     NeighborhoodAttention3D,
 )
 from .patch_embed import PatchEmbed
-from .rotary import axial_split, rotate_axes
+from .rotary import axial_split, grid_places, rotate_at
 from .transformer_layer import TransformerLayer
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "TransformerLayer",
     "axial_split",
     "drop_path_schedule",
+    "grid_places",
     "init_weights",
-    "rotate_axes",
+    "rotate_at",
 ]

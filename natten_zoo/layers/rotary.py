@@ -21,31 +21,42 @@ def axial_split(head_dim: int) -> tuple[int, int, int]:
     return time, (head_dim - time) // 2, (head_dim - time) // 2
 
 
-def rotate_axes(x: mx.array, split: Sequence[int], base: float = 10_000.0) -> mx.array:
+def rotate_at(
+    x: mx.array, places: mx.array, split: Sequence[int], base: float = 10_000.0
+) -> mx.array:
     r"""Turn neighboring channels by angles that grow along an axis each.
 
-    Of the $d$ channels of an axis, the pair $(2 j, 2 j + 1)$ of token $i$ turns by
+    Of the $d$ channels of an axis, the pair $(2 j, 2 j + 1)$ of a token at $i$ turns by
     $i \cdot \mathrm{base}^{-2 j / d}$. The product of a query and a key then depends on
     how far they are apart and on nothing else, so that a part of a map may count its tokens from 0.
     Source: Su et al., RoFormer, https://arxiv.org/abs/2104.09864, one axis after the other.
 
     Args:
-        x: ``[batch, *spatial, heads, head_dim]``.
+        x: ``[*tokens, heads, head_dim]``.
+        places: ``[*tokens, axes]``, where each token is.
         split: Channels of each axis, even numbers; their sum is ``head_dim``.
         base: Longest period, divided by $2 \pi$.
 
     Returns:
         The same in the dtype of ``x``; computed in float32.
     """
-    ends = [sum(split[:axis]) for axis in range(1, len(split))]
-    parts = []
-    for axis, part in enumerate(mx.split(x, ends, axis=-1), start=1):
-        pairs = part.shape[-1] // 2
-        turns = base ** (-mx.arange(pairs) / pairs)
-        angles = mx.arange(x.shape[axis])[:, None] * turns  # [tokens, pairs]
-        angles = mx.expand_dims(angles, [*range(axis - 1), *range(axis, x.ndim - 2)])
-        cos, sin = mx.cos(angles), mx.sin(angles)
-        even, odd = part[..., ::2], part[..., 1::2]
-        turned = mx.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
-        parts.append(turned.flatten(-2).astype(x.dtype))
-    return mx.concatenate(parts, axis=-1)
+    turns = [base ** (-mx.arange(part // 2) / (part // 2)) for part in split]
+    angles = mx.concatenate([places[..., a : a + 1] * turn for a, turn in enumerate(turns)], -1)
+    cos, sin = mx.cos(angles)[..., None, :], mx.sin(angles)[..., None, :]  # the same for all heads
+    even, odd = x[..., ::2], x[..., 1::2]
+    turned = mx.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+    return turned.flatten(-2).astype(x.dtype)
+
+
+def grid_places(index: mx.array, size: Sequence[int]) -> mx.array:
+    """Where the tokens of a map are, ``[*index, axes]``, of their numbers, row by row.
+
+    Examples:
+        >>> grid_places(mx.array([0, 5, 6]), (2, 3)).tolist()
+        [[0, 0], [1, 2], [0, 0]]
+    """
+    places = []
+    for length in reversed(size):
+        places.append(index % length)
+        index = index // length
+    return mx.stack(places[::-1], axis=-1)

@@ -13,7 +13,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ..layers.mlp import SwiGLU
-from ..layers.rotary import axial_split, rotate_axes
+from ..layers.rotary import axial_split, grid_places, rotate_at
 from ..ops.functional import attend
 from ..ops.neighborhood import Neighborhood
 from .clip import WHOLE, Clip, Cut
@@ -75,17 +75,23 @@ class RotaryAttention(nn.Module):
 
     def _of_heads(self, x: mx.array, prepare: PerToken, heads: slice, cut: Cut) -> mx.array:
         arrays = []
-        for part, norm in enumerate((self.q_norm, self.k_norm, nn.Identity())):
-            made = partial(self._made, prepare, self._rows(part, heads), norm)
-            array = mx.unflatten(cut.in_chunks(made, x), -1, (-1, self.head_dim))
-            arrays.append(array if part == 2 else rotate_axes(array, self.split))
-            cut.settle(arrays[-1])
-            del array  # not to be held while the next is made
-        return attend(self.neighborhood, *arrays, op="na3d")[0]
+        index = mx.arange(math.prod(x.shape[:-1])).reshape(*x.shape[:-1], 1)
 
-    def _made(self, prepare: PerToken, layer: Any, norm: Any, tokens: mx.array) -> mx.array:
-        """Queries, keys or values of some tokens."""
-        return norm(mx.unflatten(layer(prepare(tokens)), -1, (-1, self.head_dim))).flatten(-2)
+        def made(
+            layer: Any, norm: nn.RMSNorm | None, tokens: mx.array, index: mx.array
+        ) -> mx.array:
+            array = mx.unflatten(layer(prepare(tokens)), -1, (-1, self.head_dim))
+            if norm is not None:  # of some tokens at a time, for it takes several times their size
+                places = grid_places(index[..., 0], x.shape[1:4])
+                array = rotate_at(norm(array), places, self.split)
+            return array.flatten(-2)
+
+        for part, norm in enumerate((self.q_norm, self.k_norm, None)):
+            of_part = partial(made, self._rows(part, heads), norm)
+            array = cut.in_chunks(of_part, x, index)
+            arrays.append(mx.unflatten(array, -1, (-1, self.head_dim)))
+            cut.settle(arrays[-1])
+        return attend(self.neighborhood, *arrays, op="na3d")[0]
 
     def _rows(self, part: int, heads: slice) -> Any:
         """The linear layer of some heads' queries, keys or values: rows of ``qkv``."""

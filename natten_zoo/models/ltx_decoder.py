@@ -306,15 +306,22 @@ class LTXDecoder(Model):
         """What the last stage says of noisy pixels at a time; arguments as for `denoise`."""
         size, dtype = self.config.patch_size, self.conv_in_x_t.bias.dtype
         modulation = self.shared_adaln(self.t_embedder(time))
+
+        def begun(x: mx.array) -> mx.array:
+            return cut.in_chunks(self.conv_in_x_t, patchify(x, size).astype(dtype))
+
+        def finished(x: mx.array) -> mx.array:
+            return unpatchify(cut.in_chunks(lambda x: self.conv_out(self.norm_out(x)), x), size)
+
         tokens = []
-        for span in x.spans():
-            tokens.append(self.conv_in_x_t(patchify(x.between(*span), size).astype(dtype)))
+        for span in x.spans():  # not `each`, for the noisy pixels are needed once more
+            tokens.append(begun(x.between(*span)))
             cut.settle(tokens[-1])
         clip = Clip(tokens)
         del tokens
         for block in self.diff_blocks:
             clip = block(clip, context, modulation, cut)
-        return clip.each(lambda x: unpatchify(self.conv_out(self.norm_out(x)), size), cut)
+        return clip.each(finished, cut)
 
     def features(self, x: mx.array) -> list[mx.array]:
         """What each stage but the last hands to the next, ``[B, T, H, W, C]``, frames appended."""

@@ -4,10 +4,11 @@ Counted are MLX's arrays, in units of ``u(n)``: the bytes of ``n`` frames of a s
 a block is at work, these are there:
 
 * the weights, the stage's tokens, and in the last stage the context and the noise;
-* of a slab of ``n`` frames that sees ``m``, cut into ``g`` groups of heads: ``7 u(m) / g`` for
-  queries, keys and values, their rotation and what a tier copies (twice that in half precision on a
-  CPU, which computes in float32), ``u(m) (g - 1) / g`` for groups that are done, and ``u(m)`` for
-  the frames themselves, if they are not all; or, after the attention, ``3 u(n)``;
+* of a slab of ``n`` frames that sees ``m``, cut into ``g`` groups of heads: ``5 u(m) / g`` for
+  queries, keys, values and what becomes of them (where no kernel runs but MLX's operations,
+  ``6 u(m) / g + 2 u(m)``, and twice that in half precision on a CPU, which computes in float32),
+  ``u(m) (g - 1) / g`` for groups that are done, and ``u(m)`` for the frames themselves, if they are
+  not all; or, after the attention, ``3 u(n)``;
 * beside the tokens, those slabs before the current one that the block has replaced but still sees;
 * one chunk of tokens in the wide layers, in 24 times its channels;
 * or, at the end of a stage, the next one's tokens or the pixels, and two more slabs of them.
@@ -29,10 +30,13 @@ from mlx.utils import tree_flatten
 
 from ..models import LTXDecoder, LTXDecoderConfig
 from ..models.clip import Cut
+from ..ops.backend import explain
+from ..ops.functional import attend
 from ..ops.neighborhood import Neighborhood
 from .video_tiles import Tiling, cell_of, intervals, least_tile
 
-QKV = 7  # of those of a slab
+# Of those of a slab: what attention takes in each group of heads, and beside that.
+BY_KERNEL, BY_OPERATIONS = (5, 0), (6, 2)
 CHUNK = 24  # of those of a token, in float32
 CHUNKS = (16_384, 8192, 4096, 2048, 1024)
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
@@ -91,7 +95,8 @@ class Stage:
         itemsize: Bytes of a number.
         held: Bytes of what is there beside its tokens.
         grown: Bytes of what its tokens become, slab by slab: the next stage's, or pixels.
-        wide: Whether the attention is computed in float32 though numbers are shorter.
+        attention: How many times the tokens of a slab its attention takes, divided by the groups of
+            heads, and beside that.
     """
 
     size: Size
@@ -102,7 +107,7 @@ class Stage:
     itemsize: int
     held: int
     grown: int
-    wide: bool
+    attention: tuple[int, int]
 
     def unit(self, frames: int) -> int:
         """Bytes of some frames of its tokens."""
@@ -112,8 +117,8 @@ class Stage:
         """Bytes in use at most."""
         length, frames = self.size[0], cut.frames or self.size[0]
         seen = min(frames + self.kernel - 1, length)
-        factor = 4 // self.itemsize if self.wide else 1
-        attention = self.unit(seen) * (QKV * factor + cut.groups - 1) // cut.groups
+        shared, beside = self.attention
+        attention = self.unit(seen) * (shared + beside * cut.groups + cut.groups - 1) // cut.groups
         kept = 0
         if frames < length:
             attention += self.unit(seen)
@@ -121,7 +126,7 @@ class Stage:
         tokens = min(cut.tokens, self.batch * math.prod(self.size))
         chunk = tokens * CHUNK * self.width * 4
         block = max(attention, 3 * self.unit(frames) + chunk) + kept
-        upsample = self.grown + 2 * factor * self.grown * frames // length
+        upsample = self.grown + 2 * self.grown * frames // length
         return self.held + self.unit(length) + max(block, upsample)
 
     def redundancy(self, cut: Cut) -> float:
@@ -269,7 +274,6 @@ def _stages(
     parameters: Any = tree_flatten(model.parameters())  # type: ignore[no-untyped-call]
     weights = sum(value.nbytes for _, value in parameters)
     itemsize = model.conv_in.bias.dtype.size
-    wide = itemsize < 4 and mx.default_device() == mx.Device(mx.cpu)
     sizes, held = config.tokens(latents), [weights] * len(config.widths)
     video = batch * math.prod(config.size_of(latents)) * config.out_chans
     if tiling is not None:
@@ -290,11 +294,23 @@ def _stages(
         batch * math.prod(size) * math.prod(stride) * width * itemsize
         for size, stride, width in zip(sizes, config.strides, config.widths[1:], strict=False)
     ]
+    taken = _attention(config, model.conv_in.bias.dtype)
     columns = sizes, config.widths, config.kernel_sizes, held, [*grown, pixels]
     return [
-        Stage(size, width, width // config.head_dim, kernel[0], batch, itemsize, rest, after, wide)
+        Stage(size, width, width // config.head_dim, kernel[0], batch, itemsize, rest, after, taken)
         for size, width, kernel, rest, after in zip(*columns, strict=True)
     ]
+
+
+def _attention(config: LTXDecoderConfig, dtype: mx.Dtype) -> tuple[int, int]:
+    """What attention takes, by the tier that a small one of the last stage would run on."""
+    kernel = config.kernel_sizes[-1]
+    x = mx.zeros((1, *(n + 1 for n in kernel), 1, config.head_dim), dtype)
+    found = explain(attend, Neighborhood.of(3, kernel), x, x, x, op="na3d")
+    if all(each.tier != "pure" for each in found):
+        return BY_KERNEL
+    wide = dtype != mx.float32 and mx.default_device() == mx.Device(mx.cpu)
+    return BY_OPERATIONS[0] * (1 + wide), BY_OPERATIONS[1] * (1 + wide)
 
 
 def _lengths(frames: int) -> list[int]:

@@ -4,7 +4,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from natten_zoo.layers import SwiGLU, axial_split, rotate_axes
+from natten_zoo.layers import SwiGLU, axial_split, grid_places, rotate_at
+
+
+def rotate_axes(x, split):
+    """A whole map, ``[batch, *spatial, heads, head_dim]``."""
+    tokens = x.shape[:-2]
+    index = mx.arange(int(np.prod(tokens))).reshape(tokens)
+    return rotate_at(x, grid_places(index, tokens[1:]), split)
 
 
 @pytest.mark.parametrize("head_dim", [8, 16, 24, 32, 64, 96, 128])

@@ -35,18 +35,26 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    ("tiling", "share"),
+    ("tiling", "share", "tier", "dtype"),
     [
-        (None, 0.7),
-        pytest.param(None, 1.0, marks=SLOW),
-        pytest.param(None, 0.82, marks=SLOW),
-        pytest.param(TILES, 1.0, marks=SLOW),
-        (TILES, 0.75),
+        (None, 0.7, "auto", mx.float32),
+        (None, 1.0, "auto", mx.bfloat16),
+        *(
+            pytest.param(None, share, tier, dtype, marks=SLOW)
+            for share in (1.0, 0.82, 0.65)
+            for tier in ("auto", "pure")
+            for dtype in (mx.float32, mx.bfloat16)
+        ),
+        pytest.param(TILES, 1.0, "auto", mx.float32, marks=SLOW),
+        (TILES, 0.75, "auto", mx.float32),
     ],
 )
-def test_measured_peaks(decoder, monkeypatch, tiling, share):
+def test_measured_peaks(decoder, monkeypatch, tiling, share, tier, dtype):
     """Within the budget always; of tiles the model only says what the largest may take."""
     monkeypatch.setattr("natten_zoo.tasks.video_memory.CHUNKS", (1024,))
+    monkeypatch.setattr("natten_zoo.ops.backend._set", tier)
+    decoder.set_dtype(dtype)
+    mx.eval(decoder.parameters())
     latents = mx.random.normal((1, *SIZE, 8))
     mx.eval(latents)
     budget = int(plan_decoding(decoder, SIZE, None, tiling).peak * share)
@@ -94,7 +102,7 @@ def test_all_is_computed_once_where_memory_is_plenty():
 
 
 def test_more_memory_is_never_more_work():
-    stage = Stage((121, 128, 192), 256, 4, 11, 1, 4, 10**9, 0, False)
+    stage = Stage((121, 128, 192), 256, 4, 11, 1, 4, 10**9, 0, (7, 0))
     cuts = [stage.cut(gigabytes * 1e9, CHUNKS[0]) for gigabytes in range(4, 80, 2)]
     found = [cut for cut in cuts if cut is not None]
     assert cuts[0] is None and found[-1] == Cut(121, 1)
