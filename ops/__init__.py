@@ -16,6 +16,7 @@ from .dense import attention, merge_attentions
 from .exports import exporting
 from .functional import attend, na1d, na2d, na3d
 from .neighborhood import Neighborhood
+from .packed import attend_packed, na1d_qkvpacked, na2d_qkvpacked, na3d_qkvpacked
 from .preparation import Preparation, prepare
 from .unfused import (
     attend_av,
@@ -41,6 +42,7 @@ __all__ = [
     "Preparation",
     "attend",
     "attend_av",
+    "attend_packed",
     "attend_qk",
     "attend_varlen",
     "attention",
@@ -57,18 +59,21 @@ __all__ = [
     "na1d_av_fused",
     "na1d_qk",
     "na1d_qk_rpb",
+    "na1d_qkvpacked",
     "na1d_varlen",
     "na2d",
     "na2d_av",
     "na2d_av_fused",
     "na2d_qk",
     "na2d_qk_rpb",
+    "na2d_qkvpacked",
     "na2d_varlen",
     "na3d",
     "na3d_av",
     "na3d_av_fused",
     "na3d_qk",
     "na3d_qk_rpb",
+    "na3d_qkvpacked",
     "na3d_varlen",
     "prepare",
     "sample_maps",

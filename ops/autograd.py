@@ -19,7 +19,7 @@ import mlx.core as mx
 from . import pure
 from .backend import or_pure
 from .exports import export_target
-from .problem import Problem
+from .problem import Problem, unpack
 from .tier import Tier
 
 ArrayFunction = Callable[..., list[mx.array]]
@@ -46,6 +46,18 @@ def attention(
         return tier.forward(problem, query, key, value, rpb, lengths)
     function = _attention(problem, tier, export_target() is not None)
     return function(*_given(query, key, value, rpb, lengths))
+
+
+def packed_attention(
+    problem: Problem,
+    tier: Tier,
+    qkv: mx.array,
+    rpb: mx.array | None = None,
+    lengths: mx.array | None = None,
+) -> Sequence[mx.array]:
+    """`attention` to the parts of one array, `unpack`'s, whose gradient is one array, too."""
+    function = _packed_attention(problem, tier, export_target() is not None)
+    return function(*_given(qkv, rpb, lengths))
 
 
 def qk(
@@ -79,8 +91,38 @@ def av(
 
 @lru_cache(maxsize=1024)
 def _attention(problem: Problem, tier: Tier, exported: bool) -> ArrayFunction:
-    tier_forward = or_pure(tier, tier.forward, pure.forward)
+    forward = _attend_by(tier)
     tier_backward = or_pure(tier, tier.backward, pure.backward)
+
+    def backward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
+        *given, out, _, stats, d_out, d_lse, _ = inputs
+        query, key, value, rpb, lengths = _unpack(problem, given, 3)
+        grads = tier_backward(problem, query, key, value, rpb, lengths, out, stats, d_out, d_lse)
+        return [g for g in grads if g is not None]
+
+    return _function(problem, forward, backward, exported, rpb_at=3)
+
+
+@lru_cache(maxsize=1024)
+def _packed_attention(problem: Problem, tier: Tier, exported: bool) -> ArrayFunction:
+    attend = _attend_by(tier)
+    tier_backward = or_pure(tier, tier.backward_packed, pure.backward_packed)
+
+    def forward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
+        return attend(problem, *unpack(problem, inputs[0]), *inputs[1:])
+
+    def backward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
+        *given, out, _, stats, d_out, d_lse, _ = inputs
+        qkv, rpb, lengths = _unpack(problem, given, 1)
+        parts = unpack(problem, qkv)
+        grads = tier_backward(problem, *parts, rpb, lengths, out, stats, d_out, d_lse)
+        return [g for g in grads if g is not None]
+
+    return _function(problem, forward, backward, exported, rpb_at=1)
+
+
+def _attend_by(tier: Tier) -> ArrayFunction:
+    tier_forward = or_pure(tier, tier.forward, pure.forward)
 
     def forward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
         query, key, value, rpb, lengths = _unpack(problem, inputs, 3)
@@ -90,13 +132,7 @@ def _attention(problem: Problem, tier: Tier, exported: bool) -> ArrayFunction:
             return [out, mx.zeros(shape), mx.zeros((*shape, 2))]
         return list(tier_forward(problem, query, key, value, rpb, lengths))
 
-    def backward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
-        *given, out, _, stats, d_out, d_lse, _ = inputs
-        query, key, value, rpb, lengths = _unpack(problem, given, 3)
-        grads = tier_backward(problem, query, key, value, rpb, lengths, out, stats, d_out, d_lse)
-        return [g for g in grads if g is not None]
-
-    return _function(problem, forward, backward, exported, rpb_at=3)
+    return forward
 
 
 @lru_cache(maxsize=1024)
@@ -170,7 +206,8 @@ def _differentiable(
     gradient = _gradient(problem, backward)
 
     @function.vjp
-    def vjp(primals: Arrays, cotangents: Arrays, outputs: Arrays) -> list[mx.array]:
+    def vjp(given: mx.array | Arrays, cotangents: Arrays, outputs: Arrays) -> list[mx.array]:
+        primals = _several(given)
         if problem.batch == 0:
             return [mx.zeros_like(x) for x in primals]
         grads = gradient(*primals, *outputs, *cotangents)
@@ -179,7 +216,9 @@ def _differentiable(
     function.jvp(_refuse_forward_mode)
 
     @function.vmap
-    def vmap(inputs: Arrays, axes: Axes) -> Mapped:
+    def vmap(given: mx.array | Arrays, of_given: int | Axes) -> Mapped:
+        inputs, axes = _several(given), _several(of_given)
+
         # With the rules again: what is mapped may be differentiated, or mapped once more.
         def mapped(problem: Problem, *inputs: mx.array) -> list[mx.array]:
             return _differentiable(problem, forward, backward, rpb_at)(*inputs)
@@ -189,6 +228,11 @@ def _differentiable(
         return _fold(problem, mapped, inputs, axes, rpb_at if problem.has_rpb else None)
 
     return cast(ArrayFunction, function)
+
+
+def _several(given: Any) -> Sequence[Any]:
+    """MLX has a rule's only array, or its axis, come by itself."""
+    return [given] if isinstance(given, (mx.array, int)) else given
 
 
 def _untraced(inputs: tuple[mx.array, ...]) -> Iterator[mx.array]:

@@ -93,7 +93,7 @@ def attend(
     may_be_dense = additional is None or problem.neighborhood.covers(problem.spatial)
     tier = backend.choose_attention(problem, op, may_be_dense)
     if tier is None:
-        return _dense(problem, query, key, value, additional)
+        return attend_densely(problem, query, key, value, additional)
     out, lse, _ = autograd.attention(problem, tier, query, key, value, rpb)
     if additional:
         extra, extra_lse = dense.full_attention(query.flatten(1, -3), *additional, problem.scale)
@@ -272,12 +272,12 @@ def na3d(
     return (out, lse) if return_lse else out
 
 
-def _dense(
+def attend_densely(
     problem: Problem,
     query: mx.array,
     key: mx.array,
     value: mx.array,
-    additional: KeysAndValues | None,
+    additional: KeysAndValues | None = None,
 ) -> OutAndLSE:
     """Self-attention, with the neighborhood as a mask where windows are not the whole input."""
     shape, hood = query.shape[:-1], problem.neighborhood

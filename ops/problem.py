@@ -270,11 +270,11 @@ def inside_samples(tokens: Sequence[mx.array], lengths: mx.array) -> mx.array:
     return inside
 
 
-def unpack(problem: Problem, qkv: mx.array) -> list[mx.array]:
+def unpack(problem: Problem, qkv: mx.array) -> tuple[mx.array, mx.array, mx.array]:
     """Query, key and value of ``[B, *spatial, heads + 2 * kv_heads, D]``: views of it."""
     ends = [problem.heads, problem.heads + problem.kv_heads]
     query, key, value = mx.split(qkv, ends, axis=-2)
-    return [downsample(problem, query), key, value]
+    return downsample(problem, query), key, value
 
 
 def pack(problem: Problem, query: mx.array, key: mx.array, value: mx.array) -> mx.array:

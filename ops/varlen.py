@@ -52,7 +52,7 @@ def attend_varlen(
     check_neighborhood("attend_varlen", hood)
     op = op or f"na{hood.rank}d_varlen"
     checked = attention_problem(op, hood, query, key, value, scale, rpb)
-    lengths = _lengths(op, sizes, checked.batch, checked.spatial)
+    lengths = checked_lengths(op, sizes, checked.batch, checked.spatial)
     problem = attention_problem(op, hood, query, key, value, scale, rpb, lengths)
     query = downsample(problem, query)
     tier = backend.choose(problem, op)
@@ -181,7 +181,7 @@ def na3d_varlen(
     return (out, lse) if return_lse else out
 
 
-def _lengths(op: str, sizes: Sizes, batch: int, spatial: tuple[int, ...]) -> mx.array:
+def checked_lengths(op: str, sizes: Sizes, batch: int, spatial: tuple[int, ...]) -> mx.array:
     """int32 ``[batch, rank]`` within the padded size."""
     name = "seq_lens" if len(spatial) == 1 else "spatial_sizes"
     expected = [batch] if len(spatial) == 1 else [batch, len(spatial)]

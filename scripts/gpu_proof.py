@@ -13,13 +13,14 @@ from typing import Any
 
 
 def check(count: int, families: list[int] | None = None) -> dict[str, Any]:
-    """Random problems against the reference, and against themselves."""
+    """Random problems against the reference, and against themselves, on views of arrays, too."""
     import mlx.core as mx
 
     from natten_zoo.ops import gpu
     from natten_zoo.ops.gpu.device import current
     from natten_zoo.ops.gpu.kernels import failures
     from tests.ops.gpu.problems import FAMILIES, check_attention, check_unfused, random_cases, worst
+    from tests.ops.gpu.views import VIEWS, joined_alike, packed, results, same_bits, seen, unfused
 
     wrong, largest, started = [], {}, time.perf_counter()
     numbers = range(len(FAMILIES)) if families is None else families
@@ -42,6 +43,14 @@ def check(count: int, families: list[int] | None = None) -> dict[str, Any]:
             pairs = zip((*first, *grads[0]), (*second, *grads[1]), strict=True)
             if any(not mx.array_equal(x, y, equal_nan=True) for x, y in pairs if x is not None):
                 wrong.append(f"results change from run to run for {case.problem}")
+            name = list(VIEWS)[case.seed % len(VIEWS)]
+            views, view = seen(case, VIEWS[name]), VIEWS[name]
+            for of in (results, unfused):
+                if not same_bits(of(views, view), of(case)):
+                    wrong.append(f"{of.__name__} of views ({name}) differ for {case.problem}")
+            alike = case.problem.head_dim != case.problem.value_dim or joined_alike(packed(case))
+            if not alike:
+                wrong.append(f"gradients in one array differ for {case.problem}")
     wrong += [f"not built: {why}" for why in failures(current()).values()]
     seconds = time.perf_counter() - started
     print(f"check: {count} problems, {len(wrong)} wrong, largest errors {largest}, {seconds:.0f} s")

@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..ops.neighborhood import IntOrInts
+from ..ops.varlen import Sizes
 from .neighborhood_attention import NeighborhoodAttention
 
 
@@ -62,6 +63,14 @@ class DinatAttention(NeighborhoodAttention):
         self.query = nn.Linear(embed_dim, embed_dim, bias=bias)
         self.key = nn.Linear(embed_dim, kv_dim, bias=bias)
         self.value = nn.Linear(embed_dim, kv_dim, bias=bias)
+
+    def _attended(self, x: mx.array, lengths: Sizes | None) -> mx.array:
+        query, key, value = self.project_qkv(x)
+        return self.attend(query, key, value, lengths)
+
+    def project_packed(self, x: mx.array) -> mx.array:
+        """As `NeighborhoodAttention` has it, joined by a copy: here are three projections."""
+        return mx.concatenate(self.project_qkv(x), axis=-2)
 
     def project_qkv(self, x: mx.array) -> list[mx.array]:
         layers = self.query, self.key, self.value

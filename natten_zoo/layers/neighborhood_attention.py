@@ -12,6 +12,7 @@ import numpy as np
 
 from ..ops.functional import attend
 from ..ops.neighborhood import BoolOrBools, IntOrInts, Neighborhood
+from ..ops.packed import attend_packed
 from ..ops.problem import checked_scale, inside_samples
 from ..ops.unfused import attend_av, attend_qk
 from ..ops.varlen import Sizes, attend_varlen
@@ -156,8 +157,7 @@ class NeighborhoodAttention(nn.Module):
         size = x.shape[1:-1]
         if self.pad_small_inputs:
             x = pad_to(x, self.neighborhood.minimum_size)
-        query, key, value = self.project_qkv(x)  # [B, *S, heads, head_dim]
-        x = self.attend(query, key, value, lengths)  # [B, *ceil(S / stride), heads, head_dim]
+        x = self._attended(x, lengths)  # [B, *ceil(S / stride), heads, head_dim]
         x = crop(x, self.neighborhood.output_size(size))
         x = self.proj_drop(self.proj(x.flatten(-2)))
         return x if lengths is None else x * self._inside(x, lengths)
@@ -172,7 +172,7 @@ class NeighborhoodAttention(nn.Module):
     ) -> mx.array:
         """Attention alone, ``[B, *S, heads, head_dim]`` each, without the projections."""
         hood, scale, rpb = self.neighborhood, self.scale, self.get("rpb")
-        drops = self.training and self.attn_drop_rate > 0
+        drops = self._drops
         if lengths is not None:
             self._check_varlen(drops)
             return attend_varlen(hood, query, key, value, lengths, scale=scale, rpb=rpb)[0]
@@ -182,6 +182,27 @@ class NeighborhoodAttention(nn.Module):
         logits = attend_qk(hood, query, key, scale=scale, rpb=rpb)
         weights = mx.softmax(logits, axis=-1, precise=True)
         return attend_av(hood, self.attn_drop(weights), value)
+
+    def attend_packed(self, qkv: mx.array, lengths: Sizes | None = None) -> mx.array:
+        """The same for what `project_packed` returns, whose gradient nobody has to join."""
+        if self._drops:
+            query, key, value = self._parts(qkv)
+            return self.attend(query, key, value, lengths)
+        if lengths is None:
+            self._check_size(qkv.shape[1:-2])
+        else:
+            self._check_varlen(False)
+        scale, rpb = self.scale, self.get("rpb")
+        return attend_packed(
+            self.neighborhood, qkv, self.num_heads, scale=scale, rpb=rpb, sizes=lengths
+        )[0]
+
+    @property
+    def _drops(self) -> bool:
+        return self.training and self.attn_drop_rate > 0
+
+    def _attended(self, x: mx.array, lengths: Sizes | None) -> mx.array:
+        return self.attend_packed(self.project_packed(x), lengths)
 
     def _check_input(self, x: mx.array) -> None:
         channels = self.num_heads * self.head_dim
@@ -226,11 +247,16 @@ class NeighborhoodAttention(nn.Module):
         dims = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
         self.qkv = nn.Linear(embed_dim, dims, bias=bias)
 
+    def project_packed(self, x: mx.array) -> mx.array:
+        """Queries, keys and values as the heads of one array, ``[B, *S, heads, head_dim]``."""
+        return mx.unflatten(self.qkv(x), -1, (-1, self.head_dim))
+
     def project_qkv(self, x: mx.array) -> list[mx.array]:
         """Queries, keys and values, ``[B, *S, heads, head_dim]`` each, as [`attend`][] takes."""
-        ends = self.num_heads, self.num_heads + self.num_kv_heads
-        parts = mx.split(self.qkv(x), [self.head_dim * end for end in ends], axis=-1)
-        return [mx.unflatten(part, -1, (-1, self.head_dim)) for part in parts]
+        return self._parts(self.project_packed(x))
+
+    def _parts(self, qkv: mx.array) -> list[mx.array]:
+        return list(mx.split(qkv, [self.num_heads, self.num_heads + self.num_kv_heads], axis=-2))
 
     def _extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, {self.neighborhood}"

@@ -109,13 +109,25 @@ class VolumeAttention(NeighborhoodAttention3D):
     ) -> mx.array:
         """Attention alone, ``[B, *S, heads, head_dim]`` each, without the projections."""
         size = query.shape[1:4]
-        missing = [max(0, m - n) for m, n in zip(self.neighborhood.minimum_size, size, strict=True)]
-        if any(missing):
-            # Samples may be smaller than a window where arrays may not.
-            lengths = [size] * query.shape[0] if lengths is None else lengths
-            widths = [(0, 0), *((0, n) for n in missing), (0, 0), (0, 0)]
-            query, key, value = (mx.pad(x, widths) for x in (query, key, value))
+        (query, key, value), lengths = self._large_enough([query, key, value], lengths)
         return crop(super().attend(query, key, value, lengths), size)
+
+    def attend_packed(self, qkv: mx.array, lengths: Sizes | None = None) -> mx.array:
+        """The same for what `project_packed` returns."""
+        (padded,), lengths = self._large_enough([qkv], lengths)
+        return crop(super().attend_packed(padded, lengths), qkv.shape[1:4])
+
+    def _large_enough(
+        self, arrays: list[mx.array], lengths: Sizes | None
+    ) -> tuple[list[mx.array], Sizes | None]:
+        """Samples may be smaller than a window where arrays may not."""
+        size = arrays[0].shape[1:4]
+        missing = [max(0, m - n) for m, n in zip(self.neighborhood.minimum_size, size, strict=True)]
+        if not any(missing):
+            return arrays, lengths
+        widths = [(0, 0), *((0, n) for n in missing), (0, 0), (0, 0)]
+        lengths = [size] * arrays[0].shape[0] if lengths is None else lengths
+        return [mx.pad(x, widths) for x in arrays], lengths
 
     def _check_size(self, size: tuple[int, ...]) -> None:
         """No map is too small."""

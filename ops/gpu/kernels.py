@@ -179,6 +179,8 @@ def _try(name: str, plan: Plan) -> None:
     shapes = [(sizes[n] if isinstance(n, str) else n,) for n in kernel.outputs.values()]
     if "d_rpb" in kernel.outputs and plan.template.sums_rpb:
         shapes[-1] = (plan.teams,)
+    if "d_key" in kernel.outputs and plan.template.is_packed:
+        shapes = [(3 * longest,), (1,)]
     mx.eval(_run(name, one, one.params, inputs, shapes))
 
 

@@ -103,6 +103,7 @@ NB_MODULE(_ext, m) {
   nb::enum_<Op>(m, "Op")
       .value("FORWARD", Op::kAttention)
       .value("BACKWARD", Op::kAttentionBackward)
+      .value("BACKWARD_PACKED", Op::kAttentionBackwardPacked)
       .value("QK", Op::kQk)
       .value("QK_BACKWARD", Op::kQkBackward)
       .value("AV", Op::kAv)

@@ -28,7 +28,7 @@ struct Signature {
 
 const Signature& signature(Op op) {
   using A = Arrays;
-  static const std::array<Signature, 6> all = {{
+  static const std::array<Signature, 7> all = {{
       {"NattenAttention", attention_forward, {&A::query, &A::key, &A::value}, {&A::out, &A::lse, &A::stats}},
       {"NattenAttentionBackward",
        attention_backward,
@@ -44,6 +44,10 @@ const Signature& signature(Op op) {
        av_backward,
        {&A::attn, &A::value, &A::d_out},
        {&A::d_attn, &A::d_value}},
+      {"NattenAttentionBackwardPacked",
+       attention_backward,
+       {&A::query, &A::key, &A::value, &A::out, &A::stats, &A::d_out, &A::d_lse},
+       {&A::d_qkv}},
   }};
   return all[static_cast<int>(op)];
 }
@@ -68,12 +72,13 @@ mx::Shape shape_of(Member member, const Call& call) {
   using A = Arrays;
   const Problem& p = call.problem;
   const bool by_key = member == &A::key || member == &A::value || member == &A::d_key ||
-                      member == &A::d_value;
+                      member == &A::d_value || member == &A::d_qkv;
   mx::Shape shape{p.batch};
   for (int a = kAxes - call.rank; a < kAxes; ++a) {
     shape.push_back(by_key ? p.axis[a].length : p.axis[a].queries());
   }
-  shape.push_back(by_key ? p.kv_heads : p.heads);
+  const int packed = member == &A::d_qkv ? p.heads + p.kv_heads : 0;
+  shape.push_back(packed + (by_key ? p.kv_heads : p.heads));
   if (member == &A::attn || member == &A::d_attn) {
     shape.push_back(p.slots());
   } else if (member == &A::stats) {
@@ -93,6 +98,20 @@ mx::Shape bias_shape(const Call& call) {
     shape.push_back(2 * call.problem.axis[a].kernel - 1);
   }
   return shape;
+}
+
+// Has the gradients written into one array.
+void unpack(Arrays& arrays, const Problem& problem) {
+  const View all = arrays.d_qkv;
+  const auto from = [&all](int head) {
+    View part = all;
+    const size_t bytes = all.dtype == DType::kFloat32 ? 4 : 2;
+    part.data = static_cast<char*>(all.data) + head * all.head_stride * bytes;
+    return part;
+  };
+  arrays.d_query = all;
+  arrays.d_key = from(problem.heads);
+  arrays.d_value = from(problem.heads + problem.kv_heads);
 }
 
 View view_of(mx::array& x, int rank) {
@@ -126,6 +145,7 @@ class NeighborhoodOp : public mx::Primitive {
       encoder.set_output_array(out);
     }
     for (Member member : one.outputs) arrays.*member = view_of(outputs[i++], call_.rank);
+    if (op_ == Op::kAttentionBackwardPacked) unpack(arrays, call_.problem);
     if (i < outputs.size()) arrays.d_rpb = outputs[i].data<float>();
     if (call_.problem.batch == 0) return clear_bias_gradient(outputs, i);
     encoder.dispatch([run = one.run, problem = call_.problem, arrays] { run(problem, arrays); });
@@ -214,7 +234,8 @@ class NeighborhoodOp : public mx::Primitive {
 
  private:
   bool sums_bias_gradient() const {
-    return rpb_ && (op_ == Op::kAttentionBackward || op_ == Op::kQkBackward);
+    return rpb_ && (op_ == Op::kAttentionBackward || op_ == Op::kAttentionBackwardPacked ||
+                    op_ == Op::kQkBackward);
   }
 
   void check_shapes(const std::vector<mx::array>& inputs) const {

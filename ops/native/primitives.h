@@ -18,7 +18,9 @@ struct NotImplemented : std::logic_error {
   using std::logic_error::logic_error;
 };
 
-enum class Op { kAttention, kAttentionBackward, kQk, kQkBackward, kAv, kAvBackward };
+enum class Op {
+  kAttention, kAttentionBackward, kQk, kQkBackward, kAv, kAvBackward, kAttentionBackwardPacked
+};
 
 // A problem as Python knows it: without the padding to three axes.
 struct Call {

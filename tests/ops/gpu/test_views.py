@@ -2,97 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
+from natten_zoo.layers import NeighborhoodAttention2D
 from natten_zoo.metal import CONTIGUOUS, KERNELS, body
-from natten_zoo.ops import gpu
+from natten_zoo.ops import gpu, tier
 from natten_zoo.ops.gpu import kernels
+from natten_zoo.ops.gpu.device import current, use_device
 from tests.metal_emulator import options, record
 from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401
 
-from .problems import FAMILIES, Case, check_attention, normal, random_cases, worst
-
-View = Callable[[mx.array], mx.array]
-
-
-def _in_the_middle(x: mx.array, axis: int, before: int = 1) -> mx.array:
-    """The same array as a part of a longer one on an axis."""
-    more = mx.full([before if a == axis % x.ndim else n for a, n in enumerate(x.shape)], mx.nan)
-    whole = mx.concatenate([more.astype(x.dtype), x, more.astype(x.dtype)], axis)
-    mx.eval(whole)
-    return mx.split(whole, [before, before + x.shape[axis]], axis)[1]
-
-
-def _reordered(x: mx.array, *order: int) -> mx.array:
-    """The same array, its axes in another order in memory."""
-    lies = mx.contiguous(x.transpose(*order))
-    mx.eval(lies)
-    return lies.transpose(*np.argsort(order).tolist())
-
-
-def _backwards(x: mx.array) -> mx.array:
-    lies = mx.contiguous(x[:, ::-1])
-    mx.eval(lies)
-    return lies[:, ::-1]
-
-
-def _every_other(x: mx.array) -> mx.array:
-    lies = mx.contiguous(mx.repeat(x, 2, 1))
-    mx.eval(lies)
-    return lies[:, ::2]
-
-
-VIEWS: dict[str, View] = {
-    "some heads": lambda x: _in_the_middle(x, -2),
-    "some channels": lambda x: _in_the_middle(x, -1, 8),
-    "some channels, at no good address": lambda x: _in_the_middle(x, -1, 3),
-    "heads first": lambda x: _reordered(x, 0, x.ndim - 2, *range(1, x.ndim - 2), x.ndim - 1),
-    "channels first": lambda x: _reordered(x, 0, x.ndim - 1, *range(1, x.ndim - 1)),
-    "backwards": _backwards,
-    "every other token": _every_other,
-}
-
-
-def seen(case: Case, view: View) -> Case:
-    """The same case, its arrays as views."""
-    arrays = {name: view(getattr(case, name)) for name in ("query", "key", "value")}
-    mx.eval(list(arrays.values()))
-    return replace(case, **arrays)
-
-
-def results(case: Case, view: View = lambda x: x) -> list[mx.array]:
-    """Of forward and backward, the output's gradient a view, too."""
-    problem, rng = case.problem, np.random.default_rng(case.seed)
-    given = (case.query, case.key, case.value, case.rpb, case.lengths)
-    out, lse, stats = gpu.forward(problem, *given)
-    d_out = view(normal(rng, out.shape, problem.dtype))
-    d_lse = normal(rng, lse.shape, mx.float32)
-    grads = gpu.backward(problem, *given, out, stats, d_out, d_lse)
-    return [out, lse, *(g for g in grads if g is not None)]
-
-
-def unfused(case: Case, view: View = lambda x: x) -> list[mx.array]:
-    """Of the separate products."""
-    problem, rng = case.problem, np.random.default_rng(case.seed)
-    logits = gpu.qk(problem, case.query, case.key, case.rpb, case.lengths)
-    weights = normal(rng, logits.shape, problem.dtype)
-    out = gpu.av(problem, weights, case.value, case.lengths)
-    d_out = view(normal(rng, out.shape, problem.dtype))
-    d_qk = gpu.qk_backward(problem, case.query, case.key, case.rpb, case.lengths, weights)
-    d_av = gpu.av_backward(problem, weights, case.value, case.lengths, d_out)
-    return [logits, out, *(g for g in d_qk if g is not None), *d_av]
-
-
-def same_bits(got: list[mx.array], wanted: list[mx.array]) -> bool:
-    return all(
-        mx.array_equal(x.view(mx.uint8), y.view(mx.uint8)).item()
-        for x, y in zip(got, wanted, strict=True)
-    )
+from .problems import FAMILIES, Case, check_attention, random_cases, worst
+from .views import VIEWS, joined_alike, packed, results, same_bits, seen, unfused
 
 
 def some_cases(family: int, count: int = 1) -> Iterator[Case]:
@@ -158,6 +84,55 @@ def test_nothing_is_copied(metal, monkeypatch, name):  # noqa: F811
         taken = [np.array(x, copy=False) for n, x in given if n == array]
         assert len(taken) == 3
         assert all(np.shares_memory(own, x) for x in taken)
+
+
+# With values as wide as keys: by matrices in 1-D, 2-D and 3-D, and by single lanes.
+@pytest.mark.parametrize("family", [0, 3, 5, 9, 11], ids=lambda i: str(FAMILIES[i]))
+def test_bits_of_one_array_of_gradients(metal, family):  # noqa: F811
+    for case in map(packed, some_cases(family, 4)):
+        assert joined_alike(case), case.problem
+
+
+def test_long_launches_of_one_array(metal):  # noqa: F811
+    case = packed(next(some_cases(5)))
+    short = replace(current(), longest_launch=20_000)
+
+    def gradient() -> mx.array:
+        given = (case.query, case.key, case.value, case.rpb, case.lengths)
+        out, lse, stats = gpu.forward(case.problem, *given)
+        return gpu.backward_packed(case.problem, *given, out, stats, out, lse)[0]
+
+    with record() as launches:
+        wanted = gradient()
+    with use_device(short), record() as cut:
+        got = gradient()
+    assert len(cut) > len(launches) + 2
+    assert same_bits([got], [wanted])
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_layer_copies_nothing(metal, monkeypatch, bias):  # noqa: F811
+    """From the projection to its gradient: three launches, on the projection's own memory."""
+    layer = NeighborhoodAttention2D(32, 2, 3, rel_pos_bias=bias)
+    qkv, taken, wanted = (
+        layer.project_packed(mx.random.normal((1, 9, 8, 32))),
+        [],
+        kernels._as_wanted,
+    )
+    mx.eval(qkv)
+    monkeypatch.setattr(kernels, "_as_wanted", lambda n, x: taken.append((n, x)) or wanted(n, x))
+    monkeypatch.setattr(tier, "pack", None)  # nobody joins anything
+
+    with record() as launches:
+        mx.eval(mx.grad(lambda x: layer.attend_packed(x).sum())(qkv))
+    names = [one.name for one in launches if one.counts.threadgroups > 1]
+    assert [name.split("_", 3)[3].rpartition("_")[0] for name in names] == [
+        "forward", "backward_query", "backward_key",
+    ]  # fmt: skip
+    assert sum(one.copied_bytes for one in launches) == 0
+    own = np.array(qkv, copy=False)
+    views = [np.array(x, copy=False) for n, x in taken if n in ("query", "key", "value")]
+    assert sum(np.shares_memory(own, x) for x in views) == 9  # others were tried on one token
 
 
 def test_every_other_input_is_contiguous():
