@@ -12,24 +12,30 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from unittest import mock
 
 import mlx.core as mx
 
 from natten_zoo import metal as sources
-from natten_zoo.metal import MATRIX
+from natten_zoo.metal import MATRIX, SCALAR_4
 from natten_zoo.metal import deformable as texts
+from natten_zoo.ops import Neighborhood, gpu
 from natten_zoo.ops.gpu import deformable
+from natten_zoo.ops.problem import Problem
 from tests.metal_emulator import KernelFault, install, record
 from tests.metal_emulator.test_mutants import CASES, Mutant, mutated
 from tests.ops.gpu import test_deformable
 from tests.ops.gpu.problems import (
     FAMILIES,
     Case,
+    case_of,
     check_attention,
     check_forward,
     check_unfused,
+    errors,
+    numpy,
     random_case,
     worst,
 )
@@ -51,15 +57,69 @@ def checks(file: str, mutant: Mutant | None) -> Iterator[Check]:
     if file == "core_nax.h":
         yield from attention(check_forward, mutant, ACCELERATED)
         return
-    climbing = [CASES["climbing"], CASES["long"]]
     if file not in UNFUSED:
         yield from attention(check_attention, mutant)
-        wrong = partial(first_wrong, check_attention, FAMILIES[0].dtype, climbing)
-        yield mutated(mutant, MATRIX), wrong
+        yield from special(mutant)
     if not file.startswith("attention_"):
         yield from attention(check_unfused, mutant)
     if not file:
         yield spoilt(None), of_deformable
+
+
+def special(mutant: Mutant | None) -> Iterator[Check]:
+    """What random problems lack: logits that climb or are large, slabs, arrays that lie anyhow."""
+    for core, check, case in (
+        (MATRIX, check_attention, CASES["climbing"]),
+        (MATRIX, check_attention, CASES["long"]),
+        (MATRIX, check_attention, slabs),
+        (MATRIX, check_packed, packed),
+        (SCALAR_4, check_packed, packed),
+        (MATRIX, check_attention, apart),
+        (MATRIX, check_large, CASES["large"]),
+        (SCALAR_4, check_large, CASES["large"]),
+    ):
+        yield mutated(mutant, core), partial(first_wrong, check, mx.float32, [case])
+
+
+def slabs() -> Case:
+    """Keys and queries of two heads in four slabs and more."""
+    return case_of(Problem(Neighborhood.of(1, 180), 1, (300,), 2, 1, 64, 64, 0.1, mx.float32))
+
+
+def packed() -> Case:
+    """Queries, keys and values that one array may hold."""
+    hood = Neighborhood.of(2, (3, 4), dilation=(1, 2))
+    return case_of(Problem(hood, 2, (9, 14), 4, 2, 16, 16, 0.25, mx.float32, has_rpb=True))
+
+
+def apart() -> Case:
+    """Channels that lie two apart."""
+    case = packed()
+    views = {
+        n: mx.repeat(getattr(case, n), 2, axis=-1)[..., ::2] for n in ("query", "key", "value")
+    }
+    return replace(case, **views)
+
+
+def check_packed(case: Case) -> dict[str, float]:
+    """`check_attention` on views of one array, and with one array of gradients."""
+    heads, kv_heads = case.problem.heads, case.problem.kv_heads
+    ends = [heads, heads + kv_heads]
+    arrays = mx.concatenate([case.query, case.key, case.value], axis=-2).split(ends, axis=-2)
+    out, lse, stats = gpu.forward(case.problem, *arrays, case.rpb, None)
+    d_qkv, d_rpb = gpu.backward_packed(
+        case.problem, *arrays, case.rpb, None, out, stats, case.query, lse
+    )
+    exact = [numpy(x) for x in (case.query, case.key, case.value, case.rpb)]
+    wanted = case.reference.backward(*exact, numpy(case.query), numpy(lse))
+    names = ("d_query", "d_key", "d_value", "d_rpb")
+    return errors(names, (*d_qkv.split(ends, axis=-2), d_rpb), wanted)
+
+
+def check_large(case: Case) -> dict[str, float]:
+    """Where weights are 0 or 1 the other gradients are differences of equals."""
+    found = check_attention(case)
+    return {name: found[name] for name in ("out", "d_value")}
 
 
 def attention(
@@ -123,8 +183,9 @@ def caught(file: str, start: int, before: str, after: str) -> str:
     # A pattern for this one place: everything before it by length.
     pattern = rf"\A([\s\S]{{{start}}}){re.escape(before)}" if file else ""
     mutant = Mutant(file, pattern, rf"\g<1>{after}", "") if file else None
-    settings = {"reconverges": False, "strict": False}
     for changes, wrong in checks(file, mutant):
+        large = isinstance(wrong, partial) and wrong.args[0] is check_large
+        settings = {"reconverges": large, "strict": False}  # core_scalar.h says why
         found = None
         # Of a fault the launch says which.
         with install(**settings), changes, record() as launches, suppress(KernelFault):
