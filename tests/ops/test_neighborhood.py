@@ -1,6 +1,7 @@
 """The closed form of a window, against its definition."""
 
 import itertools
+import math
 
 import mlx.core as mx
 import numpy as np
@@ -149,25 +150,34 @@ def test_a_whole_axis_in_every_operator():
     assert layer.macs(layer(tokens), tokens) == 2 * tokens.size * 15
 
 
-# Windows of Cosmos-Predict2 with NATTEN on its map of 44 x 80 latents, the first axis being time.
-COSMOS = {
-    "(-1, 4, 16), dilation (1, 11, 5)": ((-1, 4, 16), {"dilation": (1, 11, 5)}),
-    "(-1, 12, 24), window_stride (1, 4, 8)": ((-1, 12, 24), {"window_stride": (1, 4, 8)}),
-    "(-1, 20, 40), window_stride (1, 4, 8)": ((-1, 20, 40), {"window_stride": (1, 4, 8)}),
+# Map, window, the rest: of Cosmos-Predict2 with NATTEN (44 x 80 latents; the first axis is time),
+# and of the models in Generalized Neighborhood Attention, https://arxiv.org/abs/2504.16922.
+COSMOS, FLUX, HUNYUAN = (2, 44, 80), (256, 256), (30, 48, 80)
+PUBLISHED = {
+    "Cosmos, dilation": (COSMOS, (-1, 4, 16), {"dilation": (1, 11, 5)}),
+    "Cosmos, 12 x 24": (COSMOS, (-1, 12, 24), {"window_stride": (1, 4, 8)}),
+    "Cosmos, 20 x 40": (COSMOS, (-1, 20, 40), {"window_stride": (1, 4, 8)}),
+    "FLUX": (FLUX, (80, 80), {}),
+    "FLUX, stride": (FLUX, (80, 80), {"window_stride": (16, 16)}),
+    "Hunyuan": (HUNYUAN, (18, 24, 24), {}),
+    "Hunyuan, stride": (HUNYUAN, (18, 24, 24), {"window_stride": (16, 8, 8)}),
 }
 
 
-@pytest.mark.parametrize("name", COSMOS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if "Cosmos" in n else pytest.mark.slow) for n in PUBLISHED]
+)
 def test_published_windows_of_generalized_neighborhood_attention(name):
-    kernel, options = COSMOS[name]
-    spatial = (2, 44, 80)
+    spatial, kernel, options = PUBLISHED[name]
+    tokens, rank = math.prod(spatial), len(spatial)
     query, key, value = (mx.random.normal((1, *spatial, 1, 8)) for _ in range(3))
-    out = np.array(ops.na3d(query, key, value, kernel, **options)).reshape(-1, 8)
-    steps, d = options.get("window_stride", (1, 1, 1)), options.get("dilation", (1, 1, 1))
+    out = np.array(getattr(ops, f"na{rank}d")(query, key, value, kernel, **options)).reshape(-1, 8)
+    steps, d = (options.get(key, (1,) * rank) for key in ("window_stride", "dilation"))
     q, k, v = (np.array(x, np.float64).reshape(-1, 8) for x in (query, key, value))
-    for token in (0, 79, 1234, 3519, 3520 + 2000, 7039):  # some queries, each by the definition
+    kernels = [n if size == -1 else size for size, n in zip(kernel, spatial, strict=True)]
+    some = np.random.default_rng(0).integers(tokens, size=6)
+    for token in (0, spatial[-1] - 1, tokens - 1, *some):  # some queries, each by the definition
         place = np.unravel_index(token, spatial)
-        kernels = [n if size == -1 else size for size, n in zip(kernel, spatial, strict=True)]
         seen = [
             axis_keys(*each, False) for each in zip(place, spatial, kernels, d, steps, strict=True)
         ]
