@@ -6,9 +6,11 @@ from .allin1 import AllInOne, AllInOneConfig
 from .base import Classifier, Config, Model
 from .dinat_s import DiNAT_s, DiNATsConfig
 from .dinov2 import DINOv2, DINOv2Config
-from .hdit import HDiT, HDiTConfig
+from .hdit import HDiT
+from .hdit_config import HDiTConfig
 from .isotropic import IsotropicConfig, IsotropicNAT
-from .ltx_decoder import LTXDecoder, LTXDecoderConfig
+from .ltx_config import LTXDecoderConfig
+from .ltx_decoder import LTXDecoder
 from .mask2former import Mask2Former, Mask2FormerConfig
 from .na_unetr import NAUNETR, NAUNETRConfig
 from .naf import NAF, NAFConfig

@@ -15,7 +15,8 @@ from typing import Any
 import mlx.core as mx
 
 from .base import Config, Model
-from .hdit import HDiT, HDiTConfig
+from .hdit import HDiT
+from .hdit_config import HDiTConfig
 from .swinir import UNSHUFFLE, SwinIR
 
 # Where the two networks are in a file; others in a training checkpoint measured how good it was.
