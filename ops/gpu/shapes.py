@@ -6,7 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import product
 from statistics import fmean
 
@@ -144,10 +144,14 @@ def slabs(
     shape: Shape,
     teams: Axes,
     capacity: int,
+    *,
+    of_first: bool,
 ) -> Slabs:
     """The cheapest slabs of at most ``capacity`` tokens.
 
     A slab ends fragments, columns and, since all teams of a threadgroup wait for it, their work.
+    What it cuts a team's keys into is counted over all teams, or for the ``first`` alone, which has
+    the least: that is how the numbers below were found on an H200.
     """
 
     def keys(queries: int, size: int, shared: int) -> int:
@@ -164,15 +168,30 @@ def slabs(
         even = {-(-box[axis] // n) for n in parts}
         return sorted({min(-(-n // piece) * piece, box[axis]) for n in even})
 
+    def pieces(axis: int, size: int) -> list[tuple[int, ...]]:
+        shared = window_stride[axis]
+        many = 1 if of_first else teams[axis]
+        starts = {i * shape.rows[axis] // shared * shared for i in range(many)}
+        return [_pieces(start % size, seen[axis], size) for start in starts]
+
+    @cache
+    def deep(size: int) -> float:
+        return fmean(
+            sum(-(-n // shape.high) for n in cut) * (core.tokens + FRAGMENT) + len(cut) * COLUMN
+            for cut in pieces(shape.axis, size)
+        )
+
+    @cache
+    def wide(*sizes: int) -> float:
+        axes = [pieces(axis, size) for axis, size in zip((2, other), sizes, strict=False)]
+        return fmean(
+            sum(-(-math.prod(n) // columns) for n in product(*cuts)) for cuts in product(*axes)
+        )
+
     def cost(reach: Axes) -> float:
-        pieces = [_pieces(n, size) for n, size in zip(seen, reach, strict=True)]
-        depths = pieces[shape.axis]
-        fragments_deep = sum(-(-n // shape.high) for n in depths)
-        across: list[tuple[int, ...]]
-        across = [(1,)] if rank == 1 else [pieces[2]] if rank == 2 else [pieces[2], pieces[other]]
-        wide = sum(-(-math.prod(n) // columns) for n in product(*across))
+        across = () if rank == 1 else (reach[2],) if rank == 2 else (reach[2], reach[other])
+        walk = wide(*across) * deep(reach[shape.axis])
         number = math.prod(-(-n // size) for n, size in zip(box, reach, strict=True))
-        walk = wide * (fragments_deep * (core.tokens + FRAGMENT) + len(depths) * COLUMN)
         return float(walk + number * SLAB + math.prod(box) * COPY / math.prod(teams))
 
     zs, ys, xs = (reaches(a) if box[a] > 1 else [1] for a in range(3))
@@ -181,6 +200,9 @@ def slabs(
     return Slabs(found, cost(found))
 
 
-def _pieces(length: int, size: int) -> tuple[int, ...]:
-    """Of a length that is cut."""
-    return (size,) * (length // size) + ((length % size,) if length % size else ())
+def _pieces(start: int, length: int, size: int) -> tuple[int, ...]:
+    """Of a length that begins so far into a slab of a size."""
+    first = min(size - start, length)
+    rest = length - first
+    pieces = (first,) + (size,) * (rest // size)
+    return (*pieces, rest % size) if rest % size else pieces

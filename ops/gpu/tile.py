@@ -96,6 +96,15 @@ class Tile:
     share: Share
     reach: Axes = NO_LIMIT
 
+    def is_deep_in(self, capacity: int, kernel: Axes) -> bool:
+        """Whether slabs of so many tokens hold all of a column's, as wide as fragments are.
+
+        The small teams of a simdgroup lie along the columns: a slab that cuts these has some wait.
+        """
+        axis = self.shape.axis
+        depth = self.rows[axis] + kernel[axis] - 1
+        return depth * self.core.tokens // self.shape.high <= capacity
+
     @property
     def rows(self) -> Axes:
         """On each axis."""
@@ -148,12 +157,15 @@ def choose_tile(
         if not share:
             continue
         fitted = one if one.threads == share.threads else replace(one, threads=share.threads)
-        for shape in shapes[: SHAPES_TRIED if device.processor else 1]:
+        for shape in shapes[:SHAPES_TRIED]:
             tile = _largest(device, fitted, shape, share, windows, sizes, maps, problem.rank, bins)
-            if not one.whole:
-                return tile
             capacity = share.slab_bytes // row_bytes
-            kv = slabs(problem.rank, *windows, fitted, shape, tile.teams, capacity)
+            if not one.whole and tile.is_deep_in(capacity, windows[0]):
+                return tile
+            of_first = device.processor is not None
+            kv = slabs(
+                problem.rank, *windows, fitted, shape, tile.teams, capacity, of_first=of_first
+            )
             warps = share.resident * share.threads // 32
             teams = math.prod(tile.counts(sizes)) * math.prod(tile.teams)
             cost = kv.cost * (1 + WAITING / warps) * teams
@@ -202,8 +214,9 @@ def _share(
     copy the same keys, and the next slab comes while one is computed with.
     """
     processor = device.processor
-    if not processor:
-        return Share(core.threads, 1, 1, device.slab_bytes)
+    if not processor:  # registers leave room for three small groups, or for two large ones
+        large = core.threads > SMALL_GROUP and not bins
+        return Share(core.threads, 1, 1, device.slab_bytes * (3 if large else 2) // 2)
     if words > MOST_REGISTERS and core.tokens != 16:
         return None
     resident = min(max(processor.registers // (SMALL_GROUP * words), 2), 5)
