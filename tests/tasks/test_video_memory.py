@@ -1,6 +1,8 @@
 """The model of memory against measured peaks, and the plans that it makes."""
 
 import gc
+import re
+from pathlib import Path
 
 import mlx.core as mx
 import pytest
@@ -81,6 +83,29 @@ def test_the_published_size_in_12_and_8_gigabytes():
     assert plan_decoding(model, size, 10**12, True).tiling == Tiling()
     with pytest.raises(ValueError, match=r"even in tiles, but got 1\.00 GB"):
         plan_decoding(model, size, 10**9, True)
+
+
+def test_the_table_in_the_docs():
+    """What fits into which memory, by columns: frames and pixels of a video."""
+    page = (Path(__file__).parents[2] / "docs/tasks/decode.md").read_text()
+    head, _, *rows = re.search(r"(\| bfloat16, `--memory`.*?\n)\n", page, re.S)[1].splitlines()
+    sizes = [tuple(map(int, found)) for found in re.findall(r"(\d+) frames of (\d+) x (\d+)", head)]
+    model = create_model("ltx_2_5_decoder")
+    model.set_dtype(mx.bfloat16)
+    assert len(sizes) == 4 and len(rows) == 6
+    for row in rows:
+        memory, *cells = (cell.strip() for cell in row.strip("|").split("|"))
+        for (frames, width, height), cell in zip(sizes, cells, strict=True):
+            arguments = model, (frames // 8 + 1, height // 32, width // 32), parse_bytes(memory)
+            if cell in ("", "--tiles", "`--tiles`"):
+                with pytest.raises(ValueError, match="'memory' must be at least"):
+                    plan_decoding(*arguments, tiling=not cell)
+                continue
+            plan = plan_decoding(*arguments)
+            said = re.match(r"all at once|slabs of (\d+)(?:, (?:attention )?([\d.]+) times)?", cell)
+            times = said[2] or "1.0"
+            assert plan.cuts[-1].frames == int(said[1] or frames), (memory, frames, cell)
+            assert f"{plan.redundancy:.1f}" == times, (memory, frames, cell)
 
 
 def test_a_plan_says_what_it_does():
