@@ -58,7 +58,10 @@ INT32 = ("params", "lengths")
 # What the kernels want contiguous; of all other inputs they are told the strides.
 CONTIGUOUS = ("params", "lengths", "rpb", "stats", "d_lse", "marks", "attn")
 
-HEADERS = ("arithmetic.h", "window.h", "tile.h", "slab.h", "walk.h", "rows.h", "softmax.h")
+HEADERS = (
+    *("arithmetic.h", "window.h", "tile.h", "arrays.h", "team.h"),
+    *("slab.h", "walk.h", "rows.h", "softmax.h"),
+)
 
 
 @dataclass(frozen=True)

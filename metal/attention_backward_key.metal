@@ -29,23 +29,20 @@ const na_tile tile = na_key_tile<RANK, PLAIN>(params, lengths, item, many);
 const na_point corner = na_team_place<AXIS>(thread_index / NA_TEAM, teams, few);
 const int across = PACKED ? params[NA_HEADS] + 2 * kv_heads : kv_heads;  // rows of a token
 const int before = PACKED ? params[NA_HEADS] : 0;                         // those of queries
-const na_rows key_rows = na_key_rows<RANK>(params, tile, before + kv_head, across, NA_OWN);
+const na_rows key_rows = na_rows_of<RANK, true>(params, tile, before + kv_head, across, NA_OWN);
 const float factor = na_float(params[NA_SCALE]), scale = factor * NA_LOG2E;
-na_table bins = na_bins<RANK>(params);
+na_table bins = na_table_of<RANK, true>(params);
 NA_EACH_AXIS(a) bins.pitch[a] *= tile.axis[a].rank_step;  // of a query t
 
-na_key mine[NA_ROWS];
+na_mine mine[NA_ROWS];
 na_frag<T> k[FK];
-NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
-  const na_point place = na_place<Q1, Q2>(h * 8 + me.row);
-  mine[h] = na_key_at<RANK>(params, tile, key_rows, corner, place);
-}
+na_find_mine<RANK, true, Q1, Q2>(mine, params, tile, key_rows, corner, me);
 na_load_rows<RANK, D>(k, key, key_strides, tile.batch, kv_head, mine, me);
-const na_seen seen = na_queries_seeing<RANK>(tile, corner, few);
+const na_seen seen = na_seen_from<RANK, true>(tile, corner, few);
 if (thread_index == 0) {  // with the rows of the first head
   const int first = kv_head * sharing;
-  tour = na_tour_of<SHAPE>(params, na_queries_seeing<RANK>(tile, na_size(0, 0, 0), many).any, CAPACITY);
-  tour.rows = na_query_rows<RANK>(params, tile, first, NA_OUTPUTS);
+  tour = na_tour_of<SHAPE>(params, na_seen_from<RANK, true>(tile, na_size(0, 0, 0), many).any, CAPACITY);
+  tour.rows = na_rows_of<RANK, false>(params, tile, first, params[NA_HEADS], NA_OUTPUTS);
   na_come_from<D, DV>(tour, query, na_lines_of<RANK, false>(query_strides, tile, first),
                       d_out, na_lines_of<RANK, false>(d_out_strides, tile, first));
 }

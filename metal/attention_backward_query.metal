@@ -27,7 +27,7 @@ const na_point few = na_size(Q0, Q1, Q2), teams = na_teams<RANK>(params);
 const na_point many = na_times(few, teams);
 const na_point corner = na_team_place<AXIS>(team, teams, few);
 const int kv_head = na_quotient(head, params[NA_SHARING]);
-const na_table bins = na_bins<RANK>(params);
+const na_table bins = na_table_of<RANK, true>(params);
 const DEV float* bias = rpb + head * count;
 TGP float* close = close_bins + (BINS > 0 ? team * count : 0);
 const long shares = long(head * slices + slice) * (threads / NA_TEAM);  // before this threadgroup's
@@ -40,25 +40,22 @@ if (BIAS) na_clear_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
 const int items = params[NA_ITEMS];
 for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // one, without
   const na_tile tile = na_query_tile<RANK, PLAIN>(params, lengths, item, many);
-  const na_rows rows = na_query_rows<RANK>(params, tile, head, NA_OWN);
+  const na_rows rows = na_rows_of<RANK, false>(params, tile, head, params[NA_HEADS], NA_OWN);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   if (thread_index == 0) {
-    tour = na_tour_of<SHAPE>(params, na_keys_seen<RANK>(tile, na_size(0, 0, 0), many).any, CAPACITY);
+    tour = na_tour_of<SHAPE>(params, na_seen_from<RANK, false>(tile, na_size(0, 0, 0), many).any, CAPACITY);
     na_come_from<D, DV>(tour, key, na_lines_of<RANK, true>(key_strides, tile, kv_head),
                         value, na_lines_of<RANK, true>(value_strides, tile, kv_head));
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  na_query mine[NA_ROWS];
+  na_mine mine[NA_ROWS];
   float delta[NA_ROWS];
   na_stats softmax[NA_ROWS];
   bool large[NA_ROWS];
   na_frag<T> q[FK], o[FV], g_out[FV];
   na_frag<float> acc_dq[FK];
   na_clear<FK>(acc_dq);
-  NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
-    const na_point place = na_place<Q1, Q2>(h * 8 + me.row);
-    mine[h] = na_query_at<RANK>(params, tile, rows, corner, place);
-  }
+  na_find_mine<RANK, false, Q1, Q2>(mine, params, tile, rows, corner, me);
   na_load_rows<RANK, D>(q, query, query_strides, tile.batch, head, mine, me);
   na_load_rows<RANK, DV>(o, out, out_strides, tile.batch, head, mine, me);
   na_load_rows<RANK, DV>(g_out, d_out, d_out_strides, tile.batch, head, mine, me);
@@ -81,7 +78,7 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
   }
   simdgroup_barrier(mem_flags::mem_none);  // there may be no slab, and none of its barriers
 
-  const na_seen seen = na_keys_seen<RANK>(tile, corner, few);
+  const na_seen seen = na_seen_from<RANK, false>(tile, corner, few);
   for (int n = 0; n < tour.number; n++) {
     const TGP T* keys = na_next_slab<RANK, D, DV, PITCH, SIZE, BUFFERS>(
         slabs, key, value, tour, n, thread_index, threads);

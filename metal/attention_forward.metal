@@ -3,8 +3,9 @@
 //
 // Start here. docs/kernels.md has the design and a drawing, docs/glossary.md the words. Before this
 // body come, in this order: dialect_*.h (words of the language), fragment.h (what lanes share out),
-// core_*.h and simdgroup.h (products), arithmetic.h, window.h, tile.h (who sees whom), slab.h (keys
-// come to threadgroup memory), walk.h (fragments of keys), rows.h (queries come and go), softmax.h.
+// core_*.h and simdgroup.h (products), arithmetic.h, window.h, tile.h (who sees whom), arrays.h (where
+// rows lie), team.h (each of its queries), slab.h (keys come to threadgroup memory), walk.h (fragments
+// of keys), rows.h (queries come and go), softmax.h.
 //
 // template  T; RANK; PLAIN (neither dilation, stride, window_stride, causal axis nor lengths);
 //           D, DV (head dims of query/key and of value); BIAS; SLAB (bytes); BUFFERS (slabs that
@@ -29,26 +30,23 @@ const na_point few = na_size(Q0, Q1, Q2), teams = na_teams<RANK>(params);
 const na_point many = na_times(few, teams);
 const na_tile tile = na_query_tile<RANK, PLAIN>(params, lengths, item, many);
 const na_point corner = na_team_place<AXIS>(thread_index / NA_TEAM, teams, few);
-const na_rows rows = na_query_rows<RANK>(params, tile, head, NA_OWN);
+const na_rows rows = na_rows_of<RANK, false>(params, tile, head, params[NA_HEADS], NA_OWN);
 const int kv_head = na_quotient(head, params[NA_SHARING]);
-const na_table bins = na_bins<RANK>(params);
+const na_table bins = na_table_of<RANK, true>(params);
 const DEV float* bias = rpb + head * params[NA_BINS];
 const float scale = na_float(params[NA_SCALE]) * NA_LOG2E;
 
-na_query mine[NA_ROWS];
-NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
-  const na_point place = na_place<Q1, Q2>(h * 8 + me.row);
-  mine[h] = na_query_at<RANK>(params, tile, rows, corner, place);
-}
+na_mine mine[NA_ROWS];
+na_find_mine<RANK, false, Q1, Q2>(mine, params, tile, rows, corner, me);
 na_frag<T> q[FK];
 na_frag<float> acc_o[FV];
 na_load_rows<RANK, D>(q, query, query_strides, tile.batch, head, mine, me);
 na_clear<FV>(acc_o);
 na_softmax softmax = na_softmax_of_none();
 
-const na_seen seen = na_keys_seen<RANK>(tile, corner, few);
+const na_seen seen = na_seen_from<RANK, false>(tile, corner, few);
 if (thread_index == 0) {
-  tour = na_tour_of<SHAPE>(params, na_keys_seen<RANK>(tile, na_size(0, 0, 0), many).any, CAPACITY);
+  tour = na_tour_of<SHAPE>(params, na_seen_from<RANK, false>(tile, na_size(0, 0, 0), many).any, CAPACITY);
   na_come_from<D, DV>(tour, key, na_lines_of<RANK, true>(key_strides, tile, kv_head),
                       value, na_lines_of<RANK, true>(value_strides, tile, kv_head));
 }

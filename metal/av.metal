@@ -22,7 +22,7 @@ const na_point few = na_size(Q0, Q1, Q2), teams = na_teams<RANK>(params);
 const na_point many = na_times(few, teams);
 const na_point corner = na_team_place<AXIS>(team, teams, few);
 const int kv_head = na_quotient(head, params[NA_SHARING]);
-const na_table bins = na_bins<RANK>(params), slots = na_slots<RANK>(params);
+const na_table bins = na_table_of<RANK, true>(params), slots = na_table_of<RANK, false>(params);
 const int volume = na_volume(params);
 TGP float* close = close_bins + (BINS > 0 ? team * count : 0);
 const long shares = long(head * slices + slice) * (threads / NA_TEAM);  // before this threadgroup's
@@ -34,20 +34,17 @@ if (SUMS) na_clear_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
 const int items = params[NA_ITEMS];
 for (int item = slice; item < items; item = SUMS ? item + slices : items) {  // one, without
   const na_tile tile = na_query_tile<RANK, PLAIN>(params, lengths, item, many);
-  const na_rows rows = na_query_rows<RANK>(params, tile, head, NA_OWN);
-  na_query mine[NA_ROWS];
+  const na_rows rows = na_rows_of<RANK, false>(params, tile, head, params[NA_HEADS], NA_OWN);
+  na_mine mine[NA_ROWS];
   na_frag<float> sum[FV];
   na_clear<FV>(sum);
-  NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
-    const na_point place = na_place<Q1, Q2>(h * 8 + me.row);
-    mine[h] = na_query_at<RANK>(params, tile, rows, corner, place);
-  }
+  na_find_mine<RANK, false, Q1, Q2>(mine, params, tile, rows, corner, me);
 
-  const na_seen seen = na_keys_seen<RANK>(tile, corner, few);
+  const na_seen seen = na_seen_from<RANK, false>(tile, corner, few);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   if (thread_index == 0) {
     const na_lines lines = na_lines_of<RANK, true>(value_strides, tile, kv_head);
-    tour = na_tour_of<SHAPE>(params, na_keys_seen<RANK>(tile, na_size(0, 0, 0), many).any, CAPACITY);
+    tour = na_tour_of<SHAPE>(params, na_seen_from<RANK, false>(tile, na_size(0, 0, 0), many).any, CAPACITY);
     na_come_from<DV, 0>(tour, value, lines, value, lines);
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -61,7 +58,7 @@ for (int item = slice; item < items; item = SUMS ? item + slices : items) {  // 
         na_pairs<float> p;
         int bin[NA_PAIRS];
         NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) {
-          const na_query one = mine[na_row_of(e)];
+          const na_mine one = mine[na_row_of(e)];
           const int slot = one.slot + na_entry_at<SHAPE>(slots, column, i, e);
           const bool in = na_in_sight<SHAPE>(walk, column, i, e);
           p.e[e] = in ? float(attn[one.row * volume + slot]) : 0.0f;

@@ -20,23 +20,20 @@ const na_point few = na_size(Q0, Q1, Q2), teams = na_teams<RANK>(params);
 const na_point many = na_times(few, teams);
 const na_tile tile = na_key_tile<RANK, PLAIN>(params, lengths, item, many);
 const na_point corner = na_team_place<AXIS>(thread_index / NA_TEAM, teams, few);
-const na_rows key_rows = na_key_rows<RANK>(params, tile, kv_head, kv_heads, NA_OWN);
-const na_table slots = na_slots<RANK>(params);
+const na_rows key_rows = na_rows_of<RANK, true>(params, tile, kv_head, kv_heads, NA_OWN);
+const na_table slots = na_table_of<RANK, false>(params);
 const int volume = na_volume(params);
 
-na_key mine[NA_ROWS];
+na_mine mine[NA_ROWS];
 na_frag<float> sum[FV];
 na_clear<FV>(sum);
-NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
-  const na_point place = na_place<Q1, Q2>(h * 8 + me.row);
-  mine[h] = na_key_at<RANK>(params, tile, key_rows, corner, place);
-}
-const na_seen seen = na_queries_seeing<RANK>(tile, corner, few);
+na_find_mine<RANK, true, Q1, Q2>(mine, params, tile, key_rows, corner, me);
+const na_seen seen = na_seen_from<RANK, true>(tile, corner, few);
 if (thread_index == 0) {  // with the rows of the first head
   const int first = kv_head * sharing;
   const na_lines lines = na_lines_of<RANK, false>(d_out_strides, tile, first);
-  tour = na_tour_of<SHAPE>(params, na_queries_seeing<RANK>(tile, na_size(0, 0, 0), many).any, CAPACITY);
-  tour.rows = na_query_rows<RANK>(params, tile, first, NA_OUTPUTS);
+  tour = na_tour_of<SHAPE>(params, na_seen_from<RANK, true>(tile, na_size(0, 0, 0), many).any, CAPACITY);
+  tour.rows = na_rows_of<RANK, false>(params, tile, first, params[NA_HEADS], NA_OUTPUTS);
   na_come_from<DV, 0>(tour, d_out, lines, d_out, lines);
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -58,7 +55,7 @@ for (int n = 0; n < sharing * tour.number; n++) {
         int slot = 0;
         NA_EACH_AXIS(a) {
           const int first = na_window(tile.axis[a], token.at[a]).first;
-          slot += (mine[na_row_of(e)].rank[a] - first) * slots.pitch[a];
+          slot += (mine[na_row_of(e)].rank.at[a] - first) * slots.pitch[a];
         }
         p.e[e] = float(attn[na_row<RANK>(rows, token) * volume + slot]);
       }

@@ -19,18 +19,17 @@ const na_point few = na_size(Q0, Q1, Q2), teams = na_teams<RANK>(params);
 const na_point many = na_times(few, teams);
 const na_tile tile = na_query_tile<RANK, PLAIN>(params, lengths, item, many);
 const na_point corner = na_team_place<AXIS>(thread_index / NA_TEAM, teams, few);
-const na_rows rows = na_query_rows<RANK>(params, tile, head, NA_OWN);
+const na_rows rows = na_rows_of<RANK, false>(params, tile, head, params[NA_HEADS], NA_OWN);
 const int kv_head = na_quotient(head, params[NA_SHARING]);
-const na_table bins = na_bins<RANK>(params), slots = na_slots<RANK>(params);
+const na_table bins = na_table_of<RANK, true>(params), slots = na_table_of<RANK, false>(params);
 const DEV float* bias = rpb + head * params[NA_BINS];
 const int volume = na_volume(params);
 const float scale = na_float(params[NA_SCALE]);
 
-na_query mine[NA_ROWS];
+na_mine mine[NA_ROWS];
 na_frag<T> q[FK];
+na_find_mine<RANK, false, Q1, Q2>(mine, params, tile, rows, corner, me);
 NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
-  const na_point place = na_place<Q1, Q2>(h * 8 + me.row);
-  mine[h] = na_query_at<RANK>(params, tile, rows, corner, place);
   if (mine[h].stored && !na_whole<RANK>(mine[h], volume))
     for (int i = me.column / NA_BESIDE; i < volume; i += 4)
       logits[mine[h].row * volume + i] = T(na_float(params[NA_FILL]));
@@ -38,10 +37,10 @@ NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
 na_load_rows<RANK, D>(q, query, query_strides, tile.batch, head, mine, me);
 simdgroup_barrier(mem_flags::mem_device);
 
-const na_seen seen = na_keys_seen<RANK>(tile, corner, few);
+const na_seen seen = na_seen_from<RANK, false>(tile, corner, few);
 if (thread_index == 0) {
   const na_lines lines = na_lines_of<RANK, true>(key_strides, tile, kv_head);
-  tour = na_tour_of<SHAPE>(params, na_keys_seen<RANK>(tile, na_size(0, 0, 0), many).any, CAPACITY);
+  tour = na_tour_of<SHAPE>(params, na_seen_from<RANK, false>(tile, na_size(0, 0, 0), many).any, CAPACITY);
   na_come_from<D, 0>(tour, key, lines, key, lines);
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -57,7 +56,7 @@ for (int n = 0; n < tour.number; n++) {
       const na_picked at = na_pick<SHAPE>(walk, column, i);
       na_dot<FK>(s, q, keys, at, me);
       NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) {
-        const na_query one = mine[na_row_of(e)];
+        const na_mine one = mine[na_row_of(e)];
         if (!na_in_sight<SHAPE>(walk, column, i, e)) continue;
         float logit = s.e[e] * scale;
         if (BIAS) logit += bias[one.bin + na_entry_at<SHAPE>(bins, column, i, e)];

@@ -140,7 +140,7 @@ NA_FN float na_plain_dot(const DEV T* query, long query_step, const DEV T* key, 
 
 // The stats of a query, of logits that are computed so.
 template <int RANK, bool BIAS, int D, typename T>
-NA_FN na_stats na_recount(const na_query mine, const DEV T* query, long query_step,
+NA_FN na_stats na_recount(const na_mine mine, const DEV T* query, long query_step,
                           const DEV T* key, const na_lines lines, const na_table bins,
                           const DEV float* bias, float scale) {
   const na_sight sight = mine.sight;

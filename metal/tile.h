@@ -1,5 +1,4 @@
-// What all kernels share: which tile of queries or keys a threadgroup works on, how the tokens its
-// windows touch are brought into threadgroup memory (a slab), and how a simdgroup counts them.
+// Which tile of queries or keys a threadgroup works on, and who sees whom there.
 //
 // Axes are z, y, x; a problem of a lower rank has only the last ones. A tile belongs to one dilation
 // class, in which an axis looks undilated; positions are ranks inside the class for keys and a
@@ -29,6 +28,18 @@ enum na_axis_param {
 struct na_point {
   int at[3];
 };
+
+NA_FN na_point na_size(int z, int y, int x) {
+  na_point size;
+  size.at[0] = z;
+  size.at[1] = y;
+  size.at[2] = x;
+  return size;
+}
+
+NA_FN na_point na_times(const na_point a, const na_point b) {
+  return na_size(a.at[0] * b.at[0], a.at[1] * b.at[1], a.at[2] * b.at[2]);
+}
 
 struct na_box {
   int low[3];
@@ -164,6 +175,11 @@ NA_FN na_span na_viewers(const na_axis axis, int key) {
   return t;
 }
 
+template <bool KEYS>
+NA_FN na_span na_sees(const na_axis axis, int at) {
+  return KEYS ? na_viewers(axis, at) : na_window(axis, at);
+}
+
 // What a box of queries sees together, or a box of keys is seen by: neighbors' windows begin and end
 // one after the other. Both are empty where there are none; `all` is, too, if one is not there.
 struct na_seen {
@@ -179,292 +195,16 @@ NA_FN void na_see(THR na_seen& seen, int a, const na_span first, const na_span l
   seen.all.high[a] = whole ? first.last : 0;
 }
 
-// The keys that the queries [corner, corner + size) of the tile see.
-template <int RANK>
-NA_FN na_seen na_keys_seen(const na_tile tile, const na_point corner, const na_point size) {
+// The keys that the queries [corner, corner + size) of the tile see; or those that see its KEYS.
+template <int RANK, bool KEYS>
+NA_FN na_seen na_seen_from(const na_tile tile, const na_point corner, const na_point size) {
   na_seen seen;
   NA_EACH_AXIS(a) {
+    const na_axis axis = tile.axis[a];
     const int first = tile.start[a] + corner.at[a], end = first + size.at[a];
-    const int last = na_min(end, tile.axis[a].queries) - 1;
-    na_see(seen, a, na_window(tile.axis[a], first), na_window(tile.axis[a], na_max(last, 0)),
-           first <= last, last == end - 1);
+    const int last = na_min(end, KEYS ? axis.keys : axis.queries) - 1;
+    na_see(seen, a, na_sees<KEYS>(axis, first), na_sees<KEYS>(axis, na_max(last, 0)), first <= last,
+           last == end - 1);
   }
   return seen;
-}
-
-// The queries that see the keys [corner, corner + size) of the tile.
-template <int RANK>
-NA_FN na_seen na_queries_seeing(const na_tile tile, const na_point corner, const na_point size) {
-  na_seen seen;
-  NA_EACH_AXIS(a) {
-    const int first = tile.start[a] + corner.at[a], end = first + size.at[a];
-    const int last = na_min(end, tile.axis[a].keys) - 1;
-    na_see(seen, a, na_viewers(tile.axis[a], first), na_viewers(tile.axis[a], na_max(last, 0)),
-           first <= last, last == end - 1);
-  }
-  return seen;
-}
-
-// ---- Memory: row numbers of a contiguous [batch, *axes, heads] array, to be multiplied by the row's
-// length. How many there are on an axis is NA_OWN for what has a row for each of the tile's.
-
-struct na_rows {
-  long base;
-  int step[3];
-};
-
-template <int RANK>
-NA_FN long na_row(const na_rows rows, const na_point place) {
-  long row = rows.base;
-  NA_EACH_AXIS(a) row += na_product(place.at[a], rows.step[a]);
-  return row;
-}
-
-template <int RANK>
-NA_FN na_rows na_key_rows(const DEV int* p, const na_tile tile, int head, int heads, int extent) {
-  na_rows rows;
-  int pitch = heads;
-  rows.base = head;
-  NA_EACH_AXIS_BACK(a) {
-    rows.base += na_product(tile.axis[a].key0, pitch);
-    rows.step[a] = tile.axis[a].key_step * pitch;
-    pitch *= na_axis_of(p, a)[extent];
-  }
-  rows.base += na_product(tile.batch, pitch);
-  return rows;
-}
-
-template <int RANK>
-NA_FN na_rows na_query_rows(const DEV int* p, const na_tile tile, int head, int extent) {
-  na_rows rows;
-  int pitch = p[NA_HEADS];
-  rows.base = head;
-  NA_EACH_AXIS_BACK(a) {
-    rows.base += na_product(tile.axis[a].out0, pitch);
-    rows.step[a] = tile.axis[a].out_step * pitch;
-    pitch *= na_axis_of(p, a)[extent];
-  }
-  rows.base += na_product(tile.batch, pitch);
-  return rows;
-}
-
-// ---- Arrays [batch, *axes, heads, channels] that lie anyhow, such as a third of a packed one: MLX's
-// strides are in elements, and so are lines, which is where rows begin.
-
-struct na_lines {
-  long base;
-  long step[3];
-  long head;    // from a head to the next,
-  int channel;  // and from a channel to the next
-};
-
-template <int RANK, typename ROWS>
-NA_FN long na_line(const ROWS lines, const na_point place) {
-  long line = lines.base;
-  NA_EACH_AXIS(a) line += long(place.at[a]) * lines.step[a];
-  return line;
-}
-
-template <int RANK, bool KEYS, typename STRIDES>
-NA_FN na_lines na_lines_of(const STRIDES strides, const na_tile tile, int head) {
-  na_lines lines;
-  lines.channel = int(strides[RANK + 2]);
-  lines.head = strides[RANK + 1];
-  lines.base = tile.batch * strides[0] + head * lines.head;
-  lines.step[0] = lines.step[1] = 0;
-  NA_EACH_AXIS(a) {
-    const na_axis axis = tile.axis[a];
-    const long stride = strides[RANK - 2 + a];
-    lines.base += (KEYS ? axis.key0 : axis.out0) * stride;
-    lines.step[a] = (KEYS ? axis.key_step : axis.out_step) * stride;
-  }
-  return lines;
-}
-
-template <int RANK, typename STRIDES>
-NA_FN long na_line_at(const STRIDES strides, int batch, const na_point token, int head) {
-  long line = batch * strides[0] + head * strides[RANK + 1];
-  NA_EACH_AXIS(a) line += token.at[a] * strides[RANK - 2 + a];
-  return line;
-}
-
-// The same for a row's number among `heads` of each of the tile's tokens: slow, and rarely needed.
-template <int RANK, typename STRIDES>
-NA_FN long na_line_again(const STRIDES strides, const DEV int* p, long row, int heads, int head) {
-  na_point token;
-  row /= heads;
-  NA_EACH_AXIS_BACK(a) {
-    const int own = na_axis_of(p, a)[NA_OWN];
-    token.at[a] = int(row % own);
-    row /= own;
-  }
-  return na_line_at<RANK>(strides, int(row), token, head);
-}
-
-// ---- Tables [z, y, x] of a query: slots count keys from the start of its window, bins (the entries
-// of rpb) from the farthest place before it. An entry is the key's own number plus a constant.
-
-struct na_table {
-  int pitch[3];
-};
-
-template <int RANK>
-NA_FN na_table na_slots(const DEV int* p) {
-  na_table table;
-  int pitch = 1;
-  NA_EACH_AXIS_BACK(a) {
-    table.pitch[a] = pitch;
-    pitch *= na_axis_of(p, a)[NA_KERNEL];
-  }
-  return table;
-}
-
-template <int RANK>
-NA_FN na_table na_bins(const DEV int* p) {
-  na_table table;
-  int pitch = 1;
-  NA_EACH_AXIS_BACK(a) {
-    table.pitch[a] = pitch;
-    pitch *= 2 * na_axis_of(p, a)[NA_KERNEL] - 1;
-  }
-  return table;
-}
-
-template <int RANK>
-NA_FN int na_entry(const na_table table, const na_point place) {
-  int entry = 0;
-  NA_EACH_AXIS(a) entry += place.at[a] * table.pitch[a];
-  return entry;
-}
-
-NA_FN int na_volume(const DEV int* p) {
-  return na_axis_of(p, 0)[NA_KERNEL] * na_axis_of(p, 1)[NA_KERNEL] * na_axis_of(p, 2)[NA_KERNEL];
-}
-
-// ---- Places inside a tile: a box of teams, each with a box of rows.
-
-NA_FN na_point na_size(int z, int y, int x) {
-  na_point size;
-  size.at[0] = z;
-  size.at[1] = y;
-  size.at[2] = x;
-  return size;
-}
-
-NA_FN na_point na_times(const na_point a, const na_point b) {
-  return na_size(a.at[0] * b.at[0], a.at[1] * b.at[1], a.at[2] * b.at[2]);
-}
-
-// Teams of a threadgroup on each axis.
-template <int RANK>
-NA_FN na_point na_teams(const DEV int* p) {
-  na_point teams = na_size(1, 1, 1);
-  NA_EACH_AXIS(a) teams.at[a] = na_axis_of(p, a)[NA_TEAMS];
-  return teams;
-}
-
-// Where row `i` of a team lies in it.
-template <int N1, int N2>
-NA_FN na_point na_place(uint i) {
-  return na_size(int(i / (N1 * N2)), int(i / N2 % N1), int(i % N2));
-}
-
-// Where team `i` begins. The teams that share a simdgroup lie along AXIS, that of the columns
-// (walk.h): then they walk at the same pace.
-template <int AXIS>
-NA_FN na_point na_team_place(uint i, const na_point teams, const na_point scale) {
-  constexpr int FIRST = AXIS == 0 ? 0 : 1, SECOND = 1 - FIRST;
-  const int rest = na_small_quotient(int(i), teams.at[FIRST]);
-  na_point place;
-  place.at[2] = na_small_quotient(rest, teams.at[SECOND]);
-  place.at[FIRST] = int(i) - rest * teams.at[FIRST];
-  place.at[SECOND] = rest - place.at[2] * teams.at[SECOND];
-  return na_times(place, scale);
-}
-
-// The keys that a query sees, or the queries that see a key.
-struct na_sight {
-  int first[3];
-  int count[3];
-};
-
-// The query of one matrix row.
-struct na_query {
-  long row;        // of the output, if it is stored
-  na_point token;  // where it lies on each axis of its arrays
-  na_sight sight;  // its window; empty if it is outside the sample
-  int bin;         // of the key 0, 0, 0; likewise slot
-  int slot;
-  bool stored;     // it is an entry of the padded array
-  bool live;       // ... and of this sample
-};
-
-template <int RANK>
-NA_FN na_query na_query_at(const DEV int* p, const na_tile tile, const na_rows rows,
-                           const na_point corner, const na_point place) {
-  const na_table slots = na_slots<RANK>(p), bins = na_bins<RANK>(p);
-  na_query query;
-  na_point t;
-  query.stored = query.live = true;
-  query.bin = query.slot = 0;
-  NA_EACH_AXIS(a) {
-    const na_axis axis = tile.axis[a];
-    const int at = tile.start[a] + corner.at[a] + place.at[a];
-    query.stored = query.stored && at < axis.padded;
-    query.live = query.live && at < axis.queries;
-    t.at[a] = at;
-    query.token.at[a] = axis.out0 + at * axis.out_step;
-    const na_span keys = na_window(axis, t.at[a]);
-    query.sight.first[a] = keys.first;
-    query.sight.count[a] = keys.last - keys.first;
-    query.bin += (axis.window - 1 - axis.rank0 - t.at[a] * axis.rank_step) * bins.pitch[a];
-    query.slot -= keys.first * slots.pitch[a];
-  }
-  if (!query.live) query.sight.count[2] = 0;
-  query.row = na_row<RANK>(rows, t);
-  return query;
-}
-
-// Whether every slot of a query has a key.
-template <int RANK>
-NA_FN bool na_whole(const na_query query, int volume) {
-  int count = 1;
-  NA_EACH_AXIS(a) count *= query.sight.count[a];
-  return count == volume;
-}
-
-// The key of one matrix row.
-struct na_key {
-  long row;
-  na_point token;
-  int rank[3];
-  na_sight sight;  // the queries that see it; none if it is outside the sample
-  int bin;         // of the query 0, 0, 0
-  bool stored;     // it is an entry of the padded array
-  bool live;       // ... and of this sample
-};
-
-template <int RANK>
-NA_FN na_key na_key_at(const DEV int* p, const na_tile tile, const na_rows rows,
-                       const na_point corner, const na_point place) {
-  const na_table bins = na_bins<RANK>(p);
-  na_key key;
-  na_point rank;
-  key.stored = key.live = true;
-  key.bin = 0;
-  NA_EACH_AXIS(a) {
-    const na_axis axis = tile.axis[a];
-    const int at = tile.start[a] + corner.at[a] + place.at[a];
-    key.stored = key.stored && at < axis.padded;
-    key.live = key.live && at < axis.keys;
-    key.rank[a] = rank.at[a] = at;
-    key.token.at[a] = axis.key0 + at * axis.key_step;
-    const na_span queries = na_viewers(axis, rank.at[a]);
-    key.sight.first[a] = queries.first;
-    key.sight.count[a] = na_max(queries.last - queries.first, 0);
-    key.bin += (axis.window - 1 - axis.rank0 + rank.at[a]) * bins.pitch[a];
-  }
-  if (!key.live) key.sight.count[2] = 0;
-  key.row = na_row<RANK>(rows, rank);
-  return key;
 }

@@ -118,7 +118,7 @@ MUTANTS = {
         "simdgroup.h", r"x \+ na_lane_xor\(x, NA_SECOND_LANE", "x + na_lane_xor(x, 4", "numbers"
     ),
     "window one key too short": Mutant(
-        "tile.h", r"keys\.last - keys\.first;", "keys.last - keys.first - 1;", "numbers"
+        "team.h", r"seen\.last - seen\.first;", "seen.last - seen.first - 1;", "numbers"
     ),
     "inverse window one query too short": Mutant(
         "window.h", r"key \+ middle \+ 1", "key + middle", "numbers"
@@ -130,8 +130,8 @@ MUTANTS = {
         "walk.h", r"if \(SHAPE::DEEP > 1\)  //", "if (false)  //", "numbers", on="long"
     ),
     "bias pitch from the last axis alone": Mutant(
-        "tile.h",
-        r"(na_table na_bins.*?)na_axis_of\(p, a\)\[NA_KERNEL\]",
+        "arrays.h",
+        r"(na_table na_table_of.*?)na_axis_of\(p, a\)\[NA_KERNEL\]",
         r"\1na_axis_of(p, 2)[NA_KERNEL]",
         "out-of-bounds",
         on="3-D",

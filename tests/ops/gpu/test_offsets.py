@@ -1,4 +1,4 @@
-"""metal/tile.h and arithmetic.h, compiled as C++: rows beyond 2^31, and exact quotients."""
+"""metal/arrays.h and arithmetic.h, compiled as C++: rows beyond 2^31, and exact quotients."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ extern "C" void tile_row(long* out, const int* p, int item, int size, int head, 
   const na_point many = na_size(1, size, size);
   const na_tile tile = by_key ? na_key_tile<2, false>(p, p, item, many)
                               : na_query_tile<2, false>(p, p, item, many);
-  const na_rows rows = by_key ? na_key_rows<2>(p, tile, head, p[NA_KV_HEADS], NA_OWN)
-                             : na_query_rows<2>(p, tile, head, NA_OWN);
+  const na_rows rows = by_key ? na_rows_of<2, true>(p, tile, head, p[NA_KV_HEADS], NA_OWN)
+                             : na_rows_of<2, false>(p, tile, head, p[NA_HEADS], NA_OWN);
   na_point at = na_size(0, tile.start[1], tile.start[2]);
   out[0] = tile.batch;
   out[1] = na_row<2>(rows, at);
@@ -66,7 +66,8 @@ def library(tmp_path_factory):
     if COMPILER is None:
         pytest.skip("needs a C++ compiler")
     folder = tmp_path_factory.mktemp("offsets")
-    texts = [DIALECT, *(metal.source(f"{name}.h") for name in ("arithmetic", "window", "tile"))]
+    names = ("arithmetic", "window", "tile", "arrays")
+    texts = [DIALECT, *(metal.source(f"{name}.h") for name in names)]
     (folder / "tile.cpp").write_text("\n".join([*texts, WRAPPER]))
     command = [COMPILER, "-std=c++17", "-O1", "-shared", "-fPIC", "-fsanitize=undefined"]
     command += ["-fsanitize-undefined-trap-on-error"]  # an overflow of int ends the process
@@ -121,10 +122,10 @@ def test_rows_beyond_the_largest_sample(tmp_path, product):
         pytest.skip("needs a C++ compiler")
     right = "na_product(place.at[a], rows.step[a])"
     assert 46341 * 46340 < MAX_ROWS < 46348 * 46340
-    tile = metal.source("tile.h")
-    assert right in tile
-    texts = [DIALECT, metal.source("arithmetic.h"), metal.source("window.h")]
-    (tmp_path / "rows.cpp").write_text("\n".join([*texts, tile.replace(right, product), BEYOND]))
+    arrays = metal.source("arrays.h")
+    assert right in arrays
+    texts = [DIALECT, *(metal.source(f"{name}.h") for name in ("arithmetic", "window", "tile"))]
+    (tmp_path / "rows.cpp").write_text("\n".join([*texts, arrays.replace(right, product), BEYOND]))
     command = [COMPILER, "-std=c++17", "-O1", "-fsanitize=undefined"]
     command += ["-fsanitize-undefined-trap-on-error", "-o", tmp_path / "rows"]
     subprocess.run([*command, tmp_path / "rows.cpp"], check=True)
