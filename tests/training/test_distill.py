@@ -6,7 +6,8 @@ import pytest
 from mlx.utils import tree_flatten
 
 from natten_zoo.models import NAT, NATConfig
-from natten_zoo.training.distill import dissimilarity, distilled, soften
+from natten_zoo.training import Recipe, Trainer
+from natten_zoo.training.distill import Distillation, dissimilarity, distilled, soften
 from natten_zoo.training.launch import make_trainer
 from natten_zoo.training.step import soft_cross_entropy
 
@@ -96,3 +97,17 @@ def test_who_may_not_teach(recipe, teacher):
         recipe(temperature=0.0)
     with pytest.raises(ValueError, match="'teacher' must be left out for"):
         make_trainer(recipe(teacher=teacher, task="semantic", model="upernet_nat_mini"))
+
+
+def test_the_recipe_compares_the_same_student(tmp_path):
+    taught, alone = (
+        make_trainer(Recipe.load("student_fashion", {"out": str(tmp_path / name), **options}))
+        for name, options in (("taught", {}), ("alone", {"teacher": ""}))
+    )
+    assert isinstance(taught, Distillation) and type(alone) is Trainer
+    student, teacher = (
+        sum(v.size for v in flat(m).values()) for m in (alone.model, taught.teacher)
+    )
+    assert 0.29 < student / teacher < 0.31
+    for name, weights in flat(alone.model).items():
+        assert mx.array_equal(weights, flat(taught.model)[name]), name
