@@ -12,7 +12,8 @@ from natten_zoo import create_model
 from natten_zoo.models import LTXDecoder, LTXDecoderConfig
 from natten_zoo.models.clip import Cut
 from natten_zoo.tasks import Tiling, decode_video, plan_decoding
-from natten_zoo.tasks.video_memory import CHUNKS, Stage, parse_bytes, usable_memory
+from natten_zoo.tasks.video_memory import CHUNKS, parse_bytes, usable_memory
+from natten_zoo.tasks.video_stage import Stage
 
 SIZE = (8, 8, 8)
 
