@@ -15,6 +15,7 @@ from .params import padded
 from .shapes import NO_LIMIT, Axes, Shape, fragments, lay_teams, slabs, team_counts
 
 AT_ONCE = 8  # channels of a row that a lane had better not exceed: 16 bytes of float16
+FEW_KEYS = 32  # a fragment of neural accelerators has as many
 PAD_BYTES = 16  # between the rows of a slab (metal/fragment.h)
 
 # Where threadgroups are laid out by what their processor has.
@@ -142,7 +143,8 @@ def choose_tile(
         held: What a team holds of its rows.
         bins: Entries of ``rpb`` that each team had better sum in threadgroup memory.
     """
-    core = choose_core(device, problem.dtype, channels, dim, maps * math.prod(sizes))
+    volume = problem.neighborhood.volume
+    core = choose_core(device, problem.dtype, channels, dim, maps * math.prod(sizes), volume)
     forced = core is device.core or not device.processor
     cores = [core] if forced else [c for c in device.cores if c.whole]
     windows = padded(problem.neighborhood.kernel_size), padded(problem.neighborhood.window_stride)
@@ -242,7 +244,9 @@ def _in_steps(size: int) -> int:
     return -(-size // step) * step
 
 
-def choose_core(device: Device, dtype: mx.Dtype, channels: int, dim: int, rows: int) -> Core:
+def choose_core(
+    device: Device, dtype: mx.Dtype, channels: int, dim: int, rows: int, volume: int
+) -> Core:
     """Who multiplies.
 
     Teams of a few lanes do, where the rows of a team fit into their registers and a lane for each
@@ -255,10 +259,13 @@ def choose_core(device: Device, dtype: mx.Dtype, channels: int, dim: int, rows: 
             or sum them per relative position, which takes whole simdgroups.
         dim: Channels of a row.
         rows: Of all heads and samples.
+        volume: Keys of a window. Where they are few, single lanes are better than wide fragments,
+            which would be masked for the most part.
     """
     if device.core and device.core.takes(dtype) and (channels or device.core.whole):
         return device.core
-    for core in (core for core in device.cores if core.takes(dtype)):
+    cores = [core for core in device.cores if core.takes(dtype)]
+    for core in sorted(cores, key=lambda core: core.whole) if volume < FEW_KEYS else cores:
         fits = core.padded(dim) <= channels * core.lanes
         busy = rows >= device.enough_threadgroups * core.threads
         if core.whole or (fits and busy):

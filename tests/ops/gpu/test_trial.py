@@ -10,7 +10,7 @@ import mlx.core as mx
 import pytest
 
 from natten_zoo import ops
-from natten_zoo.metal import MATRIX, NAX
+from natten_zoo.metal import MATRIX, NAX, SCALAR_4
 from natten_zoo.ops import Neighborhood, gpu
 from natten_zoo.ops.gpu import device as devices
 from natten_zoo.ops.gpu.device import Device, has_accelerators, machine, use_device
@@ -76,6 +76,14 @@ def test_without_its_header_matrices_multiply(toolchain):  # noqa: F811
         assert worst(check_attention(case_of(one)), mx.float16) is None
         assert "Unable to build" in gpu.cores()["nax"]
     assert usable(device).cores == (MATRIX,)
+
+
+def test_few_keys_are_for_single_lanes():
+    device = replace(m5(), cores=(NAX, SCALAR_4, MATRIX))
+    for kernel_size, core in ((3, SCALAR_4), (5, SCALAR_4), (7, NAX)):
+        one = replace(problem(mx.float16, 32), neighborhood=Neighborhood.of(2, kernel_size))
+        steps = program("forward", replace(one, batch=64), device).steps
+        assert [step.plan.core for step in steps] == [core]
 
 
 def test_float32_keeps_its_precision():
