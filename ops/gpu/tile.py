@@ -159,7 +159,8 @@ def choose_tile(
         if not share:
             continue
         fitted = one if one.threads == share.threads else replace(one, threads=share.threads)
-        for shape in shapes[:SHAPES_TRIED]:
+        several = device.processor or not one.whole
+        for shape in shapes[: SHAPES_TRIED if several else 1]:
             tile = _largest(device, fitted, shape, share, windows, sizes, maps, problem.rank, bins)
             capacity = share.slab_bytes // row_bytes
             if not one.whole and tile.is_deep_in(capacity, windows[0]):
