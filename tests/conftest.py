@@ -7,7 +7,7 @@ mx.default_stream(mx.cpu)  # number 0, which exported functions name, whatever t
 
 MUST_RUN = bool(os.environ.get("NATTEN_ZOO_MUST_RUN"))
 EXCUSED = ("gpu", "weights", "natten")  # what they need .ci/run does not bring
-SLOW_NOTEBOOKS = ("03_finetune.ipynb", "09_detect.ipynb", "10_naf.ipynb")
+SLOW_NOTEBOOKS = ("03_finetune.ipynb", "09_detect.ipynb", "10_naf.ipynb", "11_emoji.ipynb")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
