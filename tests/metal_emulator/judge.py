@@ -8,6 +8,7 @@ if something is wrong, and the last line says what. scripts/mutants.py asks.
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from natten_zoo import metal as sources
 from natten_zoo.metal import MATRIX, SCALAR_4
 from natten_zoo.metal import deformable as texts
 from natten_zoo.ops import Neighborhood, gpu
-from natten_zoo.ops.gpu import deformable
+from natten_zoo.ops.gpu import deformable, plan
 from natten_zoo.ops.problem import Problem
 from tests.metal_emulator import KernelFault, install, record
 from tests.metal_emulator.test_mutants import CASES, Mutant, mutated
@@ -62,6 +63,10 @@ def checks(file: str, mutant: Mutant | None) -> Iterator[Check]:
         yield from special(mutant)
     if not file.startswith("attention_"):
         yield from attention(check_unfused, mutant)
+        yield (
+            mutated(mutant, MATRIX),
+            partial(first_wrong, check_unfused, mx.float32, [slabs, single]),
+        )
     if not file:
         yield spoilt(None), of_deformable
 
@@ -70,11 +75,18 @@ def special(mutant: Mutant | None) -> Iterator[Check]:
     """What random problems lack: logits that climb or are large, slabs, arrays that lie anyhow."""
     for core, check, case in (
         (MATRIX, check_attention, CASES["climbing"]),
+        (SCALAR_4, check_attention, CASES["climbing"]),
         (MATRIX, check_attention, CASES["long"]),
         (MATRIX, check_attention, slabs),
         (MATRIX, check_packed, packed),
         (SCALAR_4, check_packed, packed),
         (MATRIX, check_attention, apart),
+        (MATRIX, check_attention, askew),
+        (SCALAR_4, check_attention, askew),
+        (MATRIX, check_padding, ragged),
+        (SCALAR_4, check_padding, ragged),
+        (MATRIX, check_attention, single),
+        (MATRIX, check_attention, busy),
         (MATRIX, check_large, CASES["large"]),
         (SCALAR_4, check_large, CASES["large"]),
     ):
@@ -84,6 +96,26 @@ def special(mutant: Mutant | None) -> Iterator[Check]:
 def slabs() -> Case:
     """Keys and queries of two heads in four slabs and more."""
     return case_of(Problem(Neighborhood.of(1, 180), 1, (300,), 2, 1, 64, 64, 0.1, mx.float32))
+
+
+def single() -> Case:
+    """Windows of one key, whose bias is one number."""
+    problem = Problem(Neighborhood.of(1, 1), 1, (9,), 1, 1, 8, 8, 1.0, mx.float32, has_rpb=True)
+    return case_of(problem)
+
+
+def busy() -> Case:
+    """So many heads that a threadgroup sums the gradient of the bias over several tiles."""
+    heads = plan.BIAS_THREADGROUPS
+    hood = Neighborhood.of(1, 3)
+    return case_of(Problem(hood, 1, (70,), heads, 1, 4, 4, 0.5, mx.float32, has_rpb=True))
+
+
+def ragged() -> Case:
+    """Samples of no tokens and of some."""
+    hood, lengths = Neighborhood.of(1, 3), mx.array([[0], [7]], mx.int32)
+    problem = Problem(hood, 2, (20,), 2, 1, 8, 8, 0.5, mx.float32, has_lengths=True)
+    return case_of(problem, lengths=lengths)
 
 
 def packed() -> Case:
@@ -99,6 +131,33 @@ def apart() -> Case:
         n: mx.repeat(getattr(case, n), 2, axis=-1)[..., ::2] for n in ("query", "key", "value")
     }
     return replace(case, **views)
+
+
+def askew() -> Case:
+    """Rows that begin where 16 bytes don't."""
+    case = packed()
+    arrays = {name: getattr(case, name) for name in ("query", "key", "value")}
+    wide = {n: mx.concatenate([x[..., :1], x], axis=-1) for n, x in arrays.items()}
+    return replace(case, **{n: x[..., 1:] for n, x in wide.items()})
+
+
+def check_padding(case: Case) -> dict[str, float]:
+    """`check_attention` where no number stands behind the end of a sample."""
+    problem = case.problem
+    behind = mx.arange(problem.spatial[0]) >= case.lengths
+    given = [
+        mx.where(behind[..., None, None], math.nan, x)
+        for x in (case.query, case.key, case.value, case.query)
+    ]
+    *arrays, d_out = given
+    out, lse, stats = gpu.forward(problem, *arrays, None, case.lengths)
+    d_lse = mx.where(behind[..., None], math.nan, 1.0) * mx.ones_like(lse)
+    grads = gpu.backward(problem, *arrays, None, case.lengths, out, stats, d_out, d_lse)
+    exact = [numpy(x) for x in (case.query, case.key, case.value)]
+    ends = numpy(case.query), numpy(mx.ones_like(lse))
+    wanted = [*case.reference.forward(*exact, None), *case.reference.backward(*exact, None, *ends)]
+    names = ("out", "lse", "d_query", "d_key", "d_value")
+    return errors(names, (out, lse, *grads[:3]), wanted[:5])
 
 
 def check_packed(case: Case) -> dict[str, float]:
@@ -145,14 +204,18 @@ def first_wrong(
 
 def of_deformable() -> str | None:
     """Deformable attention: random problems in float32, a few of other dtypes."""
-    for seed in range(16):
-        dtype = mx.float32 if seed < 12 else list(test_deformable.DTYPES)[1 + seed % 2]
-        problem = test_deformable.draw(seed, dtype)
+    seeds = [*range(16), 34]  # the last has one row
+    problems = {}
+    for seed in seeds:
+        dtype = list(test_deformable.DTYPES)[1 + seed % 2] if 12 <= seed < 16 else mx.float32
+        problems[f"problem {seed}"] = test_deformable.draw(seed, dtype), dtype
+    problems["one square"] = test_deformable.one_square(), mx.float32
+    for name, (problem, dtype) in problems.items():
         expected, tolerance = test_deformable.reference(problem), test_deformable.DTYPES[dtype]
         try:
             test_deformable.assert_close(test_deformable.run(problem), expected, tolerance)
         except AssertionError:
-            return f"problem {seed}"
+            return name
     return None
 
 
@@ -184,8 +247,9 @@ def caught(file: str, start: int, before: str, after: str) -> str:
     pattern = rf"\A([\s\S]{{{start}}}){re.escape(before)}" if file else ""
     mutant = Mutant(file, pattern, rf"\g<1>{after}", "") if file else None
     for changes, wrong in checks(file, mutant):
-        large = isinstance(wrong, partial) and wrong.args[0] is check_large
-        settings = {"reconverges": large, "strict": False}  # core_scalar.h says why
+        # core_scalar.h says why lanes of large logits count on it.
+        large = isinstance(wrong, partial) and wrong.args[2][0] in (CASES["climbing"], CASES["large"])
+        settings = {"reconverges": large, "strict": False}
         found = None
         # Of a fault the launch says which.
         with install(**settings), changes, record() as launches, suppress(KernelFault):

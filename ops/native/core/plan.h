@@ -29,7 +29,7 @@ struct Progression {
 
 // One axis of one dilation group.
 struct AxisPlan {
-  int tile = 1;                           // lanes per tile
+  int tile{};                             // lanes per tile
   Progression lane_at, row_at;            // coordinates in the arrays
   Progression lane_ordinal, row_ordinal;  // in the group, which relative positions compare
   std::vector<Range> sees;                // per lane: the rows that it sees
@@ -89,8 +89,8 @@ class Plan {
 
   std::vector<AxisPlan> groups_[kAxes];
   std::vector<Unit> units_;
-  int tile_[kAxes] = {1, 1, kLanes};
-  int box_[kAxes] = {1, 1, 1};  // tiles of a unit
+  int tile_[kAxes] = {};
+  int box_[kAxes] = {};  // tiles of a unit
   int reach_[kAxes] = {};
   int lane_[kAxes][kLanes] = {};
 };

@@ -159,17 +159,23 @@ def test_every_way_in_is_by_kernels_and_differentiable(metal):  # noqa: F811
     assert_close(Result(np.array(out), *map(np.array, gradients)), expected, 2e-6)
 
 
-def test_the_gradient_of_values_is_the_same_in_every_run(metal):  # noqa: F811
-    """Many samples of one pixel, whose sum depends on its order."""
+def one_square() -> Problem:
+    """All samples between the same four pixels."""
     random = np.random.default_rng(0)
     shape = (1, 40, 1, 1, 4)
     arrays = [
         *((random.standard_normal((1, 4, 1, 4)), random.uniform(0, 1, (*shape, 2)))),
         *(random.random(shape), random.standard_normal((1, 40, 1, 4))),
     ]
-    problem = Problem(*(mx.array(a.astype(np.float32)) for a in arrays), ((2, 2),))
+    return Problem(*(mx.array(a.astype(np.float32)) for a in arrays), ((2, 2),))
+
+
+def test_the_gradient_of_values_is_the_same_in_every_run(metal):  # noqa: F811
+    """Many samples of one pixel, whose sum depends on its order."""
+    problem = one_square()
     first, second = run(problem), run(problem)
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    assert_close(first, reference(problem), 2e-6)
     turned = Problem(
         problem.values, problem.points[:, ::-1], problem.weights[:, ::-1],
         problem.d_out[:, ::-1], problem.sizes,
