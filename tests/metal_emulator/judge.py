@@ -248,7 +248,10 @@ def caught(file: str, start: int, before: str, after: str) -> str:
     mutant = Mutant(file, pattern, rf"\g<1>{after}", "") if file else None
     for changes, wrong in checks(file, mutant):
         # core_scalar.h says why lanes of large logits count on it.
-        large = isinstance(wrong, partial) and wrong.args[2][0] in (CASES["climbing"], CASES["large"])
+        large = isinstance(wrong, partial) and wrong.args[2][0] in (
+            CASES["climbing"],
+            CASES["large"],
+        )
         settings = {"reconverges": large, "strict": False}
         found = None
         # Of a fault the launch says which.
