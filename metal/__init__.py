@@ -60,7 +60,7 @@ CONTIGUOUS = ("params", "lengths", "rpb", "stats", "d_lse", "marks", "attn")
 
 HEADERS = (
     *("arithmetic.h", "window.h", "tile.h", "arrays.h", "team.h"),
-    *("slab.h", "walk.h", "rows.h", "softmax.h"),
+    *("slab.h", "walk.h", "parts.h", "rows.h", "softmax.h"),
 )
 
 
@@ -70,7 +70,7 @@ class Core:
 
     Attributes:
         name: Of its header, ``core_{name}.h``.
-        lanes: Of a team.
+        lanes: Of a team, or of each of its parts.
         rows: Of a team: queries, or keys in the pass over keys.
         tokens: Of a fragment.
         threads: Of the largest threadgroup.
@@ -79,6 +79,7 @@ class Core:
         depth: Channels of a fragment of rows, which are padded to a multiple of them.
         on_trial: Whether a device must first be seen to multiply as this text expects it to; it
             takes numbers of 16 bits alone (ops/gpu/trial.py).
+        parts: Simdgroups of a team, each with its own channels of all rows (parts.h).
     """
 
     name: str
@@ -90,6 +91,7 @@ class Core:
     beside: int = 2
     depth: int = 8
     on_trial: bool = False
+    parts: int = 1
 
     def takes(self, dtype: mx.Dtype) -> bool:
         """Whether it multiplies such numbers."""
@@ -97,7 +99,13 @@ class Core:
 
     def padded(self, dim: int) -> int:
         """Channels of a row with ``dim`` of them, filled up with zeros."""
-        return -(-dim // self.depth) * self.depth
+        at_once = self.depth * self.parts
+        return -(-dim // at_once) * at_once
+
+    @property
+    def team_threads(self) -> int:
+        """Of a team."""
+        return self.lanes * self.parts
 
     @property
     def per_row(self) -> int:
@@ -111,7 +119,7 @@ class Core:
 
     @property
     def whole(self) -> bool:
-        """Whether a team is a whole simdgroup."""
+        """Whether a team is one whole simdgroup, or several."""
         return self.lanes == 32
 
     @property
@@ -127,6 +135,7 @@ class Core:
         wide = self.depth * self.rows // (self.lanes * held)
         return {
             "NA_TEAM": self.lanes,
+            "NA_PARTS": self.parts,
             "NA_TOKENS": self.tokens,
             "NA_ROWS": self.height,
             "NA_PER_ROW": self.per_row,

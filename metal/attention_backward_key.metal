@@ -17,16 +17,18 @@ constexpr int HELD = (FK + FV) * NA_HELD * NA_WIDE / 2 * (int(sizeof(T)) / 2 + 2
 constexpr int ROUNDS = HELD > NA_MOST_HELD + 16 * (2 - RANK) ? 2 : 1;  // axes take some, too
 NA_SHARED na_tour tour;
 NA_SLABS T slabs[NA_DYNAMIC(BUFFERS * 2 * SIZE)];
+NA_SHARED float exchange[2 * NA_HALF];
 
 const uint thread_index = thread_index_in_threadgroup, threads = threads_per_threadgroup.x;
 const int kv_heads = params[NA_KV_HEADS], group = int(threadgroup_position_in_grid.x);
 const int item = na_quotient(group, kv_heads), kv_head = group - item * kv_heads;
 const int sharing = params[NA_SHARING];  // heads that use a kv_head
-const na_lane me = na_lane_of<T>(thread_index % NA_TEAM);
+const na_lane me = na_lane_in_team<T>(thread_index);
+int turn = 0;  // of the exchange
 const na_point few = na_size(Q0, Q1, Q2), teams = na_teams<RANK>(params);
 const na_point many = na_times(few, teams);
 const na_tile tile = na_key_tile<RANK, PLAIN>(params, lengths, item, many);
-const na_point corner = na_team_place<AXIS>(thread_index / NA_TEAM, teams, few);
+const na_point corner = na_team_place<AXIS>(thread_index / NA_TEAM_THREADS, teams, few);
 const int across = PACKED ? params[NA_HEADS] + 2 * kv_heads : kv_heads;  // rows of a token
 const int before = PACKED ? params[NA_HEADS] : 0;                         // those of queries
 const na_rows key_rows = na_rows_of<RANK, true>(params, tile, before + kv_head, across, NA_OWN);
@@ -65,18 +67,21 @@ NA_UNROLL for (int round = 0; round < ROUNDS; round++) {
         slabs, query, d_out, marks, tour, n, sharing, thread_index, threads);
     const TGP T* gradients = queries + SIZE;
     const int ahead = na_quotient(n, tour.number);  // of the first head
-    const na_walk walk = na_walk_over<SHAPE>(seen, tour.slab[n % 3]);
-    for (int beside = 0; beside < walk.width; beside += SHAPE::COLUMNS) {
+    na_walk walk = na_walk_over<SHAPE>(seen, tour.slab[n % 3]);
+    na_keep_pace<SHAPE>(walk, tour, thread_index, threads);
+    for (int beside = 0; beside < walk.to_width; beside += SHAPE::COLUMNS) {
       const na_column column = na_column_at<SHAPE>(walk, mine, beside, me);
-      for (int i = 0; i < walk.depth; i += SHAPE::DEEP) {
+      for (int i = 0; i < walk.to_depth; i += SHAPE::DEEP) {
         const na_picked at = na_pick<SHAPE>(walk, column, i);
         const TGP float* mark[NA_PER_ROW];
         NA_UNROLL for (int t = 0; t < NA_PER_ROW; t++)
-          mark[t] = (const TGP float*)(queries + at.column[t] + FK * NA_DEPTH);
+          mark[t] = (const TGP float*)(queries + at.column[t] + na_marks<T, PITCH>());
         na_pairs<float> s = {}, dp;
-        NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) dp.e[e] = mark[na_token_of(e)][2];
-        na_dot<FK, true>(s, k, queries, at, me);
-        if (of_key) na_dot<FV>(dp, v, gradients, at, me);
+        NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) 
+          dp.e[e] = me.part == 0 ? mark[na_token_of(e)][2] : 0.0f;
+        na_dot<FK, true>(s, k, queries + na_first<FK>(me), at, me);
+        if (of_key) na_dot<FV>(dp, v, gradients + na_first<FV>(me), at, me);
+        na_add_parts(s, dp, exchange, turn, thread_index, me);
         if (!NA_SAME_DOTS)
           NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
             bool large = false;
@@ -105,8 +110,8 @@ NA_UNROLL for (int round = 0; round < ROUNDS; round++) {
           ds.e[e] = s.e[e] * dp.e[e];
         }
         if (!NA_SAME_DOTS) na_together();
-        if (of_value) na_accumulate<FV>(acc_dv, s, gradients, at, me);
-        if (of_key) na_accumulate<FK>(acc_dk, ds, queries, at, me);
+        if (of_value) na_accumulate<FV>(acc_dv, s, gradients + na_first<FV>(me), at, me);
+        if (of_key) na_accumulate<FK>(acc_dk, ds, queries + na_first<FK>(me), at, me);
       }
     }
   }

@@ -14,15 +14,17 @@ typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T))), SIZE = CAPACITY * PITCH;
 NA_SHARED na_tour tour;
 NA_SLABS T slabs[NA_DYNAMIC(BUFFERS * 2 * SIZE)];
+NA_SHARED float exchange[2 * NA_HALF];
 NA_SHARED float close_bins[BINS > 0 ? BINS : 1];
 static_assert(!BIAS || NA_TEAM == 32, "sums per relative position need teams of a simdgroup");
 
 const uint thread_index = thread_index_in_threadgroup, threads = threads_per_threadgroup.x;
-const uint team = thread_index / NA_TEAM;
+const uint team = thread_index / NA_TEAM_THREADS;
 const int heads = params[NA_HEADS], group = int(threadgroup_position_in_grid.x);
 const int slice = na_quotient(group, heads), head = group - slice * heads;
 const int slices = na_quotient(int(threadgroups_per_grid.x), heads), count = params[NA_BINS];
-const na_lane me = na_lane_of<T>(thread_index % NA_TEAM);
+const na_lane me = na_lane_in_team<T>(thread_index);
+int turn = 0;  // of the exchange
 const na_point few = na_size(Q0, Q1, Q2), teams = na_teams<RANK>(params);
 const na_point many = na_times(few, teams);
 const na_point corner = na_team_place<AXIS>(team, teams, few);
@@ -30,12 +32,12 @@ const int kv_head = na_quotient(head, params[NA_SHARING]);
 const na_table bins = na_table_of<RANK, true>(params);
 const DEV float* bias = rpb + head * count;
 TGP float* close = close_bins + (BINS > 0 ? team * count : 0);
-const long shares = long(head * slices + slice) * (threads / NA_TEAM);  // before this threadgroup's
+const long shares = long(head * slices + slice) * (threads / NA_TEAM_THREADS);  // before this threadgroup's
 DEV float* share_of_rpb = d_rpb + (shares + team) * count;
 const float factor = na_float(params[NA_SCALE]), scale = factor * NA_LOG2E;
 
 na_clear_slabs<D, DV>(slabs, BUFFERS * 2 * SIZE, thread_index, threads);
-if (BIAS) na_clear_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
+if (BIAS && me.part == 0) na_clear_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
 
 const int items = params[NA_ITEMS];
 for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // one, without
@@ -61,6 +63,7 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
   na_load_rows<RANK, DV>(g_out, d_out, d_out_strides, tile.batch, head, mine, me);
   NA_UNROLL for (int h = 0; h < NA_ROWS; h++)
     delta[h] = na_row_dot<FV>(g_out, o, h);  // by all lanes, live or not
+  na_add_parts<NA_ROWS>(delta, exchange, turn, thread_index, me);
   NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
     const long row = mine[h].row;
     delta[h] = mine[h].live ? delta[h] - d_lse[row] : 0.0f;
@@ -70,7 +73,7 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
       softmax[h] = na_recount<RANK, BIAS, D>(
           mine[h], query + na_line_again<RANK>(query_strides, params, row, heads, head),
           query_strides[RANK + 2], key, na_lines_again(tour, 0), bins, bias, scale);
-    if (mine[h].stored && me.column == 0) {
+    if (mine[h].stored && me.column + me.part == 0) {
       const na_pack<float, 4> mark = {
           {-softmax[h].top, -softmax[h].log_sum, -delta[h], large[h] ? 1.0f : 0.0f}};
       *(DEV na_pack<float, 4>*)(marks + row * 4) = mark;
@@ -83,15 +86,18 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
     const TGP T* keys = na_next_slab<RANK, D, DV, PITCH, SIZE, BUFFERS>(
         slabs, key, value, tour, n, thread_index, threads);
     const TGP T* values = keys + SIZE;
-    const na_walk walk = na_walk_over<SHAPE>(seen, tour.slab[n % 3]);
-    for (int across = 0; across < walk.width; across += SHAPE::COLUMNS) {
+    na_walk walk = na_walk_over<SHAPE>(seen, tour.slab[n % 3]);
+    na_keep_pace<SHAPE>(walk, tour, thread_index, threads);
+    for (int across = 0; across < walk.to_width; across += SHAPE::COLUMNS) {
       const na_column column = na_column_at<SHAPE>(walk, mine, across, me);
-      for (int i = 0; i < walk.depth; i += SHAPE::DEEP) {
+      for (int i = 0; i < walk.to_depth; i += SHAPE::DEEP) {
         const na_picked at = na_pick<SHAPE>(walk, column, i);
         na_pairs<float> s = {}, dp;
-        NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) dp.e[e] = -delta[na_row_of(e)];
-        na_dot<FK>(s, q, keys, at, me);
-        na_dot<FV>(dp, g_out, values, at, me);
+        NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) 
+          dp.e[e] = me.part == 0 ? -delta[na_row_of(e)] : 0.0f;
+        na_dot<FK>(s, q, keys + na_first<FK>(me), at, me);
+        na_dot<FV>(dp, g_out, values + na_first<FV>(me), at, me);
+        na_add_parts(s, dp, exchange, turn, thread_index, me);
         if (!NA_SAME_DOTS)
           NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
             if (!large[h]) continue;
@@ -118,8 +124,8 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
           ds.e[e] = na_exp2(s.e[e] - of.top - of.log_sum) * dp.e[e];
         }
         if (!NA_SAME_DOTS) na_together();
-        na_accumulate<FK>(acc_dq, ds, keys, at, me);
-        if (BIAS) na_add_to_bins<BINS>(close, share_of_rpb, me, bin, ds.e);
+        na_accumulate<FK>(acc_dq, ds, keys + na_first<FK>(me), at, me);
+        if (BIAS && me.part == 0) na_add_to_bins<BINS>(close, share_of_rpb, me, bin, ds.e);
       }
     }
   }
@@ -127,5 +133,5 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
   NA_UNROLL for (int h = 0; h < NA_ROWS; h++) factors[h] = mine[h].live ? factor : 0.0f;
   na_store_rows<D>(d_query, acc_dq, mine, factors, me);
 }
-if (BIAS) na_write_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
-else if (group == 0 && thread_index == 0) d_rpb[0] = 0.0f;
+if (BIAS && me.part == 0) na_write_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
+if (!BIAS && group == 0 && thread_index == 0) d_rpb[0] = 0.0f;

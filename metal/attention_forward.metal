@@ -15,21 +15,23 @@
 //           rpb [H, 2K-1 per axis] float
 // outputs   out [B, *out, H, DV], lse [B, *out, H] float, stats [B, *out, H, 2] float
 // grid      items * H threadgroups
-constexpr int FK = na_frags<D>(), FV = na_frags<DV>();  // fragments of a row
+constexpr int FK = na_frags<D>(), FV = na_frags<DV>();  // fragments of a row, or of a part
 constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T))), SIZE = CAPACITY * PITCH;
 NA_SHARED na_tour tour;
 NA_SLABS T slabs[NA_DYNAMIC(BUFFERS * 2 * SIZE)];
+NA_SHARED float exchange[2 * NA_HALF];
 
 const uint thread_index = thread_index_in_threadgroup, threads = threads_per_threadgroup.x;
 const int heads = params[NA_HEADS], group = int(threadgroup_position_in_grid.x);
 const int item = na_quotient(group, heads), head = group - item * heads;
-const na_lane me = na_lane_of<T>(thread_index % NA_TEAM);
+const na_lane me = na_lane_in_team<T>(thread_index);
+int turn = 0;  // of the exchange
 const na_point few = na_size(Q0, Q1, Q2), teams = na_teams<RANK>(params);
 const na_point many = na_times(few, teams);
 const na_tile tile = na_query_tile<RANK, PLAIN>(params, lengths, item, many);
-const na_point corner = na_team_place<AXIS>(thread_index / NA_TEAM, teams, few);
+const na_point corner = na_team_place<AXIS>(thread_index / NA_TEAM_THREADS, teams, few);
 const na_rows rows = na_rows_of<RANK, false>(params, tile, head, params[NA_HEADS], NA_OWN);
 const int kv_head = na_quotient(head, params[NA_SHARING]);
 const na_table bins = na_table_of<RANK, true>(params);
@@ -57,13 +59,15 @@ for (int n = 0; n < tour.number; n++) {
   const TGP T* keys = na_next_slab<RANK, D, DV, PITCH, SIZE, BUFFERS>(
       slabs, key, value, tour, n, thread_index, threads);
   const TGP T* values = keys + SIZE;
-  const na_walk walk = na_walk_over<SHAPE>(seen, tour.slab[n % 3]);
-  for (int across = 0; across < walk.width; across += SHAPE::COLUMNS) {
+  na_walk walk = na_walk_over<SHAPE>(seen, tour.slab[n % 3]);
+  na_keep_pace<SHAPE>(walk, tour, thread_index, threads);
+  for (int across = 0; across < walk.to_width; across += SHAPE::COLUMNS) {
     const na_column column = na_column_at<SHAPE>(walk, mine, across, me);
-    for (int i = 0; i < walk.depth; i += SHAPE::DEEP) {
+    for (int i = 0; i < walk.to_depth; i += SHAPE::DEEP) {
       const na_picked at = na_pick<SHAPE>(walk, column, i);
       na_pairs<float> s = {};
-      na_dot<FK>(s, q, keys, at, me);
+      na_dot<FK>(s, q, keys + na_first<FK>(me), at, me);
+      na_add_parts<NA_PAIRS>(s.e, exchange, turn, thread_index, me);
       if (BIAS)
         NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) {
           const int bin = mine[na_row_of(e)].bin + na_entry_at<SHAPE>(bins, column, i, e);
@@ -73,7 +77,7 @@ for (int n = 0; n < tour.number; n++) {
       else na_mask_logits<SHAPE>(s, scale, walk, column, i);
       if (na_exceeds(softmax, s)) na_rescale<FV>(softmax, s, acc_o);
       na_weigh(softmax, s);
-      na_accumulate<FV>(acc_o, s, values, at, me);
+      na_accumulate<FV>(acc_o, s, values + na_first<FV>(me), at, me);
     }
   }
 }
@@ -85,7 +89,7 @@ NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
 }
 na_store_rows<DV>(out, acc_o, mine, norm, me);
 NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
-  if (!mine[h].stored || me.column != 0) continue;
+  if (!mine[h].stored || me.column + me.part != 0) continue;
   const bool live = mine[h].live;
   const float row_max = live ? softmax.row_max[h] : 0.0f;
   const float log_sum = live ? na_log2(softmax.row_sum[h]) : 0.0f;

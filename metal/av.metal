@@ -13,11 +13,11 @@ NA_SLABS T slabs[NA_DYNAMIC(BUFFERS * SIZE)];
 NA_SHARED float close_bins[BINS > 0 ? BINS : 1];
 
 const uint thread_index = thread_index_in_threadgroup, threads = threads_per_threadgroup.x;
-const uint team = thread_index / NA_TEAM;
+const uint team = thread_index / NA_TEAM_THREADS;
 const int heads = params[NA_HEADS], group = int(threadgroup_position_in_grid.x);
 const int slice = na_quotient(group, heads), head = group - slice * heads;
 const int slices = na_quotient(int(threadgroups_per_grid.x), heads), count = params[NA_BINS];
-const na_lane me = na_lane_of<T>(thread_index % NA_TEAM);
+const na_lane me = na_lane_in_team<T>(thread_index);
 const na_point few = na_size(Q0, Q1, Q2), teams = na_teams<RANK>(params);
 const na_point many = na_times(few, teams);
 const na_point corner = na_team_place<AXIS>(team, teams, few);
@@ -25,11 +25,11 @@ const int kv_head = na_quotient(head, params[NA_SHARING]);
 const na_table bins = na_table_of<RANK, true>(params), slots = na_table_of<RANK, false>(params);
 const int volume = na_volume(params);
 TGP float* close = close_bins + (BINS > 0 ? team * count : 0);
-const long shares = long(head * slices + slice) * (threads / NA_TEAM);  // before this threadgroup's
+const long shares = long(head * slices + slice) * (threads / NA_TEAM_THREADS);  // before this threadgroup's
 DEV float* share_of_rpb = d_rpb + (shares + team) * count;
 
 na_clear_slabs<DV, 0>(slabs, BUFFERS * SIZE, thread_index, threads);
-if (SUMS) na_clear_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
+if (SUMS && me.part == 0) na_clear_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
 
 const int items = params[NA_ITEMS];
 for (int item = slice; item < items; item = SUMS ? item + slices : items) {  // one, without
@@ -52,9 +52,9 @@ for (int item = slice; item < items; item = SUMS ? item + slices : items) {  // 
     const TGP T* values = na_next_slab<RANK, DV, 0, PITCH, SIZE, BUFFERS>(
         slabs, value, value, tour, n, thread_index, threads);
     const na_walk walk = na_walk_over<SHAPE>(seen, tour.slab[n % 3]);
-    for (int across = 0; across < walk.width; across += SHAPE::COLUMNS) {
+    for (int across = 0; across < walk.to_width; across += SHAPE::COLUMNS) {
       const na_column column = na_column_at<SHAPE>(walk, mine, across, me);
-      for (int i = 0; i < walk.depth; i += SHAPE::DEEP) {
+      for (int i = 0; i < walk.to_depth; i += SHAPE::DEEP) {
         na_pairs<float> p;
         int bin[NA_PAIRS];
         NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) {
@@ -66,12 +66,12 @@ for (int item = slice; item < items; item = SUMS ? item + slices : items) {  // 
         }
         na_together();
         const na_picked at = na_pick<SHAPE>(walk, column, i);
-        na_accumulate<FV>(sum, p, values, at, me);
-        if (SUMS) na_add_to_bins<BINS>(close, share_of_rpb, me, bin, p.e);
+        na_accumulate<FV>(sum, p, values + na_first<FV>(me), at, me);
+        if (SUMS && me.part == 0) na_add_to_bins<BINS>(close, share_of_rpb, me, bin, p.e);
       }
     }
   }
   na_store_rows<DV>(out, sum, mine, na_float(params[NA_SCALE]), me);
 }
-if (SUMS) na_write_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
-else if (group == 0 && thread_index == 0) d_rpb[0] = 0.0f;
+if (SUMS && me.part == 0) na_write_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
+if (!SUMS && group == 0 && thread_index == 0) d_rpb[0] = 0.0f;

@@ -15,11 +15,11 @@ const uint thread_index = thread_index_in_threadgroup, threads = threads_per_thr
 const int kv_heads = params[NA_KV_HEADS], group = int(threadgroup_position_in_grid.x);
 const int item = na_quotient(group, kv_heads), kv_head = group - item * kv_heads;
 const int sharing = params[NA_SHARING];  // heads that use a kv_head
-const na_lane me = na_lane_of<T>(thread_index % NA_TEAM);
+const na_lane me = na_lane_in_team<T>(thread_index);
 const na_point few = na_size(Q0, Q1, Q2), teams = na_teams<RANK>(params);
 const na_point many = na_times(few, teams);
 const na_tile tile = na_key_tile<RANK, PLAIN>(params, lengths, item, many);
-const na_point corner = na_team_place<AXIS>(thread_index / NA_TEAM, teams, few);
+const na_point corner = na_team_place<AXIS>(thread_index / NA_TEAM_THREADS, teams, few);
 const na_rows key_rows = na_rows_of<RANK, true>(params, tile, kv_head, kv_heads, NA_OWN);
 const na_table slots = na_table_of<RANK, false>(params);
 const int volume = na_volume(params);
@@ -45,9 +45,9 @@ for (int n = 0; n < sharing * tour.number; n++) {
       slabs, d_out, d_out, none, tour, n, sharing, thread_index, threads);
   const na_rows rows = na_rows_again(tour, na_quotient(n, tour.number));
   const na_walk walk = na_walk_over<SHAPE>(seen, tour.slab[n % 3]);
-  for (int across = 0; across < walk.width; across += SHAPE::COLUMNS) {
+  for (int across = 0; across < walk.to_width; across += SHAPE::COLUMNS) {
     const na_column column = na_column_at<SHAPE>(walk, mine, across, me);
-    for (int i = 0; i < walk.depth; i += SHAPE::DEEP) {
+    for (int i = 0; i < walk.to_depth; i += SHAPE::DEEP) {
       na_pairs<float> p = {};
       NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) {
         if (!na_in_sight<SHAPE>(walk, column, i, e)) continue;
@@ -61,7 +61,7 @@ for (int n = 0; n < sharing * tour.number; n++) {
       }
       na_together();
       const na_picked at = na_pick<SHAPE>(walk, column, i);
-      na_accumulate<FV>(sum, p, gradients, at, me);
+      na_accumulate<FV>(sum, p, gradients + na_first<FV>(me), at, me);
     }
   }
 }

@@ -4,7 +4,8 @@
 // apart from products and sums over lanes the kernels are the same for all.
 
 struct na_lane {
-  int index;   // in its team
+  int index;   // in its part of a team
+  int part;    // whose channels it has (parts.h)
   int row;     // the first row that it looks after; the next ones are 8 apart
   int column;  // the first of its tokens of a fragment
   bool wide;   // whether elements are float32, for a core that looks them up otherwise
@@ -31,10 +32,21 @@ struct na_frag {
   T e[NA_HELD * NA_WIDE];
 };
 
-// How many of these a row of D channels takes.
+// Where rows are long a team is several simdgroups, its parts: each has its own channels of all rows.
+enum { NA_TEAM_THREADS = NA_TEAM * NA_PARTS };
+
+// How many of these a part of a row of D channels takes; the channels of all parts; and a part's first.
 template <int D>
 NA_FN constexpr int na_frags() {
-  return (D + NA_DEPTH - 1) / NA_DEPTH;
+  return (D + NA_DEPTH * NA_PARTS - 1) / (NA_DEPTH * NA_PARTS);
+}
+template <int D>
+NA_FN constexpr int na_padded() {
+  return na_frags<D>() * NA_DEPTH * NA_PARTS;
+}
+template <int F>
+NA_FN int na_first(na_lane me) {
+  return me.part * (F * NA_DEPTH);
 }
 
 // Where in a slab the tokens of a fragment lie.

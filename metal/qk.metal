@@ -10,15 +10,17 @@ typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (PITCH * int(sizeof(T))), SIZE = CAPACITY * PITCH;
 NA_SHARED na_tour tour;
 NA_SLABS T slabs[NA_DYNAMIC(BUFFERS * SIZE)];
+NA_SHARED float exchange[2 * NA_HALF];
 
 const uint thread_index = thread_index_in_threadgroup, threads = threads_per_threadgroup.x;
 const int heads = params[NA_HEADS], group = int(threadgroup_position_in_grid.x);
 const int item = na_quotient(group, heads), head = group - item * heads;
-const na_lane me = na_lane_of<T>(thread_index % NA_TEAM);
+const na_lane me = na_lane_in_team<T>(thread_index);
+int turn = 0;  // of the exchange
 const na_point few = na_size(Q0, Q1, Q2), teams = na_teams<RANK>(params);
 const na_point many = na_times(few, teams);
 const na_tile tile = na_query_tile<RANK, PLAIN>(params, lengths, item, many);
-const na_point corner = na_team_place<AXIS>(thread_index / NA_TEAM, teams, few);
+const na_point corner = na_team_place<AXIS>(thread_index / NA_TEAM_THREADS, teams, few);
 const na_rows rows = na_rows_of<RANK, false>(params, tile, head, params[NA_HEADS], NA_OWN);
 const int kv_head = na_quotient(head, params[NA_SHARING]);
 const na_table bins = na_table_of<RANK, true>(params), slots = na_table_of<RANK, false>(params);
@@ -30,7 +32,7 @@ na_mine mine[NA_ROWS];
 na_frag<T> q[FK];
 na_find_mine<RANK, false, Q1, Q2>(mine, params, tile, rows, corner, me);
 NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
-  if (mine[h].stored && !na_whole<RANK>(mine[h], volume))
+  if (me.part == 0 && mine[h].stored && !na_whole<RANK>(mine[h], volume))
     for (int i = me.column / NA_BESIDE; i < volume; i += 4)
       logits[mine[h].row * volume + i] = T(na_float(params[NA_FILL]));
 }
@@ -48,16 +50,18 @@ na_clear_slabs<D, 0>(slabs, BUFFERS * SIZE, thread_index, threads);
 for (int n = 0; n < tour.number; n++) {
   const TGP T* keys = na_next_slab<RANK, D, 0, PITCH, SIZE, BUFFERS>(
       slabs, key, key, tour, n, thread_index, threads);
-  const na_walk walk = na_walk_over<SHAPE>(seen, tour.slab[n % 3]);
-  for (int across = 0; across < walk.width; across += SHAPE::COLUMNS) {
+  na_walk walk = na_walk_over<SHAPE>(seen, tour.slab[n % 3]);
+  na_keep_pace<SHAPE>(walk, tour, thread_index, threads);
+  for (int across = 0; across < walk.to_width; across += SHAPE::COLUMNS) {
     const na_column column = na_column_at<SHAPE>(walk, mine, across, me);
-    for (int i = 0; i < walk.depth; i += SHAPE::DEEP) {
+    for (int i = 0; i < walk.to_depth; i += SHAPE::DEEP) {
       na_pairs<float> s = {};
       const na_picked at = na_pick<SHAPE>(walk, column, i);
-      na_dot<FK>(s, q, keys, at, me);
+      na_dot<FK>(s, q, keys + na_first<FK>(me), at, me);
+      na_add_parts<NA_PAIRS>(s.e, exchange, turn, thread_index, me);
       NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) {
         const na_mine one = mine[na_row_of(e)];
-        if (!na_in_sight<SHAPE>(walk, column, i, e)) continue;
+        if (me.part != 0 || !na_in_sight<SHAPE>(walk, column, i, e)) continue;
         float logit = s.e[e] * scale;
         if (BIAS) logit += bias[one.bin + na_entry_at<SHAPE>(bins, column, i, e)];
         const int slot = one.slot + na_entry_at<SHAPE>(slots, column, i, e);

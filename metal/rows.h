@@ -27,7 +27,7 @@ NA_FN void na_load_row(THR na_frag<T>* part, int h, const DEV T* row, long chann
   NA_UNROLL for (int n = 0; n < F * NA_WIDE; n += WIDE) {
     const int d = na_channel<F>(me, n);
     na_pack<T, WIDE> pack = {};
-    if (live && (D % NA_DEPTH == 0 || d < D)) pack = *(const DEV na_pack<T, WIDE>*)(row + (WIDE > 1 ? d : d * channel));
+    if (live && (D == na_padded<D>() || d < D)) pack = *(const DEV na_pack<T, WIDE>*)(row + (WIDE > 1 ? d : d * channel));
     NA_UNROLL for (int i = 0; i < WIDE; i++)
       part[(n + i) / NA_WIDE].e[h * NA_WIDE + (n + i) % NA_WIDE] = pack.e[i];
   }
@@ -74,7 +74,7 @@ NA_FN void na_store_rows(DEV T* array, const THR na_frag<float>* part, const THR
       na_pack<T, WIDE> pack;
       NA_UNROLL for (int i = 0; i < WIDE; i++)
         pack.e[i] = T(part[(n + i) / NA_WIDE].e[h * NA_WIDE + (n + i) % NA_WIDE] * times[h]);
-      if (D % NA_DEPTH == 0 || d < D) *(DEV na_pack<T, WIDE>*)(array + (home[h].row + ahead) * D + d) = pack;
+      if (D == na_padded<D>() || d < D) *(DEV na_pack<T, WIDE>*)(array + (home[h].row + ahead) * D + d) = pack;
     }
   }
   simdgroup_barrier(mem_flags::mem_none);

@@ -4,7 +4,7 @@
 // The channel of element n of a lane's F fragments, and how many elements lie side by side.
 template <int F>
 NA_FN int na_channel(na_lane me, int n) {
-  return na_behind(n) + me.column;
+  return na_first<F>(me) + na_behind(n) + me.column;
 }
 template <int F>
 NA_FN constexpr int na_run() {

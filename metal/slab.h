@@ -8,8 +8,8 @@ struct na_shape {
   enum { AXIS = AXIS_, OTHER = 1 - AXIS_ };  // in 3-D the other one that is not the innermost
   enum { DEEP = HIGH, COLUMNS = NA_TOKENS / HIGH };
   enum { PITCH = PITCH_ };  // elements from a token of a slab to the next
-  // All queries see the same of a column, and no fragments that are computed at once pass its end.
-  enum { FLAT = RANK_ > 1 && QUERIES == 1 && HIGH == 1 };
+  enum { PASSES = HIGH > 1 || NA_PARTS > 1 };  // fragments may pass the end of a column
+  enum { FLAT = RANK_ > 1 && QUERIES == 1 && !PASSES };  // all queries see the same of it
 };
 
 // How far a slab reaches on an axis of `length` tokens if it may have at most `capacity`: where it is
@@ -28,10 +28,12 @@ struct na_tour {
   na_box slab[3];  // the last, this and the next
   na_lines lines[2];  // of the arrays that they come from,
   na_rows rows;       // and their number in a contiguous one, where a kernel wants it
+  int depth[NA_PARTS > 1 ? NA_THREADS / NA_TEAM_THREADS : 1];  // of each team's walk,
+  int width[NA_PARTS > 1 ? NA_THREADS / NA_TEAM_THREADS : 1];  // where they keep pace (parts.h)
   int wide;           // whether they move 16 bytes at once
   int none;        // 0, but no compiler knows: what is computed with it is not kept from slab to slab
 };
-static_assert(sizeof(na_tour) <= 256, "ops/gpu/plan.py counts on it");
+static_assert(sizeof(na_tour) <= 288, "ops/gpu/tile.py counts on it");
 
 // Slabs of at most `capacity` tokens, and on each axis of as many as the parameters allow. Teams of a
 // whole simdgroup have wide fragments: a slab takes all of the inner axes, if it may, and cuts
@@ -165,11 +167,16 @@ NA_FN void na_go_on(THR na_pace& pace, const na_point passed) {
 // A slab row of D elements, rounded up to whole fragments and padded against bank conflicts.
 template <typename T, int D>
 NA_FN constexpr int na_pitch() {
-  return na_frags<D>() * NA_DEPTH + NA_PAD_BYTES / int(sizeof(T));
+  return na_padded<D>() + NA_PAD_BYTES / int(sizeof(T));
+}
+// Where the four marks of a query lie in its row: in that padding.
+template <typename T, int PITCH>
+NA_FN constexpr int na_marks() {
+  return PITCH - NA_PAD_BYTES / int(sizeof(T));
 }
 
 // Copies the rows [D] and [DV] of all tokens of `slab` from device to threadgroup memory, WIDE
-// elements at once. The four marks of a query, unless they are null, follow its row.
+// elements at once, and the four marks of a query, unless they are null.
 template <int RANK, int D, int DV, int PITCH, int WIDE, typename T>
 NA_FN void na_copy_rows(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* value,
                         const DEV float* marks, const TGP na_tour& tour, int n, int head,
@@ -199,7 +206,7 @@ NA_FN void na_copy_rows(TGP T* keys, const DEV T* key, TGP T* values, const DEV 
       if (d < DV) na_copy<WIDE>(values + at * PITCH + d, value + of_value.at + d * value_step);
     }
     if (marks && lane == 0)
-      na_copy<4>((TGP float*)(keys + at * PITCH + na_frags<D>() * NA_DEPTH), marks + (of_marks.at + head) * 4);
+      na_copy<4>((TGP float*)(keys + at * PITCH + na_marks<T, PITCH>()), marks + (of_marks.at + head) * 4);
     const na_point passed = na_next_round<RANK>(slab, rounds, token);
     na_go_on<RANK>(of_key, passed);
     if (DV > 0) na_go_on<RANK>(of_value, passed);
@@ -282,6 +289,6 @@ NA_FN TGP T* na_next_slab(TGP T* memory, const DEV T* key, const DEV T* value, T
 // Zeroes what slabs of rows that end inside a fragment have beyond them.
 template <int D, int DV, typename T>
 NA_FN void na_clear_slabs(TGP T* memory, int size, uint thread_index, uint threads) {
-  if (D % NA_DEPTH != 0 || DV % NA_DEPTH != 0)
+  if (D != na_padded<D>() || DV != na_padded<DV>())
     NA_ROLLED for (int i = int(thread_index); i < size; i += int(threads)) memory[i] = T(0.0f);
 }

@@ -6,7 +6,7 @@
 
 // The parameter block, int32. ops/gpu/params.py writes it, by these names. A launch may be of a part of
 // the tiles alone: those from rank NA_START on, and the arrays that have a row for each of a tile's
-// rows then have NA_OWN of them on an axis (ops/gpu/parts.py).
+// rows then have NA_OWN of them on an axis (ops/gpu/cuts.py).
 enum na_param {
   NA_HEADS, NA_KV_HEADS, NA_SCALE, NA_FILL, NA_RAGGED, NA_ITEMS, NA_BINS, NA_SHARING,
   NA_AXES, NA_AXIS = 16
@@ -24,6 +24,14 @@ enum na_axis_param {
 #define NA_MINUS_INFINITY int(0xff800000u)
 #define NA_EACH_AXIS(a) NA_UNROLL for (int a = 3 - RANK; a < 3; a++)
 #define NA_EACH_AXIS_BACK(a) NA_UNROLL for (int a = 2; a >= 3 - RANK; a--)
+
+// A thread's lane, in its part of its team.
+template <typename T>
+NA_FN na_lane na_lane_in_team(uint thread_index) {
+  na_lane me = na_lane_of<T>(int(thread_index % NA_TEAM));
+  me.part = int(thread_index / NA_TEAM % NA_PARTS);
+  return me;
+}
 
 struct na_point {
   int at[3];

@@ -11,6 +11,8 @@ struct na_walk {
   int first;     // where the first token lies in the slab,
   int down;      // how far the one below it is,
   int gap;       // and how much farther than its predecessor the first of a row across
+  int to_depth;  // how far it goes: as far as it has tokens, or as another team has (parts.h)
+  int to_width;
   bool open;     // every row of the team sees every token of every fragment: nothing is masked. Not
                  // said to small teams: those of a simdgroup branch alike
 };
@@ -37,6 +39,8 @@ NA_FN na_walk na_walk_over(const na_seen seen, const na_box slab) {
   walk.depth = size[AXIS];
   walk.length = RANK > 1 ? size[2] : 1;
   walk.width = walk.depth > 0 ? walk.length * (RANK > 2 ? size[SHAPE::OTHER] : 1) : 0;
+  walk.to_depth = walk.depth;
+  walk.to_width = walk.width;
   walk.open = walk.open && walk.depth % SHAPE::DEEP == 0 && walk.width % SHAPE::COLUMNS == 0;
   return walk;
 }
@@ -101,7 +105,7 @@ NA_FN na_column na_column_at(const na_walk walk, const THR ROW* mine, int across
     const int ahead = walk.box.high[AXIS] - sight.first[AXIS];
     column.from[h] = column.token[0].at[AXIS] - sight.first[AXIS];
     column.count[h] = uint(sight.count[AXIS]);
-    if (SHAPE::DEEP > 1)  // fragments may pass the end, sight must not
+    if (SHAPE::PASSES)  // fragments may, sight must not
       column.count[h] = uint(na_clamp(ahead, 0, sight.count[AXIS]));
     NA_UNROLL for (int t = 0; t < NA_PER_ROW; t++) {
       bool inside = across + int(uint(me.column + na_behind(t)) % SHAPE::COLUMNS) < walk.width;
@@ -117,7 +121,8 @@ NA_FN na_column na_column_at(const na_walk walk, const THR ROW* mine, int across
 // Where the tokens of the fragment lie that begins i tokens down a column.
 template <typename SHAPE>
 NA_FN na_picked na_pick(const na_walk walk, const na_column column, int i) {
-  const int down = i * walk.down;
+  const bool alike = SHAPE::DEEP == 1 && SHAPE::PASSES;  // all of its tokens pass the end, or none
+  const int down = (alike ? na_min(i, walk.depth - 1) : i) * walk.down;
   na_picked at;
   NA_UNROLL for (int j = 0; j < NA_LOOKUPS; j++) {
     at.mine[j] = column.at.mine[j] + down;

@@ -14,7 +14,7 @@ from .cuts import MOST_THREADS, Cut, cut_up
 from .device import Device
 from .params import ONE_TOKEN, Axis, head_params, padded, parameter_block
 from .shapes import Axes
-from .tile import PRODUCT, TOUR_BYTES, Held, choose_tile, near_bins
+from .tile import PRODUCT, Held, bytes_beside_slabs, choose_tile, near_bins
 
 BIAS_THREADGROUPS = 512  # that sum the gradient of rpb, each simdgroup into its own table
 MAX_ROWS = 2**31 - 1  # tokens times heads of a sample; all else is counted in 64 bits
@@ -117,7 +117,7 @@ class Plan:
     @property
     def threads(self) -> int:
         """Of a threadgroup."""
-        return self.core.lanes * self.teams
+        return self.core.team_threads * self.teams
 
     @property
     def memory(self) -> int:
@@ -135,7 +135,7 @@ class Plan:
     @property
     def memory_beside_slabs(self) -> int:
         """Bytes of threadgroup memory that a kernel declares beside its slabs, at most."""
-        return 4 * max(self.template.bins, 1) + TOUR_BYTES
+        return 4 * max(self.template.bins, 1) + bytes_beside_slabs(self.core)
 
 
 @lru_cache(maxsize=4096)

@@ -97,7 +97,7 @@ def team_counts(core: Core) -> list[int]:
     many registers that three threadgroups of 128 fill a processor better than one of 256.
     """
     threads = [t for t in (256, 128, 64, 32) if t <= core.threads]
-    return [t // core.lanes for t in threads]
+    return [t // core.team_threads for t in threads if t >= core.team_threads]
 
 
 def lay_teams(rank: int, kernel: Axes, shape: Shape, count: int, sizes: Axes, core: Core) -> Axes:
@@ -110,9 +110,17 @@ def lay_teams(rank: int, kernel: Axes, shape: Shape, count: int, sizes: Axes, co
     while together > 1 and (together - 1) * shape.rows[shape.axis] >= sizes[shape.axis]:
         together //= 2
 
-    def seen(teams: Axes) -> tuple[int, int]:
-        axes = zip(shape.rows, teams, kernel, strict=True)
-        return math.prod(q * g + k - 1 for q, g, k in axes), teams[2]
+    def seen(teams: Axes) -> tuple[float, int]:
+        axes = list(zip(shape.rows, teams, kernel, strict=True))
+        volume = math.prod(q * g + k - 1 for q, g, k in axes)
+        if core.parts == 1:
+            return volume, teams[2]
+        # In step all go as far as any, on all axes but the innermost, which slabs are last cut on.
+        along = math.prod(q * g + k - 1 for q, g, k in axes[:2]) * (axes[2][0] + axes[2][2] - 1)
+        busy = math.prod(
+            min(g, -(-n // q)) for q, g, n in zip(shape.rows, teams, sizes, strict=True)
+        )
+        return along / busy, volume
 
     return min((b for b in _boxes(count, rank) if b[shape.axis] % together == 0), key=seen)
 
@@ -169,6 +177,8 @@ def slabs(
         return sorted({min(-(-n // piece) * piece, box[axis]) for n in even})
 
     def pieces(axis: int, size: int) -> list[tuple[int, ...]]:
+        if core.parts > 1:  # in step, all go as far as any
+            return [_longest(box[axis], seen[axis], size, shape.rows[axis], teams[axis])]
         shared = window_stride[axis]
         many = 1 if of_first else teams[axis]
         starts = {i * shape.rows[axis] // shared * shared for i in range(many)}
@@ -198,6 +208,14 @@ def slabs(
     options = [reach for reach in product(zs, ys, xs) if math.prod(reach) <= capacity]
     found = min(options, key=cost, default=(1, 1, max(capacity, 1)))
     return Slabs(found, cost(found))
+
+
+def _longest(box: int, seen: int, size: int, rows: int, teams: int) -> tuple[int, ...]:
+    """Of each slab along an axis, the most that a team sees of it."""
+    slabs = ((low, min(low + size, box)) for low in range(0, box, size))
+    firsts = [i * rows for i in range(teams)]
+    most = (max(min(b, n + seen) - max(a, n) for n in firsts) for a, b in slabs)
+    return tuple(n for n in most if n > 0)
 
 
 def _pieces(start: int, length: int, size: int) -> tuple[int, ...]:

@@ -25,9 +25,13 @@ MOST_REGISTERS = 220  # by this count, before some are spilled
 SHAPES_TRIED = 4  # of those that a core has
 WAITING = 4  # simdgroups of a processor that wait for something, of however many
 FEW_SLABS = 10.5  # up to so many of a tile's keys are not worth a second buffer
+FEW_TOKENS = 32  # of a slab, for which Metal's threadgroups have all of their memory
 LARGEST_SLAB = 128  # tokens; larger ones are cut worse
 
-TOUR_BYTES = 256  # of threadgroup memory: what a tile's threads share beside slabs (metal/slab.h)
+TEAMS_IN_STEP = 2  # of parts: more of them wait for each other
+PART_REGISTERS = 12  # that parts take themselves (scripts/registers.py)
+WIDEST_PART = 256  # bytes of a row of more than 128 channels, on tensor cores
+TOUR_BYTES = 288  # of threadgroup memory: what a tile's threads share beside slabs (metal/slab.h)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Held:
         registers: Of 32 bits, that a lane has for them beside all else, where teams are of a few
             lanes and four rows,
         registers_3d: and in 3-D, where there is more of that (scripts/registers.py).
+        whole: The same where teams are whole simdgroups, and rows that take more are shared out,
+        whole_3d: and in 3-D.
     """
 
     arrays: int
@@ -48,6 +54,8 @@ class Held:
     pairs: int
     registers: int = 0
     registers_3d: int = 0
+    whole: int = 64
+    whole_3d: int = 64
 
     def channels(self, problem: Problem) -> int:
         """How many of a row a lane has registers for."""
@@ -58,6 +66,16 @@ class Held:
     def row_bytes(self, dtype: mx.Dtype, dim: int) -> int:
         """Of all arrays and sums of rows with ``dim`` channels."""
         return (self.arrays * dtype.size + self.sums * 4) * dim
+
+    def fits(self, problem: Problem, dim: int, core: Core) -> bool:
+        """Whether a lane of a whole simdgroup has registers for its share of rows."""
+        room = self.whole_3d if problem.rank == 3 else self.whole
+        room -= PART_REGISTERS if core.parts > 1 else 0
+        return self.words(problem.dtype, dim, core) <= room
+
+    def words(self, dtype: mx.Dtype, dim: int, core: Core) -> int:
+        """Of each lane."""
+        return self.row_bytes(dtype, core.padded(dim)) * core.rows // (4 * core.team_threads)
 
 
 PRODUCT = Held(arrays=1, sums=1, pairs=1)  # what the separate products hold at most
@@ -149,11 +167,12 @@ def choose_tile(
     cores = [core] if forced else [c for c in device.cores if c.whole]
     windows = padded(problem.neighborhood.kernel_size), padded(problem.neighborhood.window_stride)
     found = []
-    for one in cores:
+    for core in cores:
+        one = in_parts(problem, device, core, dim, held)
         wide = one.padded(dim)
         row_bytes = 2 * (wide * problem.dtype.size + PAD_BYTES)
         shapes = fragments(problem.rank, windows[0], one, by_key)
-        words = held.row_bytes(problem.dtype, wide) * one.rows // (4 * one.lanes)
+        words = held.words(problem.dtype, wide, one)
         words += OTHER_REGISTERS + held.pairs * one.tokens * one.rows * 3 // (2 * one.lanes)
         share = _share(device, one, words, shapes[0], windows[0], row_bytes, bins)
         if not share:
@@ -218,22 +237,27 @@ def _share(
     """
     processor = device.processor
     if not processor:  # registers leave room for three small groups, or for two large ones
-        large = core.threads > SMALL_GROUP and not bins
-        return Share(core.threads, 1, 1, device.slab_bytes * (3 if large else 2) // 2)
+        large = (
+            core.threads > SMALL_GROUP or (core.whole and device.slab_bytes < FEW_TOKENS * row_bytes)
+        )
+        most = device.slab_bytes * (3 if large and not bins else 2) // 2
+        return Share(core.threads, 1, 1, min(most, device.memory_bytes - bytes_beside_slabs(core)))
     if words > MOST_REGISTERS and core.tokens != 16:
+        return None
+    if core.parts > 1 and core.tokens > 16:  # parts would exchange more than there is memory for
         return None
     resident = min(max(processor.registers // (SMALL_GROUP * words), 2), 5)
 
     def room(memory: int, resident: int) -> int:
-        own = memory // resident - processor.reserved_bytes
+        own = memory // resident - processor.reserved_bytes - _exchanged_bytes(core, SMALL_GROUP)
         return max(own - (4 * _rounded(bins) * SMALL_GROUP // 32 if bins else 0), row_bytes)
 
-    team = SMALL_GROUP // core.lanes
+    team = SMALL_GROUP // core.team_threads
     side = float(team) ** (1 / max(sum(k > 1 for k in kernel), 1))
     sizes = zip(kernel, shape.rows, strict=True)
     box = math.prod(k + math.ceil(side * rows) - 1 if k > 1 else 1 for k, rows in sizes)
     few = room(processor.memory_bytes - processor.spare_bytes, resident)
-    if resident > 2 or box * row_bytes <= FEW_SLABS * few:
+    if core.parts > 1 or resident > 2 or box * row_bytes <= FEW_SLABS * few:
         return Share(SMALL_GROUP, resident, 1, few)
     many = room(processor.memory_bytes, 1) // 2
     return Share(2 * SMALL_GROUP, 1, 2, min(many, LARGEST_SLAB * row_bytes))
@@ -274,11 +298,44 @@ def choose_core(
     raise ValueError(f"[choose_core] 'device' must have a core of whole simdgroups: {device}.")
 
 
+def in_parts(problem: Problem, device: Device, core: Core, dim: int, held: Held) -> Core:
+    """The core with teams of as many simdgroups as rows of ``dim`` channels need.
+
+    Tensor cores sum the same bits in all passes if they sum the same channels: there the number
+    depends on nothing that passes don't share.
+    """
+    if not core.whole or core.on_trial:  # whose pairs are too many to exchange
+        return core
+    wide = max(problem.head_dim, problem.value_dim)
+    parted, most = core, SMALL_GROUP if device.processor else core.threads
+    while parted.team_threads < most:
+        if device.processor:
+            enough = wide <= 128 or parted.parts * WIDEST_PART >= wide * problem.dtype.size
+        else:
+            enough = held.fits(problem, dim, parted)
+        if enough:
+            break
+        threads = min(TEAMS_IN_STEP * 2 * parted.team_threads, core.threads)
+        parted = replace(core, parts=2 * parted.parts, threads=threads)
+    return parted
+
+
+def bytes_beside_slabs(core: Core) -> int:
+    """Of threadgroup memory, that a kernel has beside its slabs and bins, at most."""
+    return TOUR_BYTES + _exchanged_bytes(core, core.threads)
+
+
+def _exchanged_bytes(core: Core, threads: int) -> int:
+    """Of two arrays of pairs, twice (metal/parts.h)."""
+    pairs = core.height * core.per_row
+    return 4 * 2 * 2 * pairs * threads if core.parts > 1 else 8
+
+
 def near_bins(device: Device, core: Core, bins: int) -> int:
     """Numbers of threadgroup memory in which the teams of any tile can sum; 0 if none can."""
     if not bins:
         return 0
-    room = (device.memory_bytes - device.slab_bytes - TOUR_BYTES) // 4
+    room = (device.memory_bytes - device.slab_bytes - bytes_beside_slabs(core)) // 4
     return next((n for n in (t * _rounded(bins) for t in team_counts(core)) if n <= room), 0)
 
 

@@ -21,7 +21,7 @@ from natten_zoo.ops.gpu import kernels
 from natten_zoo.ops.gpu.device import current, use_device
 from natten_zoo.ops.problem import Problem
 from tests.metal_emulator import StrictError, install, record
-from tests.ops.gpu.problems import Case, case_of, check_attention, worst
+from tests.ops.gpu.problems import MATRIX_2, Case, case_of, check_attention, worst
 
 FORWARD, KEY, QUERY = (
     f"attention_{name}.metal" for name in ("forward", "backward_key", "backward_query")
@@ -109,11 +109,11 @@ MUTANTS = {
     "padding queries stored": Mutant(
         "rows.h", r"if \(!home\[h\]\.stored\) continue;", "", "race-WW"
     ),
-    "LSE stored by every lane": Mutant(FORWARD, r" \|\| me\.column != 0\)", ")", "race-WW"),
-    # types, and what only the numbers tell
-    "slab passed as device memory": Mutant(
-        KEY, r"\(s, k, queries, at", "(s, k, query, at", "strict"
+    "LSE stored by every lane": Mutant(
+        FORWARD, r" \|\| me\.column \+ me\.part != 0\)", ")", "race-WW"
     ),
+    # types, and what only the numbers tell
+    "slab passed as device memory": Mutant(KEY, r"\(s, k, queries \+", "(s, k, query +", "strict"),
     "row summed over the wrong lanes": Mutant(
         "simdgroup.h", r"x \+ na_lane_xor\(x, NA_SECOND_LANE", "x + na_lane_xor(x, 4", "numbers"
     ),
@@ -127,7 +127,7 @@ MUTANTS = {
         "softmax.h", r"NA_SLACK 8\.0f", "NA_SLACK 200.0f", "numbers", on="climbing"
     ),
     "keys beyond a column's end seen": Mutant(
-        "walk.h", r"if \(SHAPE::DEEP > 1\)  //", "if (false)  //", "numbers", on="long"
+        "walk.h", r"if \(SHAPE::PASSES\)  //", "if (false)  //", "numbers", on="long"
     ),
     "bias pitch from the last axis alone": Mutant(
         "arrays.h",
@@ -167,6 +167,22 @@ MUTANTS = {
         "bits < 1; bits *= 2) any",
         "simd-shuffle-",
         SCALAR_4,
+    ),
+    # teams of several simdgroups
+    "no barrier between parts": Mutant("parts.h", FIRST, r"\1", "race-", MATRIX_2),
+    "parts left where others are read": Mutant(
+        "parts.h", r"parts\.now = parts\.next;", "", "race-", MATRIX_2
+    ),
+    "no barrier before pace is kept": Mutant("parts.h", LAST, r"\1", "race-", MATRIX_2),
+    "a team at its own pace": Mutant(FORWARD, "na_keep_pace[^;]*;", ";", "barrier-", MATRIX_2),
+    "a team of no tokens reads its own": Mutant(
+        "parts.h", r"walk\.first = walk\.gap = 0;", "", "out-of-bounds", MATRIX_2, "long"
+    ),
+    "sums of a part alone": Mutant(
+        QUERY, r"na_add_parts<NA_ROWS>\(delta, parts\);", "", "numbers", MATRIX_2
+    ),
+    "LSE stored by every part": Mutant(
+        FORWARD, r"me\.column \+ me\.part", "me.column", "race-WW", MATRIX_2
     ),
 }
 
@@ -268,7 +284,9 @@ def outcome(mutant: Mutant | None, core: Core, order: int = 0, on: str = "2-D") 
     return kinds | ({"numbers"} if wrong else set())
 
 
-@pytest.mark.parametrize("core", [MATRIX, SCALAR_4, SCALAR_8], ids=lambda c: f"{c.name}{c.lanes}")
+@pytest.mark.parametrize(
+    "core", [MATRIX, MATRIX_2, SCALAR_4, SCALAR_8], ids=lambda c: f"{c.name}{c.team_threads}"
+)
 @pytest.mark.parametrize("order", [0, 1, 2])
 def test_kernels_as_they_are(core: Core, order: int) -> None:
     assert not outcome(None, core, order)

@@ -18,6 +18,7 @@ from natten_zoo.ops.gpu.device import current, use_device
 from natten_zoo.ops.problem import Problem
 from tests.reference import Reference
 
+MATRIX_2, MATRIX_4 = (replace(MATRIX, parts=n) for n in (2, 4))  # as if rows were long
 TOLERANCE = {mx.float32: 1e-5, mx.float16: 4e-3, mx.bfloat16: 3e-2}
 
 
@@ -38,7 +39,7 @@ class Family:
         dtype, core = str(self.dtype).removeprefix("mlx.core."), self.core
         dims = f"{self.head_dim}-{self.value_dim}"
         name = core.name if core.has_bfloat else f"{core.name}-m1-"
-        return f"{self.rank}d-{dtype}-{dims}-{name}{core.lanes}x{core.rows}"
+        return f"{self.rank}d-{dtype}-{dims}-{name}{core.team_threads}x{core.rows}"
 
 
 FAMILIES = (
@@ -63,6 +64,11 @@ FAMILIES = (
     Family(2, mx.bfloat16, 20, 7, False, enough_threadgroups=1, core=NAX),
     Family(3, mx.float16, 40, 24, True, (2, 4, 3), core=NAX),
     Family(3, mx.bfloat16, 64, 64, False, enough_threadgroups=1, core=NAX),
+    Family(2, mx.float16, 32, 20, True, (3, 3), enough_threadgroups=1, core=MATRIX_2),
+    Family(1, mx.float32, 12, 40, True, (5,), enough_threadgroups=1, core=MATRIX_4),
+    Family(3, mx.bfloat16, 130, 200, False, enough_threadgroups=1),
+    Family(2, mx.float32, 256, 160, True, enough_threadgroups=1),
+    Family(1, mx.float16, 512, 384, False, enough_threadgroups=1),
 )
 
 

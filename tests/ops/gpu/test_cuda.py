@@ -47,7 +47,9 @@ def compiler() -> str | None:
 
 @pytest.mark.skipif(compiler() is None, reason="needs nvcc (pip install nvidia-cuda-nvcc)")
 @pytest.mark.parametrize(
-    "core", [*TENSORS, SCALAR_4, SCALAR_8], ids=lambda c: f"{c.name}{c.lanes}x{c.tokens}"
+    "core",
+    [*TENSORS, replace(TENSORS[1], parts=2), SCALAR_4, SCALAR_8],
+    ids=lambda c: f"{c.name}{c.lanes}x{c.tokens}x{c.parts}",
 )
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_compiles(tmp_path, rank, core):
