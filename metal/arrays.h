@@ -71,19 +71,6 @@ NA_FN long na_line_at(const STRIDES strides, int batch, const na_point token, in
   return line;
 }
 
-// The same for a row's number among `heads` of each of the tile's tokens: slow, and rarely needed.
-template <int RANK, typename STRIDES>
-NA_FN long na_line_again(const STRIDES strides, const DEV int* p, long row, int heads, int head) {
-  na_point token;
-  row /= heads;
-  NA_EACH_AXIS_BACK(a) {
-    const int own = na_axis_of(p, a)[NA_OWN];
-    token.at[a] = int(row % own);
-    row /= own;
-  }
-  return na_line_at<RANK>(strides, int(row), token, head);
-}
-
 // ---- Tables [z, y, x] of a query: slots count keys from the start of its window, bins (the entries
 // of rpb) from the farthest place before it. An entry is the key's own number plus a constant.
 

@@ -37,13 +37,17 @@ na_table bins = na_table_of<RANK, true>(params);
 NA_EACH_AXIS(a) bins.pitch[a] *= tile.axis[a].rank_step;  // of a query t
 
 na_mine mine[NA_ROWS];
+long own[NA_ROWS];  // where a key begins
 na_frag<T> k[FK];
 na_find_mine<RANK, true, Q1, Q2>(mine, params, tile, key_rows, corner, me);
+NA_UNROLL for (int h = 0; h < NA_ROWS; h++)
+  own[h] = na_line_at<RANK>(key_strides, tile.batch, mine[h].token, kv_head);
 na_load_rows<RANK, D>(k, key, key_strides, tile.batch, kv_head, mine, me);
 const na_seen seen = na_seen_from<RANK, true>(tile, corner, few);
 if (thread_index == 0) {  // with the rows of the first head
   const int first = kv_head * sharing;
   tour = na_tour_of<SHAPE>(params, na_seen_from<RANK, true>(tile, na_size(0, 0, 0), many).any, CAPACITY);
+  tour.channel = int(key_strides[RANK + 2]);
   tour.rows = na_rows_of<RANK, false>(params, tile, first, params[NA_HEADS], NA_OUTPUTS);
   na_come_from<D, DV>(tour, query, na_lines_of<RANK, false>(query_strides, tile, first),
                       d_out, na_lines_of<RANK, false>(d_out_strides, tile, first));
@@ -83,18 +87,10 @@ NA_UNROLL for (int round = 0; round < ROUNDS; round++) {
         if (of_key) na_dot<FV>(dp, v, gradients + na_first<FV>(me), at, me);
         na_add_parts(s, dp, exchange, turn, thread_index, me);
         if (!NA_SAME_DOTS)
-          NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
-            bool large = false;
-            NA_UNROLL for (int t = 0; t < NA_PER_ROW; t++) large = large || mark[t][3] != 0.0f;
-            if (!large) continue;
-            const na_lines lines = na_lines_again(tour, ahead);
-            const long own = na_line_again<RANK>(key_strides, params, mine[h].row, across, kv_head);
-            NA_UNROLL for (int e = h * NA_PER_ROW; e < (h + 1) * NA_PER_ROW; e++)
-              if (mark[na_token_of(e)][3] != 0.0f && na_in_sight<SHAPE>(walk, column, i, e))
-                s.e[e] = na_plain_dot<D>(
-                    query + na_line<RANK>(lines, na_token<SHAPE>(column, i, e)), lines.channel,
-                    key + own, key_strides[RANK + 2]);
-          }
+          NA_UNROLL for (int e = 0; e < NA_PAIRS; e++)
+            if (mark[na_token_of(e)][3] != 0.0f && na_in_sight<SHAPE>(walk, column, i, e))
+              s.e[e] = na_plain_dot<D>(key + own[na_row_of(e)], na_channel_again(tour),
+                                       queries + at.column[na_token_of(e)], 1);
         if (BIAS)
           NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) {
             const int bin = mine[na_row_of(e)].bin - na_entry_at<SHAPE>(bins, column, i, e);

@@ -46,18 +46,22 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
   threadgroup_barrier(mem_flags::mem_threadgroup);
   if (thread_index == 0) {
     tour = na_tour_of<SHAPE>(params, na_seen_from<RANK, false>(tile, na_size(0, 0, 0), many).any, CAPACITY);
+    tour.channel = int(query_strides[RANK + 2]);
     na_come_from<D, DV>(tour, key, na_lines_of<RANK, true>(key_strides, tile, kv_head),
                         value, na_lines_of<RANK, true>(value_strides, tile, kv_head));
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   na_mine mine[NA_ROWS];
   float delta[NA_ROWS];
+  long own[NA_ROWS];  // where a query begins
   na_stats softmax[NA_ROWS];
   bool large[NA_ROWS];
   na_frag<T> q[FK], o[FV], g_out[FV];
   na_frag<float> acc_dq[FK];
   na_clear<FK>(acc_dq);
   na_find_mine<RANK, false, Q1, Q2>(mine, params, tile, rows, corner, me);
+  NA_UNROLL for (int h = 0; h < NA_ROWS; h++)
+    own[h] = na_line_at<RANK>(query_strides, tile.batch, mine[h].token, head);
   na_load_rows<RANK, D>(q, query, query_strides, tile.batch, head, mine, me);
   na_load_rows<RANK, DV>(o, out, out_strides, tile.batch, head, mine, me);
   na_load_rows<RANK, DV>(g_out, d_out, d_out_strides, tile.batch, head, mine, me);
@@ -71,8 +75,7 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
     large[h] = na_is_large(softmax[h]);
     if (large[h])
       softmax[h] = na_recount<RANK, BIAS, D>(
-          mine[h], query + na_line_again<RANK>(query_strides, params, row, heads, head),
-          query_strides[RANK + 2], key, na_lines_again(tour, 0), bins, bias, scale);
+          mine[h], query + own[h], na_channel_again(tour), key, na_lines_again(tour, 0), bins, bias, scale);
     if (mine[h].stored && me.column + me.part == 0) {
       const na_pack<float, 4> mark = {
           {-softmax[h].top, -softmax[h].log_sum, -delta[h], large[h] ? 1.0f : 0.0f}};
@@ -99,16 +102,10 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
         na_dot<FV>(dp, g_out, values + na_first<FV>(me), at, me);
         na_add_parts(s, dp, exchange, turn, thread_index, me);
         if (!NA_SAME_DOTS)
-          NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
-            if (!large[h]) continue;
-            const na_lines lines = na_lines_again(tour, 0);
-            const long own = na_line_again<RANK>(query_strides, params, mine[h].row, heads, head);
-            NA_UNROLL for (int e = h * NA_PER_ROW; e < (h + 1) * NA_PER_ROW; e++)
-              if (na_in_sight<SHAPE>(walk, column, i, e))
-                s.e[e] = na_plain_dot<D>(
-                    query + own, query_strides[RANK + 2],
-                    key + na_line<RANK>(lines, na_token<SHAPE>(column, i, e)), lines.channel);
-          }
+          NA_UNROLL for (int e = 0; e < NA_PAIRS; e++)
+            if (large[na_row_of(e)] && na_in_sight<SHAPE>(walk, column, i, e))
+              s.e[e] = na_plain_dot<D>(
+                  query + own[na_row_of(e)], na_channel_again(tour), keys + at.column[na_token_of(e)], 1);
         int bin[NA_PAIRS];
         if (BIAS)
           NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) {

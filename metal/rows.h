@@ -130,17 +130,17 @@ NA_FN bool na_is_large(const na_stats of) {
   return !NA_SAME_DOTS && na_fmax(of.top, -of.top) > NA_LARGE;
 }
 
-template <int D, typename T>
-NA_FN float na_plain_dot(const DEV T* query, long query_step, const DEV T* key, long key_step) {
+template <int D, typename T, typename OTHER>
+NA_FN float na_plain_dot(const DEV T* row, int step, OTHER other, int other_step) {
   float dot = 0.0f;
   NA_ROLLED for (int d = 0; d < D; d++)
-    dot = na_multiply_add(float(query[d * query_step]), float(key[d * key_step]), dot);
+    dot = na_multiply_add(float(row[d * step]), float(other[d * other_step]), dot);
   return dot;
 }
 
 // The stats of a query, of logits that are computed so.
 template <int RANK, bool BIAS, int D, typename T>
-NA_FN na_stats na_recount(const na_mine mine, const DEV T* query, long query_step,
+NA_FN na_stats na_recount(const na_mine mine, const DEV T* query, int query_step,
                           const DEV T* key, const na_lines lines, const na_table bins,
                           const DEV float* bias, float scale) {
   const na_sight sight = mine.sight;

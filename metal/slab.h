@@ -31,6 +31,7 @@ struct na_tour {
   int depth[NA_PARTS > 1 ? NA_THREADS / NA_TEAM_THREADS : 1];  // of each team's walk,
   int width[NA_PARTS > 1 ? NA_THREADS / NA_TEAM_THREADS : 1];  // where they keep pace (parts.h)
   int wide;           // whether they move 16 bytes at once
+  int channel;        // from a channel of a tile's own rows to the next
   int none;        // 0, but no compiler knows: what is computed with it is not kept from slab to slab
 };
 static_assert(sizeof(na_tour) <= 288, "ops/gpu/tile.py counts on it");
@@ -89,6 +90,9 @@ NA_FN na_lines na_lines_again(const volatile TGP na_tour& tour, int head) {
   NA_UNROLL for (int a = 0; a < 3; a++) lines.step[a] = tour.lines[0].step[a];
   return lines;
 }
+
+// From a channel of the tile's own rows to the next.
+NA_FN int na_channel_again(const volatile TGP na_tour& tour) { return tour.channel; }
 
 // ---- Filling a slab. Its tokens are numbered row by row, and each thread takes every so manieth.
 

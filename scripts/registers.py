@@ -1,7 +1,8 @@
 """How tight the kernels are in an Apple GPU's registers, by Mesa's compiler for the M1.
 
     python scripts/registers.py --compiler /path/to/asahi_clc       # the table of docs/kernels.md
-    python scripts/registers.py --only "forward 2-D .* float16"     # rows that a pattern finds
+    python scripts/registers.py --only "forward 2-D .* matrix"      # rows that a pattern finds
+    python scripts/registers.py --check docs/kernels.md             # whether its table is today's
 
 `asahi_clc` (also: ``ASAHI_CLC``) is what Mesa builds its own M1 kernels with: SPIR-V in, machine
 code and statistics out. Mesa 25.0 needs a few lines more for clang's SPIR-V: entry points exported,
@@ -26,6 +27,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby, product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -167,36 +169,59 @@ class Row:
 
 
 def rows() -> Iterator[Row]:
-    """Those of the table, and each core for itself."""
+    """Those of the table, and each core for itself; a row of float16 before its row of float32."""
     kernels = [name for name in KERNELS if name.startswith("attention_")]
-    for core in CORES:
-        for rank, window in ((1, 7), (2, 7), (3, 3)):
-            for dim in (32, 64, 128, 256):
-                for dtype in (mx.float16, mx.float32):
-                    yield from (Row(k, rank, window, dim, dtype, core) for k in kernels)
+    for core, (rank, window), dim in product(CORES, ((1, 7), (2, 7), (3, 3)), (32, 64, 128, 256)):
+        for kernel, dtype in product(kernels, (mx.float16, mx.float32)):
+            yield Row(kernel, rank, window, dim, dtype, core)
+
+
+def cells(row: Row, compiler: str, clang: str, with_nvcc: bool) -> str:
+    """What is measured of a row."""
+    plan = row.plan(replace(machine("fast_metal"), core=CORES[row.core]))
+    use, core = measure(row.kernel, plan, compiler, clang), plan.core
+    name = core.name + (f" x {core.parts}" if core.parts > 1 else "")
+    name += "" if core.whole else str(core.lanes)
+    found = f"{name} | {use.registers:g} / {use.spilled} | {use.loop} | {use.threads}"
+    return f"{found} | {nvcc(row.kernel, row.plan(machine('cuda')))}" if with_nvcc else found
+
+
+def check(table: str, compiler: str, clang: str, only: str) -> list[str]:
+    """The rows of a page's table that are not today's, but for what nvcc says."""
+    printed = {}
+    for line in table.splitlines():
+        if re.match(r"\| (forward|backward)[^|]* [123]-D K\d+ D\d+ \|", line):
+            name, *found = (cell.strip() for cell in line.strip("| ").split("|"))
+            printed[f"{name} float16"] = " | ".join(found[:4])
+            printed[f"{name} float32"] = " | ".join(found[5:9])
+    wrong = []
+    for row in (row for row in rows() if row.core == "chosen" and re.search(only, str(row))):
+        today, name = cells(row, compiler, clang, with_nvcc=False), str(row).rpartition(" ")[0]
+        if printed.get(name) != today:
+            wrong.append(f"{name}: {printed.get(name, 'missing')}, today {today}")
+    return wrong
 
 
 def main() -> None:
-    """Prints the table."""
+    """Prints the table, or what is wrong with a printed one."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--compiler", default=os.environ.get("ASAHI_CLC", "asahi_clc"))
     parser.add_argument("--clang", default="clang-22")
     parser.add_argument("--only", default="chosen", help="a pattern, of rows to print")
+    parser.add_argument("--check", type=Path, help="a page with the table, to be held against it")
     args = parser.parse_args()
-    print("| kernel | dtype | core | registers / spilled | loop | threads | nvcc |")
-    print("|---|---|---|---|---|---|---|")
-    for row in (row for row in rows() if re.search(args.only, str(row))):
-        plan = row.plan(replace(machine("fast_metal"), core=CORES[row.core]))
-        use = measure(row.kernel, plan, args.compiler, args.clang)
-        core = f"{plan.core.name}{plan.core.lanes if plan.core.lanes < 32 else ''}"
-        name, dtype, _ = str(row).rsplit(" ", 2)
-        print(
-            f"| {name} | {dtype} | {core} | {use.registers:g} / {use.spilled} | {use.loop} "
-            f"| {use.threads} | {nvcc(row.kernel, row.plan(machine('cuda')))} |",
-            flush=True,
-        )
+    if args.check:
+        wrong = check(args.check.read_text("utf-8"), args.compiler, args.clang, args.only)
+        raise SystemExit("\n".join(wrong))
+    print("| kernel | float16: core | registers / spilled | loop | threads | nvcc "
+          "| float32: core | registers / spilled | loop | threads | nvcc |")  # fmt: skip
+    print("|---" * 11 + "|")
+    found = (row for row in rows() if re.search(args.only, str(row)))
+    for kernel, pair in groupby(found, key=lambda row: str(row).rsplit(" ", 2)[0]):
+        both = " | ".join(cells(row, args.compiler, args.clang, with_nvcc=True) for row in pair)
+        print(f"| {kernel} | {both} |", flush=True)
 
 
 if __name__ == "__main__":

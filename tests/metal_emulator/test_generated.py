@@ -14,7 +14,7 @@ from unittest import mock
 import mlx.core as mx
 import pytest
 
-from natten_zoo.metal import KERNELS, MATRIX, MATRIX_16, NAX, SCALAR_4, SCALAR_8
+from natten_zoo.metal import KERNELS, MATRIX, MATRIX_16, MATRIX_M1, NAX, SCALAR_4, SCALAR_8
 from natten_zoo.ops import Neighborhood, gpu
 from natten_zoo.ops.gpu import kernels
 from natten_zoo.ops.gpu.device import platform, use_core
@@ -70,7 +70,7 @@ def exported() -> Iterator[set[str]]:
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize(
     "core",
-    [MATRIX, MATRIX_16, NAX, SCALAR_4, SCALAR_8],
+    [MATRIX, MATRIX_M1, MATRIX_16, NAX, SCALAR_4, SCALAR_8],
     ids=lambda c: f"{c.name}{c.rows}x{c.tokens}",
 )
 def test_every_kernel_and_core(core, rank, dtype, options):
