@@ -237,8 +237,8 @@ def _share(
     """
     processor = device.processor
     if not processor:  # registers leave room for three small groups, or for two large ones
-        large = (
-            core.threads > SMALL_GROUP or (core.whole and device.slab_bytes < FEW_TOKENS * row_bytes)
+        large = core.threads > SMALL_GROUP or (
+            core.whole and device.slab_bytes < FEW_TOKENS * row_bytes
         )
         most = device.slab_bytes * (3 if large and not bins else 2) // 2
         return Share(core.threads, 1, 1, min(most, device.memory_bytes - bytes_beside_slabs(core)))
