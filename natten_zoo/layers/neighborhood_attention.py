@@ -202,7 +202,12 @@ class NeighborhoodAttention(nn.Module):
         return self.training and self.attn_drop_rate > 0
 
     def _attended(self, x: mx.array, lengths: Sizes | None) -> mx.array:
-        return self.attend_packed(self.project_packed(x), lengths)
+        if self.training:
+            return self.attend_packed(self.project_packed(x), lengths)
+        # Views are read as they lie, too. One array only helps a gradient, and its rule in Python
+        # costs more than the rest of a call.
+        query, key, value = self.project_qkv(x)
+        return self.attend(query, key, value, lengths)
 
     def _check_input(self, x: mx.array) -> None:
         channels = self.num_heads * self.head_dim
