@@ -64,7 +64,7 @@ def cut_up(batch: int, tiles: Axes, pieces: int, span: Axes, rows: Axes) -> list
     """
     ranges = []
     for count in (batch, *tiles):
-        n = max(min(count, pieces), 1)
+        n = -(-count // max(count // pieces, 1)) if count else 1  # none is larger than asked for
         pieces = -(-pieces // n)
         ranges.append([(count * i // n, count * (i + 1) // n) for i in range(n)])
     cuts = []
