@@ -2,6 +2,14 @@
 
 // A tile is a box of teams, each with a box of rows.
 
+// A thread's lane, in its part of its team.
+template <typename T>
+NA_FN na_lane na_lane_in_team(uint thread_index) {
+  na_lane me = na_lane_of<T>(int(thread_index % NA_TEAM));
+  me.part = int(thread_index / NA_TEAM % NA_PARTS);
+  return me;
+}
+
 // Teams of a threadgroup on each axis.
 template <int RANK>
 NA_FN na_point na_teams(const DEV int* p) {

@@ -25,14 +25,6 @@ enum na_axis_param {
 #define NA_EACH_AXIS(a) NA_UNROLL for (int a = 3 - RANK; a < 3; a++)
 #define NA_EACH_AXIS_BACK(a) NA_UNROLL for (int a = 2; a >= 3 - RANK; a--)
 
-// A thread's lane, in its part of its team.
-template <typename T>
-NA_FN na_lane na_lane_in_team(uint thread_index) {
-  na_lane me = na_lane_of<T>(int(thread_index % NA_TEAM));
-  me.part = int(thread_index / NA_TEAM % NA_PARTS);
-  return me;
-}
-
 struct na_point {
   int at[3];
 };

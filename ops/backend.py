@@ -132,7 +132,7 @@ def get_support_matrix() -> dict[str, dict[str, str]]:
     examples = {}
     for rank in (1, 2, 3):
         one = _example(rank)
-        for suffix in ("", "_qk", "_av", "_av_fused"):
+        for suffix in ("", "_qkvpacked", "_qk", "_av", "_av_fused"):
             examples[f"na{rank}d{suffix}"] = one
         examples[f"na{rank}d_qk_rpb"] = replace(one, has_rpb=True)
         examples[f"na{rank}d_varlen"] = replace(one, has_lengths=True)

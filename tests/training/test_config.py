@@ -60,9 +60,9 @@ def test_the_guide_names_only_options_and_recipes_that_there_are():
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     known = {flag for action in parser._actions for flag in action.option_strings}
-    # Of mlx.launch, of quantize, and of the script that fetches emoji.
+    # Of mlx.launch, of quantize, of the script that fetches emoji, and of evaluate.
     others = {"--hostfile", "--bits", "--mode", "--mixed", "--calibrate", "--group-size"}
-    others |= {"--by", "--tones"}
+    others |= {"--by", "--tones", "--csv"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) <= known | others
     assert not re.search(r"(^ *|`)scripts/\w+\.py -", text, re.M)  # they are no executables
     table = text.split("## Recipes")[1].split("## What")[0]

@@ -6,25 +6,40 @@ from collections.abc import Iterable
 
 import pytest
 
+from natten_zoo.metal import NAX
 from natten_zoo.ops.gpu.device import current
 from natten_zoo.ops.gpu.kernels import failures
 from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401
 
-from .problems import FAMILIES, Family, check_attention, check_unfused, random_cases, worst
+from .problems import (
+    FAMILIES,
+    MATRIX_2,
+    MATRIX_4,
+    Family,
+    check_attention,
+    check_unfused,
+    random_cases,
+    worst,
+)
+
+LIKE_OTHERS = (NAX, MATRIX_2, MATRIX_4)
 
 
 def problems_of(families: Iterable[Family], count: int, sample: int) -> pytest.MarkDecorator:
     """``count`` problems of each family, slow where nearly each of them needs kernels of its own.
 
-    Those with one kernel size share their kernels; of the others there is a quick sample, too.
+    Those with one kernel size share their kernels. Of the others, and of cores that differ from
+    another in one file, there is a quick sample, too.
     """
     given = []
     for family in families:
-        if family.kernel_size:
-            given.append(pytest.param(family, count, id=str(family)))
-        else:
-            given.append(pytest.param(family, sample, id=f"{family}-sample"))
-            given.append(pytest.param(family, count, id=str(family), marks=pytest.mark.slow))
+        quick = count if family.kernel_size else sample
+        if family.core in LIKE_OTHERS:
+            quick = min(quick, 4 * sample)
+        if quick < count:
+            given.append(pytest.param(family, quick, id=f"{family}-sample"))
+        marks = [pytest.mark.slow] if quick < count else []
+        given.append(pytest.param(family, count, id=str(family), marks=marks))
     return pytest.mark.parametrize("family, count", given)
 
 

@@ -69,7 +69,7 @@ class Recorder:
 def recorders(monkeypatch) -> tuple[Recorder, Recorder]:
     """Stand-ins for MLX's kernels below the Python tier and below the C++ one."""
     python, native_ = Recorder(), Recorder()
-    monkeypatch.setattr(gpu_programs, "prove", lambda name, plan: None)
+    monkeypatch.setattr(gpu_programs, "prove", lambda name, plan, trial: None)
     monkeypatch.setattr(kernels, "_function", lambda *args: python)
     monkeypatch.setattr(programs, "_built", lambda *args: native._ext.Kernel.of(native_))
     monkeypatch.setattr(programs, "compiled", programs.compiled.__wrapped__)
