@@ -119,10 +119,11 @@ def _backward(p: Problem, device: Device, packed: bool = False) -> Program:
         held=BACKWARD_KEY,
         packed=packed,
     )
-    written = {"d_key": "d_qkv", "d_value": "nothing"} if packed else {}
+    # Who does not pack reads no gradient of queries, which may be cut up otherwise than keys.
+    names = {"d_key": "d_qkv", "d_value": "nothing"} if packed else {"d_query": "key"}
     steps = (
         _step("attention_backward_query", p, by_query),
-        _step("attention_backward_key", p, by_key, **written),
+        _step("attention_backward_key", p, by_key, **names),
     )
     arrays = ("query", "key", "value", "out", "stats", "d_out", "d_lse")
     results = ("d_qkv",) if packed else ("d_query", "d_key", "d_value")

@@ -72,9 +72,8 @@ MUTANTS = {
     ),
     "rows told after a branch": Mutant(
         "rows.h",
-        r"(NA_UNROLL for \(int h = 0; h < NA_HELD; h\+\+\)) home\[h\] = na_home_of\(rows, h\);"
-        r"\n *NA_UNROLL[^{]*\{",
-        r"\1 { home[h] = na_home_of(rows, h);",
+        r"(times\[h\] = na_held\(factor, h\);)\n *\}\n *NA_UNROLL[^{]*\{",
+        r"\1",
         "diverged-",
         SCALAR_4,
     ),
@@ -101,7 +100,7 @@ MUTANTS = {
         "walk.h", r"na_min\((across [^;]*), walk\.width - 1\)", r"\1", "uninit-"
     ),
     "last round of staging missed": Mutant(
-        "slab.h", r"n < rounds\.count; n", "n < rounds.count - at_once; n", "uninit-"
+        "slab.h", r"at < rounds\.count; at", "at < rounds.count - at_once; at", "uninit-"
     ),
     "marks not staged": Mutant(KEY, "marks, tour", "(const DEV float*)0, tour", "uninit-"),
     "bins not cleared": Mutant("rows.h", r"sums\[i\] = 0\.0f;", ";", "uninit-"),
@@ -171,7 +170,7 @@ MUTANTS = {
     # teams of several simdgroups
     "no barrier between parts": Mutant("parts.h", FIRST, r"\1", "race-", MATRIX_2),
     "parts left where others are read": Mutant(
-        "parts.h", r"parts\.now = parts\.next;", "", "race-", MATRIX_2
+        "parts.h", r"turn = NA_HALF - turn;", "", "race-", MATRIX_2
     ),
     "no barrier before pace is kept": Mutant("parts.h", LAST, r"\1", "race-", MATRIX_2),
     "a team at its own pace": Mutant(FORWARD, "na_keep_pace[^;]*;", ";", "barrier-", MATRIX_2),
@@ -179,7 +178,7 @@ MUTANTS = {
         "parts.h", r"walk\.first = walk\.gap = 0;", "", "out-of-bounds", MATRIX_2, "long"
     ),
     "sums of a part alone": Mutant(
-        QUERY, r"na_add_parts<NA_ROWS>\(delta, parts\);", "", "numbers", MATRIX_2
+        QUERY, r"na_add_parts<NA_ROWS>\(delta[^;]*;", "", "numbers", MATRIX_2
     ),
     "LSE stored by every part": Mutant(
         FORWARD, r"me\.column \+ me\.part", "me.column", "race-WW", MATRIX_2
@@ -253,7 +252,7 @@ def climbing() -> Case:
 
 def long() -> Case:
     """More keys than a slab has room for, which is cut in the middle of a column."""
-    problem = Problem(Neighborhood.of(1, 180), 1, (300,), 1, 1, 8, 8, 0.25, mx.float32)
+    problem = Problem(Neighborhood.of(1, 180), 1, (300,), 1, 1, 64, 64, 0.1, mx.float32)
     return case_of(problem)
 
 
