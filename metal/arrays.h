@@ -100,4 +100,3 @@ NA_FN int na_entry(const na_table table, const na_point place) {
 NA_FN int na_volume(const DEV int* p) {
   return na_axis_of(p, 0)[NA_KERNEL] * na_axis_of(p, 1)[NA_KERNEL] * na_axis_of(p, 2)[NA_KERNEL];
 }
-

@@ -81,7 +81,7 @@ NA_UNROLL for (int round = 0; round < ROUNDS; round++) {
         NA_UNROLL for (int t = 0; t < NA_PER_ROW; t++)
           mark[t] = (const TGP float*)(queries + at.column[t] + na_marks<T, PITCH>());
         na_pairs<float> s = {}, dp;
-        NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) 
+        NA_UNROLL for (int e = 0; e < NA_PAIRS; e++)
           dp.e[e] = me.part == 0 ? mark[na_token_of(e)][2] : 0.0f;
         na_dot<FK, true>(s, k, queries + na_first<FK>(me), at, me);
         if (of_key) na_dot<FV>(dp, v, gradients + na_first<FV>(me), at, me);

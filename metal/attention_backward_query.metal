@@ -96,7 +96,7 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
       for (int i = 0; i < walk.to_depth; i += SHAPE::DEEP) {
         const na_picked at = na_pick<SHAPE>(walk, column, i);
         na_pairs<float> s = {}, dp;
-        NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) 
+        NA_UNROLL for (int e = 0; e < NA_PAIRS; e++)
           dp.e[e] = me.part == 0 ? -delta[na_row_of(e)] : 0.0f;
         na_dot<FK>(s, q, keys + na_first<FK>(me), at, me);
         na_dot<FV>(dp, g_out, values + na_first<FV>(me), at, me);

@@ -19,6 +19,7 @@ from .problem import (
     check_heads,
     check_neighborhood,
     downsample,
+    split_heads,
 )
 from .varlen import Sizes, checked_lengths
 
@@ -55,8 +56,7 @@ def attend_packed(
     check_neighborhood("attend_packed", hood)
     op = op or f"na{hood.rank}d_qkvpacked"
     qkv, heads = _heads_in_a_row(op, hood.rank, qkv, num_heads)
-    kv_heads = (qkv.shape[-2] - heads) // 2
-    query, key, value = mx.split(qkv, [heads, heads + kv_heads], axis=-2)
+    query, key, value = split_heads(qkv, heads)
     problem = attention_problem(op, hood, query, key, value, scale, rpb)
     lengths = None
     if sizes is not None:

@@ -272,18 +272,21 @@ def inside_samples(tokens: Sequence[mx.array], lengths: mx.array) -> mx.array:
 
 def unpack(problem: Problem, qkv: mx.array) -> tuple[mx.array, mx.array, mx.array]:
     """Query, key and value of ``[B, *spatial, heads + 2 * kv_heads, D]``: views of it."""
-    ends = [problem.heads, problem.heads + problem.kv_heads]
-    query, key, value = mx.split(qkv, ends, axis=-2)
+    query, key, value = split_heads(qkv, problem.heads)
     return downsample(problem, query), key, value
+
+
+def split_heads(qkv: mx.array, heads: int) -> list[mx.array]:
+    """Views of ``[..., heads + 2 * kv_heads, D]``: the heads of queries, of keys and of values."""
+    kv_heads = (qkv.shape[-2] - heads) // 2
+    return list(mx.split(qkv, [heads, heads + kv_heads], axis=-2))
 
 
 def pack(problem: Problem, query: mx.array, key: mx.array, value: mx.array) -> mx.array:
     """What `unpack` takes apart, with zeros for the queries that are left out."""
-    stride = problem.neighborhood.stride
-    if max(stride) > 1:
-        kept = (slice(None), *(slice(None, None, s) for s in stride))
+    if problem.out != problem.spatial:
         all_queries = mx.zeros((problem.batch, *problem.spatial, *query.shape[-2:]), query.dtype)
-        all_queries[kept] = query
+        all_queries[_kept(problem)] = query
         query = all_queries
     return mx.concatenate([query, key, value], axis=-2)
 
@@ -292,4 +295,8 @@ def downsample(problem: Problem, query: mx.array) -> mx.array:
     """Keeps every ``stride``-th query: ``[B, *spatial, ...] -> [B, *out, ...]``."""
     if problem.out == problem.spatial:
         return query
-    return query[(slice(None), *(slice(None, None, s) for s in problem.neighborhood.stride))]
+    return query[_kept(problem)]
+
+
+def _kept(problem: Problem) -> tuple[slice, ...]:
+    return (slice(None), *(slice(None, None, s) for s in problem.neighborhood.stride))

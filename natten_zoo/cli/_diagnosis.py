@@ -155,16 +155,6 @@ def tiers() -> dict[str, str]:
     return verdicts
 
 
-def on_gpu(judged: Sequence[str]) -> bool:
-    """Whether the GPU's tier is among those that run here."""
-    return ops.gpu.NAME in judged
-
-
-def cores() -> dict[str, str]:
-    """Who multiplies in the kernels of the GPU's tier, or why not."""
-    return ops.gpu.cores()
-
-
 @contextmanager
 def on_cpu() -> Iterator[None]:
     """Computes on the CPU, whose float32 is float32: a GPU's matrix units may round to TF32."""

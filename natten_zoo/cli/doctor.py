@@ -53,6 +53,7 @@ def examine(quick: bool, rounds: int) -> Report:
     """All that is measured, as plain data."""
     from tqdm import tqdm
 
+    from ..ops import gpu
     from . import _diagnosis as diagnosis
     from . import _expected as expected
 
@@ -83,8 +84,8 @@ def examine(quick: bool, rounds: int) -> Report:
             if not quick:
                 report["milliseconds"] += counted(bar, diagnosis.timings(tier, rounds))
                 report["milliseconds, small"] += counted(bar, diagnosis.small_timings(tier, rounds))
-    if diagnosis.on_gpu(judged):  # by now it is known who multiplies right
-        report["cores"] = diagnosis.cores()
+    if gpu.NAME in judged:  # by now it is known who multiplies right
+        report["cores"] = gpu.cores()
     report["well"] = all(row["right"] for row in report["parity"])
     report["seconds"] = time.perf_counter() - start
     if not quick and "fast_metal" in judged:

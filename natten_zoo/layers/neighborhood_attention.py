@@ -13,7 +13,7 @@ import numpy as np
 from ..ops.functional import attend
 from ..ops.neighborhood import BoolOrBools, IntOrInts, Neighborhood
 from ..ops.packed import attend_packed
-from ..ops.problem import checked_scale, inside_samples
+from ..ops.problem import checked_scale, inside_samples, split_heads
 from ..ops.unfused import attend_av, attend_qk
 from ..ops.varlen import Sizes, attend_varlen
 from .padding import crop, pad_to
@@ -186,7 +186,7 @@ class NeighborhoodAttention(nn.Module):
     def attend_packed(self, qkv: mx.array, lengths: Sizes | None = None) -> mx.array:
         """The same for what `project_packed` returns, whose gradient nobody has to join."""
         if self._drops:
-            query, key, value = self._parts(qkv)
+            query, key, value = split_heads(qkv, self.num_heads)
             return self.attend(query, key, value, lengths)
         if lengths is None:
             self._check_size(qkv.shape[1:-2])
@@ -258,10 +258,7 @@ class NeighborhoodAttention(nn.Module):
 
     def project_qkv(self, x: mx.array) -> list[mx.array]:
         """Queries, keys and values, ``[B, *S, heads, head_dim]`` each, as [`attend`][] takes."""
-        return self._parts(self.project_packed(x))
-
-    def _parts(self, qkv: mx.array) -> list[mx.array]:
-        return list(mx.split(qkv, [self.num_heads, self.num_heads + self.num_kv_heads], axis=-2))
+        return split_heads(self.project_packed(x), self.num_heads)
 
     def _extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, {self.neighborhood}"

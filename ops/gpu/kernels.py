@@ -191,9 +191,8 @@ def _run(
     inputs: Sequence[mx.array],
     output_shapes: Sequence[Sequence[int]],
 ) -> list[mx.array]:
-    names = list(KERNELS[name].inputs)
-    at = names.index("params")
-    del names[at]
+    at = KERNELS[name].inputs.index("params")
+    names = (one for one in KERNELS[name].inputs if one != "params")
     arrays = [_as_wanted(one, x) for one, x in zip(names, inputs, strict=True)]
     return _function(name, plan.device.platform, plan.core, told(plan), plan.memory)(
         inputs=[*arrays[:at], params, *arrays[at:]],
