@@ -289,6 +289,7 @@ def main() -> int:
     named, known = numbered(found), explained()
     results = read(args.results)
     todo = {name: m for name, m in named.items() if name not in results}
+    todo = dict(sorted(todo.items(), key=lambda item: item[1].key in known))  # what is new first
     print(f"{len(found)} of {total} mutants, {len(found) - len(todo)} known", flush=True)
     for name, reason in judged(kind, todo, args.jobs) if todo else ():
         results[name] = reason
