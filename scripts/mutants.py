@@ -224,16 +224,17 @@ def judged(kind: type, todo: dict[str, Mutant], jobs: int) -> Iterator[tuple[str
         finally:
             judges.put(free)
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
         first, *others = (Path(folder) / str(n) for n in range(min(jobs, len(todo))))
-        judges.put(sound := kind(first))
-        if reason := sound.caught(None):
-            sys.exit(f"without any fault: {reason}")
-        pool = ThreadPoolExecutor(jobs)
         for other in others:
             pool.submit(lambda at=other: judges.put(kind(at)))
+        sound = kind(first)
         running = {pool.submit(judge, mutant): name for name, mutant in todo.items()}
         try:
+            reason = sound.caught(None)  # meanwhile the others work
+            judges.put(sound)
+            if reason:
+                sys.exit(f"without any fault: {reason}")
             for done in as_completed(running):
                 yield running[done], done.result()
         finally:
