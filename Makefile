@@ -22,7 +22,7 @@ endif
 # MLX's wheel for Linux brings the reference BLAS; Debian's OpenBLAS is several times faster.
 BLAS := $(firstword $(wildcard /usr/lib/*-linux-gnu/openblas-pthread/libopenblas.so.0))
 FAST := $(if $(BLAS),LD_PRELOAD=$(BLAS))
-NATIVE := $(wildcard ops/native/CMakeLists.txt ops/native/*.cpp ops/native/*.h ops/native/core/* metal/window.h)
+NATIVE := $(wildcard ops/native/CMakeLists.txt ops/native/extension.py ops/native/*.cpp ops/native/*.h ops/native/core/* metal/window.h)
 
 # A process a core, each multiplying with one thread; PYTEST_ARGS=-n0 for none. One test by itself needs
 # no make: .venv/bin/python -m pytest tests/ops/test_dense.py

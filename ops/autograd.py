@@ -1,17 +1,17 @@
 """The differentiation rules, written once for all tiers.
 
-A tier computes; it need know nothing of automatic differentiation. Each function here has a tier
-compute one problem so that ``mx.grad``, ``mx.vmap`` and ``mx.compile`` understand it: by way of a
-function that wraps the tier's forward and backward, built once per problem and tier. A tier whose
-arrays carry the same rule, as the compiled one's do on a CPU, is called as it is. One that turns
-out to be unable to build its kernels on this device hands the problem on to the pure tier.
+A tier computes; it need know nothing of automatic differentiation. Each function here makes of a
+problem and its tier a function of arrays that ``mx.grad``, ``mx.vmap`` and ``mx.compile``
+understand: one that wraps the tier's forward and backward. A tier whose arrays carry the same rule,
+as the compiled one's do on a CPU, gives its own. One that turns out to be unable to build its
+kernels on this device hands the problem on to the pure tier.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NoReturn, cast
 
 import mlx.core as mx
@@ -20,7 +20,7 @@ from . import pure
 from .backend import or_pure
 from .exports import export_target
 from .problem import Problem, unpack
-from .tier import Tier
+from .tier import Run, Tier
 
 ArrayFunction = Callable[..., list[mx.array]]
 Arrays = Sequence[mx.array]
@@ -28,68 +28,45 @@ Axes = Sequence[int | None]  # of each array, the one that is mapped over
 Mapped = tuple[list[mx.array], list[int]]  # arrays, and the axis of each that was mapped over
 
 
-def attention(
-    problem: Problem,
-    tier: Tier,
-    query: mx.array,
-    key: mx.array,
-    value: mx.array,
-    rpb: mx.array | None = None,
-    lengths: mx.array | None = None,
-) -> Sequence[mx.array]:
-    """``(out, lse, stats)`` of `Tier.forward`.
+def attention(problem: Problem, tier: Tier) -> Run:
+    """``(query, key, value) -> (out, lse, stats)`` of `Tier.forward`.
 
     Differentiable in ``out`` and ``lse``; ``stats`` is what the tier's backward needs to find the
     weights again (see `Problem`).
     """
-    if tier.is_differentiable():
-        return tier.forward(problem, query, key, value, rpb, lengths)
-    function = _attention(problem, tier, export_target() is not None)
-    return function(*_given(query, key, value, rpb, lengths))
+    return _run("forward", problem, tier, _attention)
 
 
-def packed_attention(
-    problem: Problem,
-    tier: Tier,
-    qkv: mx.array,
-    rpb: mx.array | None = None,
-    lengths: mx.array | None = None,
-) -> Sequence[mx.array]:
+def packed_attention(problem: Problem, tier: Tier) -> Run:
     """`attention` to the parts of one array, `unpack`'s, whose gradient is one array, too."""
-    function = _packed_attention(problem, tier, export_target() is not None)
-    return function(*_given(qkv, rpb, lengths))
+    return _run("forward_packed", problem, tier, _packed_attention)
 
 
-def qk(
-    problem: Problem,
-    tier: Tier,
-    query: mx.array,
-    key: mx.array,
-    rpb: mx.array | None = None,
-    lengths: mx.array | None = None,
-) -> mx.array:
-    """The logits of `Tier.qk`."""
-    if tier.is_differentiable():
-        return tier.qk(problem, query, key, rpb, lengths)
-    function = _qk(problem, tier, export_target() is not None)
-    return function(*_given(query, key, rpb, lengths))[0]
+def qk(problem: Problem, tier: Tier) -> Run:
+    """``(query, key) -> (logits,)`` of `Tier.qk`."""
+    return _run("qk", problem, tier, _qk)
 
 
-def av(
-    problem: Problem,
-    tier: Tier,
-    attn: mx.array,
-    value: mx.array,
-    lengths: mx.array | None = None,
-) -> mx.array:
-    """The weighted values of `Tier.av`."""
-    if tier.is_differentiable():
-        return tier.av(problem, attn, value, lengths)
-    function = _av(problem, tier, export_target() is not None)
-    return function(*_given(attn, value, lengths))[0]
+def av(problem: Problem, tier: Tier) -> Run:
+    """``(attn, value) -> (out,)``, the weighted values of `Tier.av`."""
+    return _run("av", problem, tier, _av)
 
 
-@lru_cache(maxsize=1024)
+def _run(
+    op: str, problem: Problem, tier: Tier, rule: Callable[[Problem, Tier, bool], ArrayFunction]
+) -> Run:
+    """The tier's own differentiable function, or that of a rule below."""
+    by_itself = tier.differentiable(op, problem)
+    if by_itself is not None:
+        return by_itself
+    function = rule(problem, tier, export_target() is not None)
+
+    def run(arrays: Arrays, rpb: mx.array | None, lengths: mx.array | None) -> list[mx.array]:
+        return function(*arrays, *(x for x in (rpb, lengths) if x is not None))
+
+    return run
+
+
 def _attention(problem: Problem, tier: Tier, exported: bool) -> ArrayFunction:
     forward = _attend_by(tier)
     tier_backward = or_pure(tier, tier.backward, pure.backward)
@@ -103,7 +80,6 @@ def _attention(problem: Problem, tier: Tier, exported: bool) -> ArrayFunction:
     return _function(problem, forward, backward, exported, rpb_at=3)
 
 
-@lru_cache(maxsize=1024)
 def _packed_attention(problem: Problem, tier: Tier, exported: bool) -> ArrayFunction:
     attend = _attend_by(tier)
     tier_backward = or_pure(tier, tier.backward_packed, pure.backward_packed)
@@ -135,7 +111,6 @@ def _attend_by(tier: Tier) -> ArrayFunction:
     return forward
 
 
-@lru_cache(maxsize=1024)
 def _qk(problem: Problem, tier: Tier, exported: bool) -> ArrayFunction:
     tier_qk = or_pure(tier, tier.qk, pure.qk)
     tier_backward = or_pure(tier, tier.qk_backward, pure.qk_backward)
@@ -156,7 +131,6 @@ def _qk(problem: Problem, tier: Tier, exported: bool) -> ArrayFunction:
     return _function(problem, forward, backward, exported, rpb_at=2)
 
 
-@lru_cache(maxsize=1024)
 def _av(problem: Problem, tier: Tier, exported: bool) -> ArrayFunction:
     tier_av = or_pure(tier, tier.av, pure.av)
     tier_backward = or_pure(tier, tier.av_backward, pure.av_backward)
@@ -173,10 +147,6 @@ def _av(problem: Problem, tier: Tier, exported: bool) -> ArrayFunction:
         return list(tier_backward(problem, attn, value, lengths, d_out))
 
     return _function(problem, forward, backward, exported)
-
-
-def _given(*inputs: mx.array | None) -> Iterator[mx.array]:
-    return (x for x in inputs if x is not None)
 
 
 def _unpack(problem: Problem, inputs: Arrays, arrays: int) -> tuple[Any, ...]:

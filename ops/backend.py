@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 import mlx.core as mx
@@ -174,13 +174,14 @@ def choose_attention(problem: Problem, op: str, may_be_dense: bool = True) -> Ti
     A forced tier computes what it can, but for windows that cover their map: nothing is left of
     neighborhood attention there.
     """
-    tier, reasons, why_dense = _first(problem)
+    tier, reasons = _first(problem)
     if tier is None:
         whys = ", ".join(f"{name}: {why}" for name, why in reasons.items())
         wanted = get_backend()
         why = whys if wanted == "auto" else reasons[wanted]
         raise RuntimeError(f"[{op}] backend '{wanted}' cannot run this: {why}.")
-    if may_be_dense and why_dense:
+    why_dense = _why_dense(problem, tier) if may_be_dense else None
+    if why_dense:
         record(problem, "dense", {**reasons, tier.NAME: why_dense})
         return None
     record(problem, tier.NAME, reasons)
@@ -209,30 +210,28 @@ def or_pure(
     return run
 
 
-Choice = tuple["Tier | None", dict[str, str], "str | None"]
+def circumstances() -> Hashable:
+    """What the choice of a tier depends on beside the problem."""
+    return get_backend(), export_target(), gpu.circumstances()
 
 
-def _first(problem: Problem) -> Choice:
-    """The tier for a problem, None if the forced one cannot, and why others before it do not.
-
-    And why MLX's own attention should compute it instead, if so.
-    """
-    return _first_of(problem, get_backend(), (export_target(), gpu.circumstances()))
-
-
-@lru_cache(maxsize=4096)
-def _first_of(problem: Problem, wanted: str, circumstances: Hashable) -> Choice:
-    # To ask every tier takes as long as all the rest of a call.
+def _first(problem: Problem) -> tuple[Tier | None, dict[str, str]]:
+    """The tier for a problem, None if the forced one cannot, and why others before it do not."""
+    wanted = get_backend()
     reasons: dict[str, str] = {}
     for name in TIERS if wanted == "auto" else [wanted]:
         reason = why_not(name, problem)
         if reason is None:
-            tier = _tier(name)
-            whole = problem.neighborhood.covers(problem.spatial)
-            asked = (whole or wanted == "auto") and not dense.why_not(problem)
-            return tier, reasons, tier.why_dense(problem) if asked else None
+            return _tier(name), reasons
         reasons[name] = reason
-    return None, reasons, None
+    return None, reasons
+
+
+def _why_dense(problem: Problem, tier: Tier) -> str | None:
+    """Why MLX's own attention should compute a problem instead of its tier, if so."""
+    whole = problem.neighborhood.covers(problem.spatial)
+    asked = (whole or get_backend() == "auto") and not dense.why_not(problem)
+    return tier.why_dense(problem) if asked else None
 
 
 def why_not(name: str, problem: Problem) -> str | None:
@@ -248,6 +247,11 @@ def record(problem: Problem, tier: str, reasons: dict[str, str] | None = None) -
     explained = _explained.get()
     if explained is not None:
         explained.append(Explanation(problem, tier, dict(reasons or {})))
+
+
+def is_explaining() -> bool:
+    """Whether choices are noted now."""
+    return _explained.get() is not None
 
 
 def _checked(name: str, origin: str) -> str:

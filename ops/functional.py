@@ -8,11 +8,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import mlx.core as mx
 
-from . import autograd, backend, dense
+from . import autograd, backend, dense, known
 from .cross_resolution import attend_finer, differs
 from .neighborhood import BoolOrBools, IntOrInts, Neighborhood
 from .problem import Problem, attention_problem, check_floats, check_neighborhood, downsample
@@ -20,7 +21,7 @@ from .tier import Support
 
 OutAndLSE = tuple[mx.array, mx.array]
 Result = mx.array | OutAndLSE
-KeysAndValues = tuple[mx.array, mx.array]
+Rest = Callable[..., OutAndLSE]  # of a call's arrays
 
 # What keys without a place, which the kernels do not know of, can be merged with.
 ADDITIONAL = Support(
@@ -73,33 +74,59 @@ def attend(
         >>> mx.array_equal(out, ops.na2d(x, x, x, 7, dilation=2)).item()
         True
     """
-    check_neighborhood("attend", hood)
-    op = op or f"na{hood.rank}d"
-    if differs(query, key):
-        at_keys = partial(
-            attend,
-            hood,
-            scale=scale,
-            additional_keys=additional_keys,
-            additional_values=additional_values,
-            op=op,
-        )
-        return attend_finer(op, hood, query, key, value, rpb, at_keys)
-    problem = attention_problem(op, hood, query, key, value, scale, rpb)
-    additional = _check_additional(op, problem, additional_keys, additional_values)
-    query = downsample(problem, query)
-    # Where every window is the whole map this is plain attention, and where it nearly is, that with
-    # a mask. MLX has both, and its own is taken unless the tier is faster.
-    may_be_dense = additional is None or problem.neighborhood.covers(problem.spatial)
+    call = known.kind(
+        "attend", op, hood, scale, query, key, value, rpb, additional_keys, additional_values
+    )
+    rest: Rest | None = known.rest(call)
+    if rest is None:
+        check_neighborhood("attend", hood)
+        op = op or f"na{hood.rank}d"
+        if differs(query, key):
+            at_keys = partial(
+                attend,
+                hood,
+                scale=scale,
+                additional_keys=additional_keys,
+                additional_values=additional_values,
+                op=op,
+            )
+            return attend_finer(op, hood, query, key, value, rpb, at_keys)
+        problem = attention_problem(op, hood, query, key, value, scale, rpb)
+        _check_additional(op, problem, additional_keys, additional_values)
+        rest = known.keep(call, _rest(op, problem, additional_keys is not None))
+    return rest(query, key, value, rpb, additional_keys, additional_values)
+
+
+def _rest(op: str, problem: Problem, has_additional: bool) -> Rest:
+    """What is left to do with the arrays of a problem, once it is chosen who computes it.
+
+    Where every window is the whole map this is plain attention, and where it nearly is, that with
+    a mask. MLX has both, and its own is taken unless the tier is faster.
+    """
+    may_be_dense = not has_additional or problem.neighborhood.covers(problem.spatial)
     tier = backend.choose_attention(problem, op, may_be_dense)
-    if tier is None:
-        return attend_densely(problem, query, key, value, additional)
-    out, lse, _ = autograd.attention(problem, tier, query, key, value, rpb)
-    if additional:
-        extra, extra_lse = dense.full_attention(query.flatten(1, -3), *additional, problem.scale)
+    run = None if tier is None else autograd.attention(problem, tier)
+
+    def rest(
+        query: mx.array,
+        key: mx.array,
+        value: mx.array,
+        rpb: mx.array | None,
+        more_keys: mx.array | None,
+        more_values: mx.array | None,
+    ) -> OutAndLSE:
+        query = downsample(problem, query)
+        if run is None:
+            return attend_densely(problem, query, key, value, more_keys, more_values)
+        out, lse, _ = run((query, key, value), rpb, None)
+        if more_keys is None or more_values is None:
+            return out, lse
+        tokens = query.flatten(1, -3)
+        extra, extra_lse = dense.full_attention(tokens, more_keys, more_values, problem.scale)
         extra, extra_lse = extra.reshape(out.shape), extra_lse.reshape(lse.shape)
         return dense.merge_attentions([out, extra], [lse, extra_lse])
-    return out, lse
+
+    return rest
 
 
 def na2d(
@@ -277,16 +304,15 @@ def attend_densely(
     query: mx.array,
     key: mx.array,
     value: mx.array,
-    additional: KeysAndValues | None = None,
+    additional_keys: mx.array | None = None,
+    additional_values: mx.array | None = None,
 ) -> OutAndLSE:
     """Self-attention, with the neighborhood as a mask where windows are not the whole input."""
     shape, hood = query.shape[:-1], problem.neighborhood
     query, key, value = (x.flatten(1, -3) for x in (query, key, value))  # [B, tokens, H, D]
-    if additional:
-        key, value = (
-            mx.concatenate([x, more], axis=1)
-            for x, more in zip((key, value), additional, strict=True)
-        )
+    if additional_keys is not None and additional_values is not None:
+        key = mx.concatenate([key, additional_keys], axis=1)
+        value = mx.concatenate([value, additional_values], axis=1)
     covers = hood.covers(problem.spatial)
     mask = None if covers else dense.neighborhood_mask(hood, problem.spatial)
     out, lse = dense.attend_to(query, key, value, problem.scale, mask)
@@ -295,10 +321,10 @@ def attend_densely(
 
 def _check_additional(
     op: str, problem: Problem, keys: mx.array | None, values: mx.array | None
-) -> KeysAndValues | None:
-    """Additional keys and values; raises unless both are absent or both fit the problem."""
+) -> None:
+    """Raises unless additional keys and values are both absent or both fit the problem."""
     if keys is None and values is None:
-        return None
+        return
     if keys is None or values is None:
         raise ValueError(
             f"[{op}] 'additional_keys' and 'additional_values' must be given together."
@@ -316,4 +342,3 @@ def _check_additional(
                 f"[{op}] '{name}' must have shape [{problem.batch}, tokens, {heads}, {dim}] and "
                 f"dtype {problem.dtype} but got {x.shape} and {x.dtype}."
             )
-    return keys, values

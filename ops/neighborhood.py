@@ -18,6 +18,10 @@ BoolOrBools = bool | Sequence[bool]
 WHOLE = -1  # a kernel_size: all tokens of an axis
 
 
+class TooSmallError(ValueError):
+    """An input into which a window does not fit."""
+
+
 def kept_hash(self: Any) -> int:
     """The hash of a frozen dataclass's fields, computed once: it is the key of many caches."""
     try:
@@ -189,9 +193,9 @@ class Neighborhood:
         return all(map(ge, size, self.minimum_size))
 
     def check_size(self, size: Sequence[int], op: str) -> None:
-        """Raises a `ValueError` when a window does not fit into ``size`` tokens."""
+        """Raises a `TooSmallError` when a window does not fit into ``size`` tokens."""
         if not self.fits(size):
-            raise ValueError(
+            raise TooSmallError(
                 f"[{op}] 'kernel_size' * 'dilation' must fit into the input on every axis but got "
                 f"kernel_size {self.kernel_size} and dilation {self.dilation} for an input of "
                 f"{tuple(size)}; the smallest input that works is {self.minimum_size}."

@@ -10,16 +10,17 @@ from typing import Any
 
 import mlx.core as mx
 
-from . import autograd, backend
-from .functional import OutAndLSE, Result, attend_densely
+from . import autograd, backend, known
+from .functional import OutAndLSE, Rest, Result, attend_densely
 from .neighborhood import BoolOrBools, IntOrInts, Neighborhood
 from .problem import (
+    Problem,
     attention_problem,
     check_floats,
     check_heads,
     check_neighborhood,
-    downsample,
     split_heads,
+    unpack,
 )
 from .varlen import Sizes, checked_lengths
 
@@ -53,20 +54,35 @@ def attend_packed(
         TypeError: If an argument has the wrong type or dtype.
         ValueError: If shapes do not fit, or ``kernel_size * dilation`` exceeds an axis.
     """
-    check_neighborhood("attend_packed", hood)
-    op = op or f"na{hood.rank}d_qkvpacked"
-    qkv, heads = _heads_in_a_row(op, hood.rank, qkv, num_heads)
-    query, key, value = split_heads(qkv, heads)
-    problem = attention_problem(op, hood, query, key, value, scale, rpb)
-    lengths = None
-    if sizes is not None:
-        lengths = checked_lengths(op, sizes, problem.batch, problem.spatial)
-        problem = attention_problem(op, hood, query, key, value, scale, rpb, lengths)
-    tier = backend.choose_attention(problem, op, may_be_dense=lengths is None)
-    if tier is None:
-        return attend_densely(problem, downsample(problem, query), key, value)
-    out, lse, _ = autograd.packed_attention(problem, tier, qkv, rpb, lengths)
-    return out, lse
+    operator = "attend_packed" if sizes is None else "attend_packed, varlen"
+    call = known.kind(operator, (op, type(num_heads), num_heads), hood, scale, qkv, rpb)
+    rest: Rest | None = known.rest(call)
+    if rest is None:
+        check_neighborhood("attend_packed", hood)
+        op = op or f"na{hood.rank}d_qkvpacked"
+        heads = _checked_heads(op, hood.rank, qkv, num_heads)
+        query, key, value = split_heads(_in_a_row(qkv, hood.rank), heads)
+        problem = attention_problem(
+            op, hood, query, key, value, scale, rpb, has_lengths=sizes is not None
+        )
+        rest = known.keep(call, _rest(op, problem))
+    return rest(qkv, rpb, sizes)
+
+
+def _rest(op: str, problem: Problem) -> Rest:
+    """What is left to do with the arrays of a problem, once it is chosen who computes it."""
+    tier = backend.choose_attention(problem, op, may_be_dense=not problem.has_lengths)
+    run = None if tier is None else autograd.packed_attention(problem, tier)
+
+    def rest(qkv: mx.array, rpb: mx.array | None, sizes: Sizes | None) -> OutAndLSE:
+        qkv = _in_a_row(qkv, problem.rank)
+        if run is None:
+            return attend_densely(problem, *unpack(problem, qkv))
+        lengths = None if sizes is None else checked_lengths(op, sizes, problem)
+        out, lse, _ = run((qkv,), rpb, lengths)
+        return out, lse
+
+    return rest
 
 
 def na2d_qkvpacked(
@@ -188,11 +204,17 @@ def na3d_qkvpacked(
     return (out, lse) if return_lse else out
 
 
-def _heads_in_a_row(op: str, rank: int, qkv: Any, num_heads: Any) -> tuple[mx.array, int]:
+def _in_a_row(qkv: mx.array, rank: int) -> mx.array:
+    """``[batch, *spatial, heads + 2 * kv_heads, head_dim]``."""
+    return qkv if qkv.ndim == rank + 3 else qkv.flatten(-3, -2)
+
+
+def _checked_heads(op: str, rank: int, qkv: Any, num_heads: Any) -> int:
+    """How many heads queries have."""
     """``[batch, *spatial, heads + 2 * kv_heads, head_dim]``, and how many heads queries have."""
     check_floats(op, qkv=qkv)
     if num_heads is None and qkv.ndim == rank + 4 and qkv.shape[-3] == 3:
-        return qkv.flatten(-3, -2), qkv.shape[-2]
+        return int(qkv.shape[-2])
     if num_heads is None or qkv.ndim != rank + 3:
         axes = ("length",) if rank == 1 else ("depth", "height", "width")[3 - rank :]
         layout = ", ".join(["batch", *axes])
@@ -209,4 +231,4 @@ def _heads_in_a_row(op: str, rank: int, qkv: Any, num_heads: Any) -> tuple[mx.ar
             f"{qkv.shape} with {num_heads}."
         )
     check_heads(op, num_heads, rest // 2)
-    return qkv, num_heads
+    return num_heads

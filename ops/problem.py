@@ -14,9 +14,7 @@ import mlx.core as mx
 from .neighborhood import Neighborhood, kept_hash
 
 DTYPES = (mx.float32, mx.float16, mx.bfloat16)
-VALID_KEPT = 1024
 LARGEST_SCALE = 2.3e38  # times log2(e), as the tiers have it, it is a float32
-_valid: dict[tuple[Any, ...], Problem] = {}
 
 
 @dataclass(frozen=True)
@@ -151,14 +149,6 @@ def check_rpb(op: str, rpb: Any, heads: int, hood: Neighborhood) -> None:
         )
 
 
-def check_lengths(op: str, lengths: Any, batch: int, rank: int) -> None:
-    """Raises unless ``lengths`` is an integer array ``[batch, rank]``."""
-    if not isinstance(lengths, mx.array) or lengths.dtype != mx.int32:
-        raise TypeError(f"[{op}] lengths must be an int32 mx.array but got {lengths!r}.")
-    if lengths.shape != (batch, rank):
-        raise ValueError(f"[{op}] lengths must have shape {(batch, rank)} but got {lengths.shape}.")
-
-
 def attention_problem(
     op: str,
     hood: Neighborhood,
@@ -167,42 +157,17 @@ def attention_problem(
     value: mx.array,
     scale: float | None,
     rpb: mx.array | None = None,
-    lengths: mx.array | None = None,
+    *,
+    has_lengths: bool = False,
 ) -> Problem:
     """Validates the arrays of one attention call, the query before it is downsampled.
+
+    Lengths are validated apart: their numbers count.
 
     Raises:
         TypeError: If an argument is not an array, or of an unsupported or another dtype.
         ValueError: If shapes do not fit together, or a window does not fit into the input.
     """
-    # To validate takes as long as a small kernel, and a model repeats its calls.
-    try:
-        of_query, of_key = (query.shape, query.dtype), (key.shape, key.dtype)
-        of_value = value.shape, value.dtype
-        of_rpb = None if rpb is None else (rpb.shape, rpb.dtype)
-        of_lengths = None if lengths is None else (lengths.shape, lengths.dtype)
-        looks = (hood, type(scale), scale, of_query, of_key, of_value, of_rpb, of_lengths)
-        problem = _valid.get(looks)
-    except (AttributeError, TypeError):  # not an array, or not a number
-        return _validate(op, hood, query, key, value, scale, rpb, lengths)
-    if problem is None:
-        problem = _validate(op, hood, query, key, value, scale, rpb, lengths)
-        if len(_valid) >= VALID_KEPT:
-            _valid.clear()
-        _valid[looks] = problem
-    return problem
-
-
-def _validate(
-    op: str,
-    hood: Neighborhood,
-    query: mx.array,
-    key: mx.array,
-    value: mx.array,
-    scale: float | None,
-    rpb: mx.array | None,
-    lengths: mx.array | None,
-) -> Problem:
     check_floats(op, query=query, key=key, value=value)
     check_token_arrays(op, hood.rank, query=query, key=key, value=value)
     if query.shape[-1] != key.shape[-1]:
@@ -221,8 +186,6 @@ def _validate(
     hood.check_size(spatial, op)
     if rpb is not None:
         check_rpb(op, rpb, heads, hood)
-    if lengths is not None:
-        check_lengths(op, lengths, batch, hood.rank)
     return Problem(
         neighborhood=hood,
         batch=batch,
@@ -234,7 +197,7 @@ def _validate(
         scale=checked_scale(op, scale, head_dim),
         dtype=query.dtype,
         has_rpb=rpb is not None,
-        has_lengths=lengths is not None,
+        has_lengths=has_lengths,
     )
 
 

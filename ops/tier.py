@@ -71,6 +71,14 @@ class KernelError(RuntimeError):
     """A kernel that this device cannot build or run."""
 
 
+# Of (arrays, rpb, lengths) the results of one function of a tier, in its order, with d_rpb last and
+# only where there is an rpb; and the same of any function, by its name and problem.
+Run = Callable[[Sequence[mx.array], "mx.array | None", "mx.array | None"], list[mx.array]]
+Launch = Callable[
+    [str, Problem, Sequence[mx.array], "mx.array | None", "mx.array | None"], list[mx.array]
+]
+
+
 class Tier(Protocol):
     """The face of a tier. `Problem` tells the shapes; gradients come in their arrays' dtype.
 
@@ -94,8 +102,14 @@ class Tier(Protocol):
         It is asked only where that can compute the problem (``dense.why_not``).
         """
 
-    def is_differentiable(self) -> bool:
-        """Whether its arrays carry their gradients: else ops/autograd.py calls the backwards."""
+    def differentiable(self, op: str, problem: Problem) -> Run | None:
+        """A function whose results carry their gradients, None if ops/autograd.py has the rules.
+
+        Args:
+            op: ``"forward"``, ``"qk"`` or ``"av"``, or ``"forward_packed"``, which takes the first
+                three arrays in one (`pack`).
+            problem: To compute.
+        """
 
     def forward(
         self,
@@ -176,13 +190,6 @@ class Tier(Protocol):
         d_out: mx.array,
     ) -> tuple[mx.array, mx.array]:
         """``(d_attn, d_value)``."""
-
-
-# Of (op, problem, arrays, rpb, lengths) the results of the function `op` of a tier, in its order,
-# with d_rpb last and only where there is an rpb.
-Launch = Callable[
-    [str, Problem, Sequence[mx.array], "mx.array | None", "mx.array | None"], list[mx.array]
-]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from . import autograd, backend
+from . import autograd, backend, known
 from .neighborhood import BoolOrBools, IntOrInts, Neighborhood
 from .problem import (
     Problem,
@@ -49,13 +49,17 @@ def attend_qk(
         TypeError: If an argument has the wrong type or dtype.
         ValueError: If shapes do not fit, or ``kernel_size * dilation`` exceeds an axis.
     """
-    check_neighborhood("attend_qk", hood)
-    op = op or f"na{hood.rank}d_qk"
-    check_floats(op, query=query, key=key)
-    problem = attention_problem(op, hood, query, key, key, scale, rpb)
-    tier = backend.choose(problem, op)
-    query = downsample(problem, query)
-    return autograd.qk(problem, tier, query, key, rpb)
+    call = known.kind("attend_qk", op, hood, scale, query, key, rpb)
+    rest = known.rest(call)
+    if rest is None:
+        check_neighborhood("attend_qk", hood)
+        op = op or f"na{hood.rank}d_qk"
+        check_floats(op, query=query, key=key)
+        problem = attention_problem(op, hood, query, key, key, scale, rpb)
+        run = autograd.qk(problem, backend.choose(problem, op))
+        rest = known.keep(call, lambda q, k, b: run((downsample(problem, q), k), b, None)[0])
+    logits: mx.array = rest(query, key, rpb)
+    return logits
 
 
 def attend_av(
@@ -76,10 +80,16 @@ def attend_av(
         TypeError: If an argument has the wrong type or dtype.
         ValueError: If shapes do not fit, or ``kernel_size * dilation`` exceeds an axis.
     """
-    check_neighborhood("attend_av", hood)
-    op = op or f"na{hood.rank}d_av"
-    problem = _av_problem(op, hood, attn, value)
-    return autograd.av(problem, backend.choose(problem, op), attn, value)
+    call = known.kind("attend_av", op, hood, None, attn, value)
+    rest = known.rest(call)
+    if rest is None:
+        check_neighborhood("attend_av", hood)
+        op = op or f"na{hood.rank}d_av"
+        problem = _av_problem(op, hood, attn, value)
+        run = autograd.av(problem, backend.choose(problem, op))
+        rest = known.keep(call, lambda attn, value: run((attn, value), None, None)[0])
+    out: mx.array = rest(attn, value)
+    return out
 
 
 def na2d_qk(

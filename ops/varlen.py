@@ -6,15 +6,16 @@ arguments.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import numpy as np
 
-from . import autograd, backend
+from . import autograd, backend, known
 from .neighborhood import BoolOrBools, IntOrInts, Neighborhood
-from .problem import attention_problem, check_neighborhood, downsample
+from .problem import Problem, attention_problem, check_neighborhood, downsample
 
+Rest = Callable[..., tuple[mx.array, mx.array]]  # of a call's arrays
 Result = mx.array | tuple[mx.array, mx.array]
 Sizes = mx.array | np.ndarray | Sequence[int] | Sequence[Sequence[int]]
 
@@ -49,15 +50,28 @@ def attend_varlen(
         TypeError: If an argument has the wrong type or dtype.
         ValueError: If shapes do not fit, or known sizes exceed the padded ones.
     """
-    check_neighborhood("attend_varlen", hood)
-    op = op or f"na{hood.rank}d_varlen"
-    checked = attention_problem(op, hood, query, key, value, scale, rpb)
-    lengths = checked_lengths(op, sizes, checked.batch, checked.spatial)
-    problem = attention_problem(op, hood, query, key, value, scale, rpb, lengths)
-    query = downsample(problem, query)
-    tier = backend.choose(problem, op)
-    out, lse, _ = autograd.attention(problem, tier, query, key, value, rpb, lengths)
-    return out, lse
+    call = known.kind("attend_varlen", op, hood, scale, query, key, value, rpb)
+    rest: Rest | None = known.rest(call)
+    if rest is None:
+        check_neighborhood("attend_varlen", hood)
+        op = op or f"na{hood.rank}d_varlen"
+        problem = attention_problem(op, hood, query, key, value, scale, rpb, has_lengths=True)
+        rest = known.keep(call, _rest(op, problem))
+    return rest(query, key, value, rpb, sizes)
+
+
+def _rest(op: str, problem: Problem) -> Rest:
+    """What is left to do with the arrays of a problem, once it is chosen who computes it."""
+    run = autograd.attention(problem, backend.choose(problem, op))
+
+    def rest(
+        query: mx.array, key: mx.array, value: mx.array, rpb: mx.array | None, sizes: Sizes
+    ) -> tuple[mx.array, mx.array]:
+        lengths = checked_lengths(op, sizes, problem)
+        out, lse, _ = run((downsample(problem, query), key, value), rpb, lengths)
+        return out, lse
+
+    return rest
 
 
 def na2d_varlen(
@@ -181,8 +195,9 @@ def na3d_varlen(
     return (out, lse) if return_lse else out
 
 
-def checked_lengths(op: str, sizes: Sizes, batch: int, spatial: tuple[int, ...]) -> mx.array:
+def checked_lengths(op: str, sizes: Sizes, problem: Problem) -> mx.array:
     """int32 ``[batch, rank]`` within the padded size."""
+    batch, spatial = problem.batch, problem.spatial
     name = "seq_lens" if len(spatial) == 1 else "spatial_sizes"
     expected = [batch] if len(spatial) == 1 else [batch, len(spatial)]
     try:

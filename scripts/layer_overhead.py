@@ -3,8 +3,8 @@
 
     python scripts/build_native.py && python scripts/layer_overhead.py
 
-Nothing is computed: both only add an operation to MLX's graph. They take turns; the figure is the
-difference of the quickest rounds, in microseconds.
+Nothing is computed: all only add operations to MLX's graph. Pairs take turns; the figures are those
+of the quickest rounds, in microseconds. The whole call is held against the same operations by hand.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from natten_zoo.ops import native
 from natten_zoo.ops.problem import attention_problem
 
 CALLS, ROUNDS = 300, 40
+Call = Callable[..., Any]
 
 
-def microseconds(call: Callable[[], Any]) -> float:
+def microseconds(call: Call) -> float:
     """A call of one round."""
     start = time.perf_counter()
     for _ in range(CALLS):
@@ -34,23 +35,34 @@ def microseconds(call: Callable[[], Any]) -> float:
     return 1e6 * (time.perf_counter() - start) / CALLS
 
 
+def pairs() -> dict[str, tuple[Call, Call]]:
+    """What a layer does, and the least that does the same."""
+    layer = NeighborhoodAttention2D(64, num_heads=2, kernel_size=7, rel_pos_bias=True)
+    x = mx.zeros((1, 8, 8, 64))
+    qkv, parts = layer.project_packed(x), layer.project_qkv(x)
+    mx.eval(x, qkv, parts, layer.parameters())
+    rpb = layer.rpb
+    problem = attention_problem("na2d", layer.neighborhood, *parts, layer.scale, rpb)
+    apart, packed = (native.differentiable(op, problem) for op in ("forward", "forward_packed"))
+    assert apart and packed
+
+    def by_hand() -> mx.array:
+        qkv = mx.unflatten(layer.qkv(x), -1, (-1, layer.head_dim))
+        return layer.proj(packed((qkv,), rpb, None)[0].flatten(-2))
+
+    return {
+        "attend": (lambda: layer.attend(*parts), lambda: apart(parts, rpb, None)),
+        "attend_packed": (lambda: layer.attend_packed(qkv), lambda: packed((qkv,), rpb, None)),
+        "whole call": (lambda: layer(x), by_hand),
+    }
+
+
 def main() -> int:
     mx.set_default_device(mx.cpu)
-    layer = NeighborhoodAttention2D(64, num_heads=2, kernel_size=7, rel_pos_bias=True)
-    query, key, value = layer.project_qkv(mx.zeros((1, 8, 8, 64)))
-    mx.eval(query, key, value, layer.parameters())
-    hood, rpb = layer.neighborhood, layer.rpb
-    problem = attention_problem("na2d", hood, query, key, value, layer.scale, rpb)
-    extension, forward, call = (
-        native._extension(),
-        native._operation("forward"),
-        native._call(problem),
-    )
-    bare = lambda: extension.apply(forward, call, [query, key, value], rpb, None)  # noqa: E731
-    calls = {"layer": lambda: layer.attend(query, key, value), "bare": bare}
-    rounds = [{name: microseconds(call) for name, call in calls.items()} for _ in range(ROUNDS)]
-    layers, bares = (min(each[name] for each in rounds) for name in calls)
-    print(f"layer {layers:.2f} us, bare call {bares:.2f} us: {layers - bares:.2f} us of Python")
+    for name, calls in pairs().items():
+        rounds = [[microseconds(call) for call in calls] for _ in range(ROUNDS)]
+        layer, bare = map(min, zip(*rounds, strict=True))
+        print(f"{name}: {layer:.2f} us, bare {bare:.2f} us: {layer - bare:.2f} us of Python")
     return 0
 
 

@@ -11,7 +11,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ..ops.functional import attend
-from ..ops.neighborhood import BoolOrBools, IntOrInts, Neighborhood
+from ..ops.neighborhood import BoolOrBools, IntOrInts, Neighborhood, TooSmallError
 from ..ops.packed import attend_packed
 from ..ops.problem import checked_scale, inside_samples, split_heads
 from ..ops.unfused import attend_av, attend_qk
@@ -157,8 +157,14 @@ class NeighborhoodAttention(nn.Module):
         size = x.shape[1:-1]
         if self.pad_small_inputs:
             x = pad_to(x, self.neighborhood.minimum_size)
-        x = self._attended(x, lengths)  # [B, *ceil(S / stride), heads, head_dim]
-        x = crop(x, self.neighborhood.output_size(size))
+        try:
+            x = self._attended(x, lengths)  # [B, *ceil(S / stride), heads, head_dim]
+        except TooSmallError:
+            if lengths is not None:
+                raise
+            raise ValueError(self._too_small(size)) from None
+        if self.pad_small_inputs:
+            x = crop(x, self.neighborhood.output_size(size))
         x = self.proj_drop(self.proj(x.flatten(-2)))
         return x if lengths is None else x * self._inside(x, lengths)
 
@@ -176,7 +182,6 @@ class NeighborhoodAttention(nn.Module):
         if lengths is not None:
             self._check_varlen(drops)
             return attend_varlen(hood, query, key, value, lengths, scale=scale, rpb=rpb)[0]
-        self._check_size(query.shape[1:-2])
         if not drops:
             return attend(hood, query, key, value, scale=scale, rpb=rpb)[0]
         logits = attend_qk(hood, query, key, scale=scale, rpb=rpb)
@@ -188,9 +193,7 @@ class NeighborhoodAttention(nn.Module):
         if self._drops:
             query, key, value = split_heads(qkv, self.num_heads)
             return self.attend(query, key, value, lengths)
-        if lengths is None:
-            self._check_size(qkv.shape[1:-2])
-        else:
+        if lengths is not None:
             self._check_varlen(False)
         scale, rpb = self.scale, self.get("rpb")
         return attend_packed(
@@ -202,12 +205,7 @@ class NeighborhoodAttention(nn.Module):
         return self.training and self.attn_drop_rate > 0
 
     def _attended(self, x: mx.array, lengths: Sizes | None) -> mx.array:
-        if self.training:
-            return self.attend_packed(self.project_packed(x), lengths)
-        # Views are read as they lie, too. One array only helps a gradient, and its rule in Python
-        # costs more than the rest of a call.
-        query, key, value = self.project_qkv(x)
-        return self.attend(query, key, value, lengths)
+        return self.attend_packed(self.project_packed(x), lengths)
 
     def _check_input(self, x: mx.array) -> None:
         channels = self.num_heads * self.head_dim
@@ -217,15 +215,13 @@ class NeighborhoodAttention(nn.Module):
                 f"channels but got {x.shape}."
             )
 
-    def _check_size(self, size: tuple[int, ...]) -> None:
-        """Operators refuse small maps as well, but only a layer knows of its option."""
-        if not self.neighborhood.fits(size):
-            raise ValueError(
-                f"[{type(self).__name__}] a map of {size} tokens is smaller than 'kernel_size' "
-                f"times 'dilation'; the smallest input that works is "
-                f"{self.neighborhood.minimum_size}, and with pad_small_inputs=True smaller ones "
-                "are padded."
-            )
+    def _too_small(self, size: tuple[int, ...]) -> str:
+        """What operators say of small maps, and the option that only a layer has."""
+        return (
+            f"[{type(self).__name__}] a map of {size} tokens is smaller than 'kernel_size' times "
+            f"'dilation'; the smallest input that works is {self.neighborhood.minimum_size}, and "
+            "with pad_small_inputs=True smaller ones are padded."
+        )
 
     def _check_varlen(self, drops: bool) -> None:
         name = type(self).__name__
@@ -286,14 +282,15 @@ def _one_of(
     op: str, lengths: Sizes | None, seq_lens: Sizes | None, spatial_sizes: Sizes | None
 ) -> Sizes | None:
     """The lengths, under natten-mlx's names, too, of which a hint says what they are here."""
+    if seq_lens is None and spatial_sizes is None:
+        return lengths
     former = {"seq_lens": seq_lens, "spatial_sizes": spatial_sizes}
     given = {name: value for name, value in former.items() if value is not None}
     if len(given) + (lengths is not None) > 1:
         raise ValueError(f"[{op}] 'lengths' must be given once but got {', '.join(given)}, too.")
-    for name, value in given.items():
-        warnings.warn(f"[{op}] '{name}' is 'lengths' here.", DeprecationWarning, stacklevel=4)
-        return value
-    return lengths
+    ((name, value),) = given.items()
+    warnings.warn(f"[{op}] '{name}' is 'lengths' here.", DeprecationWarning, stacklevel=4)
+    return value
 
 
 def _check_heads(op: str, embed_dim: int, num_heads: int, num_kv_heads: int) -> None:

@@ -2,7 +2,8 @@
 
 The extension is optional. ``NATTEN_ZOO_NATIVE=1 pip install natten-zoo`` compiles it, and
 ``python scripts/build_native.py`` does so in a clone. It works with the very version of MLX that it
-was compiled for; with another one the tier is off and says so once.
+was compiled for, and with the face that it was compiled for, ops/native/extension.py; with others
+the tier is off, and says once how to compile it again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
+from hashlib import sha256
+from pathlib import Path
 from typing import cast
 
 # First: it loads the library that the extension links to.
@@ -20,7 +23,7 @@ from .. import gpu
 from ..exports import export_target
 from ..gpu.device import current, on_gpu
 from ..problem import Problem
-from ..tier import Launched, Support
+from ..tier import Launched, Run, Support
 from .extension import Call, Extension, Operation
 from .programs import compiled
 
@@ -37,16 +40,32 @@ def _load() -> tuple[Extension | None, str | None]:
     try:
         ext = cast(Extension, importlib.import_module("._ext", __name__))
     except ModuleNotFoundError:
-        return None, "it is not compiled (NATTEN_ZOO_NATIVE=1 pip install natten-zoo)"
+        return None, f"it is not compiled: {_how()}"
     except ImportError as error:
         return _off(f"its extension cannot be loaded ({error})")
     running = mx.__version__  # type: ignore[attr-defined]
     if running != ext.MLX_VERSION:
         return _off(f"it was compiled for MLX {ext.MLX_VERSION}, but this is {running}")
+    if getattr(ext, "FACE", None) != _face():
+        return _off("it was compiled from other sources than these")
     return ext, None
 
 
+def _face() -> str:
+    """Of what an extension has to offer: the digest that it is compiled with."""
+    return sha256(Path(__file__).with_name("extension.py").read_bytes()).hexdigest()
+
+
+def _how() -> str:
+    """The command that compiles the extension."""
+    here = Path(__file__).resolve().parents[2] / "scripts" / "build_native.py"
+    if here.exists():
+        return "python scripts/build_native.py"
+    return "NATTEN_ZOO_NATIVE=1 pip install --force-reinstall --no-deps natten-zoo"
+
+
 def _off(reason: str) -> tuple[None, str]:
+    reason += f"; compile it again: {_how()}"
     warnings.warn(f"natten_zoo's native tier is off: {reason}.", RuntimeWarning, stacklevel=2)
     return None, reason
 
@@ -70,9 +89,9 @@ def why_dense(problem: Problem) -> str | None:
     return gpu.why_dense(problem) if on_gpu() else None
 
 
-def is_differentiable() -> bool:
-    """Whether its arrays carry the rules of ops/autograd.py by themselves."""
-    return not on_gpu()
+def differentiable(op: str, problem: Problem) -> Run | None:
+    """A primitive, on a CPU: it has the rules of ops/autograd.py by itself."""
+    return None if on_gpu() else partial(_extension().apply, _operation(op), _call(problem))
 
 
 def is_on_cpu() -> bool:

@@ -18,6 +18,8 @@ class Operation(Enum):
     QK_BACKWARD = 3
     AV = 4
     AV_BACKWARD = 5
+    FORWARD_PACKED = 6
+    BACKWARD_PACKED = 7
 
 
 class Call(Protocol):
@@ -43,6 +45,7 @@ class Extension(Protocol):
     """The module."""
 
     MLX_VERSION: str
+    FACE: str
     Op: type[Operation]
 
     def __hash__(self) -> int:

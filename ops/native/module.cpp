@@ -90,6 +90,7 @@ NB_MODULE(_ext, m) {
 
   m.doc() = "Neighborhood attention as MLX primitives on the CPU, as custom kernels on a GPU.";
   m.attr("MLX_VERSION") = MLX_NATTEN_VERSION;
+  m.attr("FACE") = NATTEN_ZOO_FACE;
 
   // MLX shares this table, so that it holds for what its mx.grad passes on, too.
   nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {
@@ -103,6 +104,7 @@ NB_MODULE(_ext, m) {
   nb::enum_<Op>(m, "Op")
       .value("FORWARD", Op::kAttention)
       .value("BACKWARD", Op::kAttentionBackward)
+      .value("FORWARD_PACKED", Op::kAttentionPacked)
       .value("BACKWARD_PACKED", Op::kAttentionBackwardPacked)
       .value("QK", Op::kQk)
       .value("QK_BACKWARD", Op::kQkBackward)

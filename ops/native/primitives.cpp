@@ -1,11 +1,10 @@
 #include "primitives.h"
 
 #include <algorithm>
-#include <array>
+#include <cstring>
 #include <sstream>
 #include <stdexcept>
 
-#include "core/attention.h"
 #include "core/pool.h"
 #include "mlx/allocator.h"
 #include "mlx/backend/cpu/encoder.h"
@@ -13,116 +12,9 @@
 #include "mlx/primitives.h"
 #include "mlx/stream.h"
 #include "mlx/utils.h"
-#include "view.h"
 
 namespace natten {
 namespace {
-
-using Member = View Arrays::*;
-
-struct Signature {
-  const char* name;
-  void (*run)(const Problem&, const Arrays&);
-  std::vector<Member> inputs, outputs;
-};
-
-const Signature& signature(Op op) {
-  using A = Arrays;
-  static const std::array<Signature, 7> all = {{
-      {"NattenAttention", attention_forward, {&A::query, &A::key, &A::value}, {&A::out, &A::lse, &A::stats}},
-      {"NattenAttentionBackward",
-       attention_backward,
-       {&A::query, &A::key, &A::value, &A::out, &A::stats, &A::d_out, &A::d_lse},
-       {&A::d_query, &A::d_key, &A::d_value}},
-      {"NattenQK", qk_forward, {&A::query, &A::key}, {&A::attn}},
-      {"NattenQKBackward",
-       qk_backward,
-       {&A::query, &A::key, &A::d_attn},
-       {&A::d_query, &A::d_key}},
-      {"NattenAV", av_forward, {&A::attn, &A::value}, {&A::out}},
-      {"NattenAVBackward",
-       av_backward,
-       {&A::attn, &A::value, &A::d_out},
-       {&A::d_attn, &A::d_value}},
-      {"NattenAttentionBackwardPacked",
-       attention_backward,
-       {&A::query, &A::key, &A::value, &A::out, &A::stats, &A::d_out, &A::d_lse},
-       {&A::d_qkv}},
-  }};
-  return all[static_cast<int>(op)];
-}
-
-Op gradient_of(Op op) {
-  switch (op) {
-    case Op::kAttention: return Op::kAttentionBackward;
-    case Op::kQk: return Op::kQkBackward;
-    case Op::kAv: return Op::kAvBackward;
-    default:
-      throw NotImplemented("[neighborhood attention] gradients of gradients are not supported.");
-  }
-}
-
-// Arrays by token that have no channels.
-bool is_lse(Member member) { return member == &Arrays::lse || member == &Arrays::d_lse; }
-
-// What is float32 whatever the others are.
-bool is_float32(Member member) { return is_lse(member) || member == &Arrays::stats; }
-
-mx::Shape shape_of(Member member, const Call& call) {
-  using A = Arrays;
-  const Problem& p = call.problem;
-  const bool by_key = member == &A::key || member == &A::value || member == &A::d_key ||
-                      member == &A::d_value || member == &A::d_qkv;
-  mx::Shape shape{p.batch};
-  for (int a = kAxes - call.rank; a < kAxes; ++a) {
-    shape.push_back(by_key ? p.axis[a].length : p.axis[a].queries());
-  }
-  const int packed = member == &A::d_qkv ? p.heads + p.kv_heads : 0;
-  shape.push_back(packed + (by_key ? p.kv_heads : p.heads));
-  if (member == &A::attn || member == &A::d_attn) {
-    shape.push_back(p.slots());
-  } else if (member == &A::stats) {
-    shape.push_back(2);
-  } else if (member == &A::value || member == &A::d_value || member == &A::out ||
-             member == &A::d_out) {
-    shape.push_back(p.value_dim);
-  } else if (!is_lse(member)) {
-    shape.push_back(p.head_dim);
-  }
-  return shape;
-}
-
-mx::Shape bias_shape(const Call& call) {
-  mx::Shape shape{call.problem.heads};
-  for (int a = kAxes - call.rank; a < kAxes; ++a) {
-    shape.push_back(2 * call.problem.axis[a].kernel - 1);
-  }
-  return shape;
-}
-
-// Has the gradients written into one array.
-void unpack(Arrays& arrays, const Problem& problem) {
-  const View all = arrays.d_qkv;
-  const auto from = [&all](int head) {
-    View part = all;
-    const size_t bytes = all.dtype == DType::kFloat32 ? 4 : 2;
-    part.data = static_cast<char*>(all.data) + head * all.head_stride * bytes;
-    return part;
-  };
-  arrays.d_query = all;
-  arrays.d_key = from(problem.heads);
-  arrays.d_value = from(problem.heads + problem.kv_heads);
-}
-
-View view_of(mx::array& x, int rank) {
-  View view{.data = x.data<char>(), .dtype = dtype_of(x)};
-  const auto& strides = x.strides();
-  view.batch_stride = strides[0];
-  for (int i = 0; i < rank; ++i) view.axis_stride[kAxes - rank + i] = strides[1 + i];
-  view.head_stride = strides[rank + 1];
-  if (static_cast<int>(x.ndim()) > rank + 2) view.channel_stride = strides[rank + 2];
-  return view;
-}
 
 class NeighborhoodOp : public mx::Primitive {
  public:
@@ -145,10 +37,14 @@ class NeighborhoodOp : public mx::Primitive {
       encoder.set_output_array(out);
     }
     for (Member member : one.outputs) arrays.*member = view_of(outputs[i++], call_.rank);
-    if (op_ == Op::kAttentionBackwardPacked) unpack(arrays, call_.problem);
+    unpack(arrays);
     if (i < outputs.size()) arrays.d_rpb = outputs[i].data<float>();
     if (call_.problem.batch == 0) return clear_bias_gradient(outputs, i);
-    encoder.dispatch([run = one.run, problem = call_.problem, arrays] { run(problem, arrays); });
+    const size_t left_out = leaves_out_queries() && arrays.d_qkv ? outputs[0].nbytes() : 0;
+    encoder.dispatch([run = one.run, problem = call_.problem, arrays, left_out] {
+      if (left_out) std::memset(arrays.d_qkv.data, 0, left_out);  // no gradient of those
+      run(problem, arrays);
+    });
   }
 
   void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
@@ -170,9 +66,10 @@ class NeighborhoodOp : public mx::Primitive {
                              const std::vector<mx::array>& outputs) override {
     const auto options = primals.begin() + signature(op_).inputs.size();  // rpb and lengths
     std::vector<mx::array> inputs(primals.begin(), options);
+    if (op_ == Op::kAttentionPacked) inputs = parts_of(primals[0], call_, stream());
     const Op gradient = gradient_of(op_);
     size_t cotangents_used = cotangents.size();
-    if (gradient == Op::kAttentionBackward) {  // of out and lse; stats are between us
+    if (op_ == Op::kAttention || op_ == Op::kAttentionPacked) {  // of out and lse; stats are between us
       inputs.insert(inputs.end(), {outputs[0], outputs[2]});
       cotangents_used = 2;
     }
@@ -198,7 +95,7 @@ class NeighborhoodOp : public mx::Primitive {
     while (axes[mapped] < 0) ++mapped;
     const int n = inputs[mapped].shape(axes[mapped]);
     const size_t rpb_at = signature(op_).inputs.size();
-    const bool apart = rpb_ && (axes[rpb_at] >= 0 || sums_bias_gradient());
+    const bool apart = rpb_ && (axes[rpb_at] >= 0 || has_bias_gradient());
     const auto outputs = apart ? one_by_one(inputs, axes, n) : folded(inputs, axes, n);
     return {outputs, std::vector<int>(outputs.size(), 0)};
   }
@@ -228,14 +125,28 @@ class NeighborhoodOp : public mx::Primitive {
     check_shapes(inputs);
     std::vector<mx::Shape> shapes;
     for (Member member : signature(op_).outputs) shapes.push_back(shape_of(member, call_));
-    if (sums_bias_gradient()) shapes.push_back(bias_shape(call_));
+    if (has_bias_gradient()) shapes.push_back(bias_shape(call_));
     return shapes;
   }
 
  private:
-  bool sums_bias_gradient() const {
-    return rpb_ && (op_ == Op::kAttentionBackward || op_ == Op::kAttentionBackwardPacked ||
-                    op_ == Op::kQkBackward);
+  bool has_bias_gradient() const { return rpb_ && sums_bias_gradient(op_); }
+
+  bool leaves_out_queries() const {
+    const auto& axes = call_.problem.axis;
+    return std::any_of(axes, axes + kAxes, [](const AxisSpec& axis) { return axis.stride > 1; });
+  }
+
+  // Has the parts of a packed array read and written where they lie.
+  void unpack(Arrays& arrays) const {
+    if (arrays.qkv) {
+      const auto [query, key, value] = parts_of(arrays.qkv, call_.problem);
+      arrays.query = query, arrays.key = key, arrays.value = value;
+    }
+    if (arrays.d_qkv) {
+      const auto [query, key, value] = parts_of(arrays.d_qkv, call_.problem);
+      arrays.d_query = query, arrays.d_key = key, arrays.d_value = value;
+    }
   }
 
   void check_shapes(const std::vector<mx::array>& inputs) const {
@@ -323,20 +234,6 @@ class NeighborhoodOp : public mx::Primitive {
 };
 
 }  // namespace
-
-Call make_call(const std::vector<int>& spatial, const std::vector<int>& kernel_size,
-               const std::vector<int>& dilation, const std::vector<int>& stride,
-               const std::vector<int>& window_stride, const std::vector<bool>& is_causal, int batch,
-               int heads, int kv_heads, int head_dim, int value_dim, float scale) {
-  Problem p{.batch = batch, .heads = heads, .kv_heads = kv_heads, .head_dim = head_dim,
-            .value_dim = value_dim, .scale = scale};
-  const int rank = static_cast<int>(spatial.size());
-  for (int i = 0; i < rank; ++i) {
-    p.axis[kAxes - rank + i] = {spatial.at(i), kernel_size.at(i),   dilation.at(i),
-                                stride.at(i),  window_stride.at(i), is_causal.at(i)};
-  }
-  return {p, rank};
-}
 
 std::vector<mx::array> apply(Op op, const Call& call, std::vector<mx::array> inputs,
                              std::optional<mx::array> rpb, std::optional<mx::array> lengths) {

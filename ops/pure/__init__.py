@@ -42,9 +42,8 @@ def why_dense(problem: Problem) -> str | None:
     return "every window is the whole map" if problem.neighborhood.covers(problem.spatial) else None
 
 
-def is_differentiable() -> bool:
+def differentiable(op: str, problem: Problem) -> None:
     """ops/autograd.py has the rules of this tier."""
-    return False
 
 
 def forward(

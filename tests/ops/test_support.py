@@ -6,7 +6,19 @@ import mlx.core as mx
 import pytest
 
 from natten_zoo import ops
-from natten_zoo.ops import Neighborhood, backend, dense, functional, gpu, native, pure, unfused
+from natten_zoo.ops import (
+    Neighborhood,
+    backend,
+    dense,
+    functional,
+    gpu,
+    known,
+    native,
+    packed,
+    pure,
+    unfused,
+    varlen,
+)
 from natten_zoo.ops.problem import DTYPES, Problem
 from natten_zoo.ops.tier import BASIC, Support
 
@@ -53,17 +65,18 @@ def test_so_is_one_of_the_neighborhood(support):
 @pytest.fixture
 def softcap(monkeypatch):
     """The operators as they would be if only the problem had got a new field."""
+    monkeypatch.setattr(known, "_known", {})
 
     def capped(make):
-        def problem(*args):
-            made = make(*args)
+        def problem(*args, **options):
+            made = make(*args, **options)
             values = {field.name: getattr(made, field.name) for field in fields(made)}
             return Tomorrow(**values, softcap=30.0)
 
         return problem
 
-    monkeypatch.setattr(functional, "attention_problem", capped(functional.attention_problem))
-    monkeypatch.setattr(unfused, "attention_problem", capped(unfused.attention_problem))
+    for module in (functional, packed, unfused, varlen):
+        monkeypatch.setattr(module, "attention_problem", capped(module.attention_problem))
 
 
 @pytest.mark.parametrize("kernel_size", [3, 9], ids=["windows", "covers the map"])
@@ -72,15 +85,20 @@ def test_no_operator_ignores_it(softcap, kernel_size):
     message = r"^\[na1d\] backend 'auto' cannot run this: .*pure: it does not support 'softcap'"
     with pytest.raises(RuntimeError, match=message):
         ops.na1d(x, x, x, kernel_size)
-    with ops.use_backend("pure"), pytest.raises(RuntimeError, match="support 'softcap'"):
-        ops.na1d_qk(x, x, kernel_size)
+    for call in (
+        lambda: ops.na1d_qk(x, x, kernel_size),
+        lambda: ops.na1d_varlen(x, x, x, [7], kernel_size),
+        lambda: ops.na1d_qkvpacked(mx.stack([x] * 3, -3), kernel_size),
+    ):
+        with ops.use_backend("pure"), pytest.raises(RuntimeError, match="support 'softcap'"):
+            call()
 
 
 def test_additional_keys_do_not_ignore_it(softcap, monkeypatch):
     """Even if every tier knew it: keys without a place are attended to apart."""
     knowing = replace(pure.SUPPORT, features=pure.SUPPORT.features | {"softcap"})
     monkeypatch.setattr(pure, "SUPPORT", knowing)
-    # What a tier supports never changes, so choices are kept: another batch is another choice.
+    # What a tier supports never changes, so it is asked once: another batch is another problem.
     x, more = mx.zeros((3, 9, 2, 8)), mx.zeros((3, 4, 2, 8))
     with ops.use_backend("pure"):
         assert ops.na1d(x, x, x, 3).shape == x.shape

@@ -55,7 +55,7 @@ struct Arrays {
   View query, key, value, out, lse, attn;          // attn: [..., heads, slots]
   View stats;  // [..., heads, 2]: of a row the largest score (base 2), and log2 of the sum from there
   View d_query, d_key, d_value, d_out, d_lse, d_attn;
-  View d_qkv;  // the first three in one array: heads of queries, of keys, of values
+  View qkv, d_qkv;  // the first three in one array: heads of queries, of keys, of values
   const float* rpb = nullptr;     // [heads, 2K - 1 per axis]
   float* d_rpb = nullptr;
   const int32_t* lengths = nullptr;  // [batch, rank]

@@ -6,7 +6,6 @@ import importlib
 import sys
 import types
 from dataclasses import replace
-from functools import partial
 
 import mlx.core as mx
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 
 from natten_zoo import ops
 from natten_zoo.ops import autograd, native
+from natten_zoo.ops.native.extension import Operation
 from natten_zoo.ops.neighborhood import Neighborhood
 from natten_zoo.ops.problem import Problem
 
@@ -124,7 +124,7 @@ def test_vmap_folds_lengths_into_the_batch(axis):
     many = lengths[0] if axis is None else mx.moveaxis(lengths, 0, axis)
 
     def run(x, lengths):
-        return list(autograd.attention(problem, native, x, x, x, lengths=lengths))
+        return autograd.attention(problem, native)((x, x, x), None, lengths)
 
     out, lse, _ = mx.vmap(run, (0, axis))(x, many)
     for i in range(3):
@@ -138,18 +138,35 @@ def test_the_rule_in_cpp_is_that_of_all_tiers(nanobind):
     c = Case(1, mx.float32)
     problem = replace(c.problem, has_lengths=False)
     qkv, rpb = [c.query, c.key, c.value], [c.rpb] if problem.has_rpb else []
-    calls = {"attention": qkv + rpb, "qk": qkv[:2] + rpb}
-    for name, arrays in calls.items():
-        call = partial(getattr(autograd, name), problem, native)
+    for op, rule, arrays in (
+        ("forward", autograd._attention, qkv + rpb),
+        ("qk", autograd._qk, qkv[:2] + rpb),
+    ):
+        assert_rules_agree(op, rule, problem, arrays)
 
-        def by_itself(*arrays, call=call):
-            made = call(*arrays)
-            return [made] if isinstance(made, mx.array) else list(made)
 
-        in_python = getattr(autograd, f"_{name}")(problem, native, exported=False)
-        gradients = [mx.random.normal(y.shape) for y in by_itself(*arrays)]
-        got, wanted = (mx.vjp(f, arrays, gradients) for f in (by_itself, in_python))
-        assert all(map(mx.array_equal, got[0] + got[1], wanted[0] + wanted[1]))
+@compiled
+@pytest.mark.parametrize("stride", (1, (2, 3)))
+def test_that_of_packed_arrays_likewise(nanobind, stride):
+    hood = Neighborhood.of(2, 3, stride=stride, dilation=(1, 2))
+    problem = Problem(hood, 2, (9, 8), 4, 2, 8, 8, 0.3, mx.float32, has_rpb=True, has_lengths=True)
+    qkv, rpb = mx.random.normal((2, 9, 8, 8, 8)), mx.random.normal((4, 5, 5))
+    lengths = mx.array([[9, 8], [4, 7]])
+    assert_rules_agree("forward_packed", autograd._packed_attention, problem, [qkv, rpb, lengths])
+
+
+def assert_rules_agree(op, rule, problem, arrays):
+    run = native.differentiable(op, problem)
+    extra = problem.has_rpb + problem.has_lengths
+
+    def in_cpp(*arrays):
+        first, more = arrays[: len(arrays) - extra], arrays[len(arrays) - extra :]
+        return run(first, more[0] if problem.has_rpb else None, *more[problem.has_rpb :] or [None])
+
+    gradients = [mx.random.normal(y.shape) for y in in_cpp(*arrays)]
+    in_python = rule(problem, native, exported=False)
+    got, wanted = (mx.vjp(f, arrays, gradients) for f in (in_cpp, in_python))
+    assert all(map(mx.array_equal, got[0] + got[1], wanted[0] + wanted[1]))
 
 
 @compiled
@@ -267,6 +284,25 @@ def test_off_with_a_warning_under_another_mlx(monkeypatch):
     with pytest.warns(RuntimeWarning, match=r"compiled for MLX 0\.1\.2"):
         tier = load_tier(monkeypatch, ext)
     assert "compiled for MLX 0.1.2" in tier.why_not(PROBLEM)
+
+
+def test_off_with_a_warning_if_the_face_has_changed_since(monkeypatch):
+    """An extension of yesterday lacks what today's tier asks of it."""
+    ext = types.ModuleType("_ext")
+    ext.MLX_VERSION = mx.__version__
+    for face in ({}, {"FACE": "of yesterday"}):
+        vars(ext).update(face)
+        with pytest.warns(RuntimeWarning, match="again: python scripts/build_native.py"):
+            tier = load_tier(monkeypatch, ext)
+        assert "compiled from other sources" in tier.why_not(PROBLEM)
+    ext.FACE = tier._face()
+    assert load_tier(monkeypatch, ext).why_not(PROBLEM) is None
+
+
+@compiled
+def test_the_face_is_that_of_the_extension():
+    assert native._face() == native._ext.FACE
+    assert {op.name for op in native._ext.Op} == {op.name for op in Operation}
 
 
 @compiled
