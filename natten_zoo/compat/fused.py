@@ -7,7 +7,7 @@ import mlx.core as mx
 from .. import layers
 from ..ops import dense
 from ..ops.functional import Result, attend
-from ..ops.neighborhood import BoolOrBools, IntOrInts, Neighborhood, per_axis
+from ..ops.neighborhood import WHOLE, BoolOrBools, IntOrInts, Neighborhood, per_axis
 
 
 def fused(
@@ -62,9 +62,14 @@ def merge(outputs: list[mx.array], lse_tensors: list[mx.array]) -> tuple[mx.arra
 
 
 def check_kernel(op: str, rank: int, kernel_size: IntOrInts) -> None:
-    """Raises a `ValueError` if the kernel is 1 on an axis, which these releases refuse."""
-    if min(per_axis(op, "kernel_size", kernel_size, rank)) < 2:
-        raise ValueError(f"[{op}] 'kernel_size' must be at least 2 but got {kernel_size}.")
+    """Raises a `ValueError` if the kernel is 1 or -1 on an axis, which these releases refuse.
+
+    Cosmos' configurations have -1 for a whole axis, but its code counts the tokens before it calls.
+    """
+    sizes = per_axis(op, "kernel_size", kernel_size, rank, or_whole=True)
+    if min(sizes) < 2:
+        whole = f" ({WHOLE} for a whole axis is natten_zoo.ops')" if WHOLE in sizes else ""
+        raise ValueError(f"[{op}] 'kernel_size' must be at least 2 but got {kernel_size}{whole}.")
 
 
 class Layer(layers.NeighborhoodAttention):

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from natten_zoo import cli
+from natten_zoo.cli._diagnosis import on_cpu
 from natten_zoo.tasks import decode_video
 from tests.models import ltx
 
@@ -40,6 +41,17 @@ def test_a_video_of_the_published_file(here, capsys):
         for index in range(17):
             picture.seek(index)
             assert np.abs(np.array(picture.convert("RGB")).astype(int) - expected[index]).max() <= 1
+
+
+def test_what_is_slow_on_a_cpu_is_said(here, capsys):
+    given = ["decode-video", "latents.safetensors", "-m", "half", "-o", "half.png"]
+    model = ltx.small()
+    model.set_dtype(mx.bfloat16)
+    model.save_pretrained("half")
+    with on_cpu():
+        for more, said in ([], True), (["--dtype", "float32"], False):
+            assert cli.main([*given, *more]) == 0
+            assert ("may be faster than bfloat16 on a CPU" in capsys.readouterr().err) == said
 
 
 def test_mp4(here):

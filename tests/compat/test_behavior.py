@@ -95,6 +95,8 @@ def test_stride_of_new_releases_shares_windows(module):
     assert out.shape == x.shape
     assert close(out, ops.na1d(x, x, x, 5, window_stride=3))
     assert close(module.na1d(x, x, x, 5, None, None, None, 0.0), ops.na1d(x, x, x, 5))
+    with pytest.raises(ValueError, match=r"at least 2 but got -1 \(-1 for a whole axis is natten_"):
+        module.na1d(x, x, x, -1)
     with pytest.raises(ValueError, match=r"\[na1d\] 'kernel_size' must be at least 2"):
         module.na1d(x, x, x, 1)
 
