@@ -44,7 +44,7 @@ from natten_zoo.ops import backend, native
 
 COLUMNS = (
     *("case", "contestant", "dtype", "batch", "forward_ms", "forward_ratio"),
-    *("both_ms", "both_ratio", "peak_mb"),
+    *("both_ms", "both_ratio", "peak_mb", "peak_share"),
     *ABOUT,
 )
 MLX = version("mlx")
@@ -52,21 +52,21 @@ TORCH_PEERS = ("torch dense mask", "torch flex", "natten 0.17.5")
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
 CASES = [
-    Case("2-D NAT stage 1", (56, 56), 2),
-    Case("2-D NAT stage 2", (28, 28), 4),
-    Case("2-D NAT stage 3", (14, 14), 8),
-    Case("2-D NAT stage 4", (7, 7), 16),
-    Case("2-D 32x32", (32, 32), 4),
-    Case("2-D 64x64", (64, 64), 4),
-    Case("2-D 64x64 K13", (64, 64), 4, 13),
-    Case("2-D dilated 8", (56, 56), 2, dilation=8),
-    Case("2-D dilated 4", (28, 28), 4, dilation=4),
-    Case("2-D causal", (32, 32), 4, is_causal=True),
-    Case("1-D 1024", (1024,), 4),
-    Case("1-D causal K63", (1024,), 4, 63, is_causal=True),
-    Case("1-D dilated 16", (1024,), 4, dilation=16),
-    Case("3-D 16x16x16 K3", (16, 16, 16), 4, 3),
-    Case("3-D 8x28x28", (8, 28, 28), 4, (3, 7, 7)),
+    Case("2-D 56x56, 2 heads, K 7", (56, 56), 2),
+    Case("2-D 28x28, 4 heads, K 7", (28, 28), 4),
+    Case("2-D 14x14, 8 heads, K 7", (14, 14), 8),
+    Case("2-D 7x7, 16 heads, K 7", (7, 7), 16),
+    Case("2-D 32x32, 4 heads, K 7", (32, 32), 4),
+    Case("2-D 64x64, 4 heads, K 7", (64, 64), 4),
+    Case("2-D 64x64, 4 heads, K 13", (64, 64), 4, 13),
+    Case("2-D 56x56, dilation 8", (56, 56), 2, dilation=8),
+    Case("2-D 28x28, dilation 4", (28, 28), 4, dilation=4),
+    Case("2-D 32x32, causal", (32, 32), 4, is_causal=True),
+    Case("1-D 1024, 4 heads, K 7", (1024,), 4),
+    Case("1-D 1024, K 63, causal", (1024,), 4, 63, is_causal=True),
+    Case("1-D 1024, dilation 16", (1024,), 4, dilation=16),
+    Case("3-D 16^3, 4 heads, K 3", (16, 16, 16), 4, 3),
+    Case("3-D 8x28x28, 4 heads, K 3x7x7", (8, 28, 28), 4, (3, 7, 7)),
 ]
 
 
@@ -160,6 +160,8 @@ def in_words(row: dict[str, Any]) -> dict[str, str]:
             shown[f"{kind}_ratio"] = f"{row[f'{kind}_ratio']:.1f}"
     if row["peak_bytes"] is not None:
         shown["peak_mb"] = f"{row['peak_bytes'] / 1e6:.1f}"
+    if "peak_share" in row:
+        shown["peak_share"] = f"{100 * row['peak_share']:.0f} %"
     return shown
 
 

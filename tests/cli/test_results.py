@@ -40,6 +40,27 @@ def test_the_script_prints_it(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out == "| model | accuracy |\n| --- | --- |\n| x | 1.00 |\n"
 
 
+def test_the_script_turns_lines_into_columns(tmp_path, capsys, monkeypatch):
+    table = tmp_path / "t.csv"
+    table.write_text(
+        "case,who,ms,all\nA,we,2.0,30\nA,they,5.0,60\nA,others,4.0,\nB,we,1,\nB,they,99,\n"
+    )
+    columns = ["we=we:ms/all", "times=they,others over we:ms/all"]
+    given = ["table", "--rows", "case", "--of", "who", str(table)]
+    monkeypatch.setattr(sys, "argv", [*given, *columns])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert capsys.readouterr().out.splitlines() == [
+        "| case | we | times |",
+        "| --- | --- | --- |",
+        "| A | 2.0 / 30 | 2.0 / 2.0 |",
+        "| B | 1 | 99 |",
+    ]
+    monkeypatch.setattr(sys, "argv", [*given[:3], str(table)])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert "go together" in capsys.readouterr().err
+
+
 def test_another_table_stays(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("a,b\n1,2\n")

@@ -42,7 +42,7 @@ def test_floors():
 
 def test_the_script_writes_a_table_and_a_plot(tmp_path):
     command = [
-        sys.executable, SCRIPT, "--filter", "stage 4", "--tiers", "pure", "--rounds", "1",
+        sys.executable, SCRIPT, "--filter", "7x7, 16", "--tiers", "pure", "--rounds", "1",
         "--csv", tmp_path / "ops.csv", "--json", tmp_path / "ops.json",
         "--plot", tmp_path / "ops.png",
     ]  # fmt: skip
@@ -76,7 +76,7 @@ def na2d(q, k, v, kernel_size, stride, dilation, is_causal):
 def test_natten_mlx_takes_part_where_it_is_installed(installed, tmp_path):
     (tmp_path / "natten_mlx.py").write_text(PEER if installed else MISSING)
     done = subprocess.run(
-        [sys.executable, SCRIPT, "--filter", "stage 4", "--tiers", "natten_mlx", "--rounds", "1"],
+        [sys.executable, SCRIPT, "--filter", "7x7, 16", "--tiers", "natten_mlx", "--rounds", "1"],
         capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     assert ("natten_mlx  " in done.stdout) == installed
