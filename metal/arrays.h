@@ -1,7 +1,8 @@
 // Where the rows of a tile's tokens lie in arrays, and its numbers in tables.
 //
 // Row numbers of a contiguous [batch, *axes, heads] array, to be multiplied by the row's
-// length. How many there are on an axis is NA_OWN for what has a row for each of the tile's.
+// length. How many there are on an axis is NA_OWN for what has a row for each of the tile's, or what
+// na_source names.
 
 struct na_rows {
   long base;
@@ -62,6 +63,14 @@ NA_FN na_lines na_lines_of(const STRIDES strides, const na_tile tile, int head) 
     lines.step[a] = (KEYS ? axis.key_step : axis.out_step) * stride;
   }
   return lines;
+}
+
+// All strides of the axes in one: what divides it divides each.
+template <int RANK, typename STRIDES>
+NA_FN long na_all_steps(const STRIDES strides) {
+  long all = 0;
+  NA_EACH_AXIS(a) all |= strides[RANK - 2 + a];
+  return all;
 }
 
 template <int RANK, typename STRIDES>

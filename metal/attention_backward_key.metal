@@ -45,14 +45,17 @@ NA_UNROLL for (int h = 0; h < NA_ROWS; h++)
 na_load_rows<RANK, D>(k, key, key_strides, tile.batch, kv_head, mine, me);
 const na_seen seen = na_seen_from<RANK, true>(tile, corner, few);
 if (thread_index == 0) {  // with the rows of the first head
-  const int first = kv_head * sharing;
+  na_tile fine = tile;
+  const na_source first = na_source_of<RANK, FINER>(params, kv_head * sharing, fine);
   tour = na_tour_of<SHAPE>(params, na_seen_from<RANK, true>(tile, na_size(0, 0, 0), many).any, CAPACITY);
   tour.channel = int(key_strides[RANK + 2]);
-  tour.rows = na_rows_of<RANK, false>(params, tile, first, params[NA_HEADS], NA_OUTPUTS);
-  na_come_from<D, DV>(tour, query, na_lines_of<RANK, false>(query_strides, tile, first),
-                      d_out, na_lines_of<RANK, false>(d_out_strides, tile, first));
+  tour.rows = na_rows_of<RANK, false>(params, fine, first.head, first.heads, NA_OUTPUTS);
+  na_come_from<D, DV>(tour, query, na_lines_of<RANK, false>(query_strides, fine, first.head),
+                      d_out, na_lines_of<RANK, false>(d_out_strides, fine, first.head),
+                      FINER ? na_all_steps<RANK>(query_strides) | na_all_steps<RANK>(d_out_strides) : 0);
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
+const auto heads = na_heads_of<RANK, FINER>(params, sharing, query_strides, d_out_strides);
 na_clear_slabs<D, DV>(slabs, BUFFERS * 2 * SIZE, thread_index, threads);
 
 NA_UNROLL for (int round = 0; round < ROUNDS; round++) {
@@ -68,7 +71,7 @@ NA_UNROLL for (int round = 0; round < ROUNDS; round++) {
   if (of_key) na_load_rows<RANK, DV>(v, value, value_strides, tile.batch, kv_head, mine, me);
   for (int n = 0; n < sharing * tour.number; n++) {
     const TGP T* queries = na_next_slab<RANK, D, DV, PITCH, SIZE, BUFFERS>(
-        slabs, query, d_out, marks, tour, n, sharing, thread_index, threads);
+        slabs, query, d_out, marks, tour, n, heads, thread_index, threads);
     const TGP T* gradients = queries + SIZE;
     const int ahead = na_quotient(n, tour.number);  // of the first head
     na_walk walk = na_walk_over<SHAPE>(seen, tour.slab[n % 3]);

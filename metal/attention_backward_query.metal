@@ -41,8 +41,9 @@ if (BIAS && me.part == 0) na_clear_bins<BINS>(close, share_of_rpb, count, thread
 
 const int items = params[NA_ITEMS];
 for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // one, without
-  const na_tile tile = na_query_tile<RANK, PLAIN>(params, lengths, item, many);
-  const na_rows rows = na_rows_of<RANK, false>(params, tile, head, params[NA_HEADS], NA_OWN);
+  na_tile tile = na_query_tile<RANK, PLAIN>(params, lengths, item, many);
+  const na_source source = na_source_of<RANK, FINER>(params, head, tile);
+  const na_rows rows = na_rows_of<RANK, false>(params, tile, source.head, source.heads, source.extent);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   if (thread_index == 0) {
     tour = na_tour_of<SHAPE>(params, na_seen_from<RANK, false>(tile, na_size(0, 0, 0), many).any, CAPACITY);
@@ -61,10 +62,10 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
   na_clear<FK>(acc_dq);
   na_find_mine<RANK, false, Q1, Q2>(mine, params, tile, rows, corner, me);
   NA_UNROLL for (int h = 0; h < NA_ROWS; h++)
-    own[h] = na_line_at<RANK>(query_strides, tile.batch, mine[h].token, head);
-  na_load_rows<RANK, D>(q, query, query_strides, tile.batch, head, mine, me);
-  na_load_rows<RANK, DV>(o, out, out_strides, tile.batch, head, mine, me);
-  na_load_rows<RANK, DV>(g_out, d_out, d_out_strides, tile.batch, head, mine, me);
+    own[h] = na_line_at<RANK>(query_strides, tile.batch, mine[h].token, source.head);
+  na_load_rows<RANK, D>(q, query, query_strides, tile.batch, source.head, mine, me);
+  na_load_rows<RANK, DV>(o, out, out_strides, tile.batch, source.head, mine, me);
+  na_load_rows<RANK, DV>(g_out, d_out, d_out_strides, tile.batch, source.head, mine, me);
   NA_UNROLL for (int h = 0; h < NA_ROWS; h++)
     delta[h] = na_row_dot<FV>(g_out, o, h);  // by all lanes, live or not
   na_add_parts<NA_ROWS>(delta, exchange, turn, thread_index, me);

@@ -8,7 +8,8 @@
 // of keys), rows.h (queries come and go), softmax.h.
 //
 // template  T; RANK; PLAIN (neither dilation, stride, window_stride, causal axis nor lengths);
-//           D, DV (head dims of query/key and of value); BIAS; SLAB (bytes); BUFFERS (slabs that
+//           FINER (queries lie on a finer map than keys: their arrays are [B, *(out * finer),
+//           H / places of a cell, ...]); D, DV (head dims of query/key and of value); BIAS; SLAB (bytes); BUFFERS (slabs that
 //           there is room for); Q0 Q1 Q2 (the queries of a team), AXIS (of columns),
 //           HIGH (rows along it in which the keys of a fragment lie)
 // inputs    query [B, *out, H, D], key [B, *L, Hkv, D], value [B, *L, Hkv, DV], params, lengths,
@@ -30,9 +31,10 @@ const na_lane me = na_lane_in_team<T>(thread_index);
 int turn = 0;  // of the exchange
 const na_point few = na_size(Q0, Q1, Q2), teams = na_teams<RANK>(params);
 const na_point many = na_times(few, teams);
-const na_tile tile = na_query_tile<RANK, PLAIN>(params, lengths, item, many);
+na_tile tile = na_query_tile<RANK, PLAIN>(params, lengths, item, many);
+const na_source source = na_source_of<RANK, FINER>(params, head, tile);
 const na_point corner = na_team_place<AXIS>(thread_index / NA_TEAM_THREADS, teams, few);
-const na_rows rows = na_rows_of<RANK, false>(params, tile, head, params[NA_HEADS], NA_OWN);
+const na_rows rows = na_rows_of<RANK, false>(params, tile, source.head, source.heads, source.extent);
 const int kv_head = na_quotient(head, params[NA_SHARING]);
 const na_table bins = na_table_of<RANK, true>(params);
 const DEV float* bias = rpb + head * params[NA_BINS];
@@ -42,7 +44,7 @@ na_mine mine[NA_ROWS];
 na_find_mine<RANK, false, Q1, Q2>(mine, params, tile, rows, corner, me);
 na_frag<T> q[FK];
 na_frag<float> acc_o[FV];
-na_load_rows<RANK, D>(q, query, query_strides, tile.batch, head, mine, me);
+na_load_rows<RANK, D>(q, query, query_strides, tile.batch, source.head, mine, me);
 na_clear<FV>(acc_o);
 na_softmax softmax = na_softmax_of_none();
 

@@ -40,9 +40,10 @@ threadgroup_barrier(mem_flags::mem_threadgroup);
 na_clear_slabs<DV, 0>(slabs, BUFFERS * SIZE, thread_index, threads);
 
 const DEV float* none = 0;
+const auto heads = na_heads_of<RANK, false>(params, sharing, d_out_strides, d_out_strides);
 for (int n = 0; n < sharing * tour.number; n++) {
   const TGP T* gradients = na_next_slab<RANK, DV, 0, PITCH, SIZE, BUFFERS>(
-      slabs, d_out, d_out, none, tour, n, sharing, thread_index, threads);
+      slabs, d_out, d_out, none, tour, n, heads, thread_index, threads);
   const na_rows rows = na_rows_again(tour, na_quotient(n, tour.number));
   const na_walk walk = na_walk_over<SHAPE>(seen, tour.slab[n % 3]);
   for (int across = 0; across < walk.to_width; across += SHAPE::COLUMNS) {

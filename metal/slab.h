@@ -179,11 +179,67 @@ NA_FN constexpr int na_marks() {
   return PITCH - NA_PAD_BYTES / int(sizeof(T));
 }
 
+// ---- The heads whose rows pass by one after the other, each on a tour of its own.
+
+struct na_ahead {  // how far a head's rows lie ahead of the first one's
+  long key, value;
+  int marks;
+};
+
+struct na_one_head {};
+NA_FN int na_count(const na_one_head) { return 1; }
+NA_FN na_ahead na_ahead_of(const na_one_head, const TGP na_tour&, int) {
+  const na_ahead none = {0, 0, 0};
+  return none;
+}
+
+template <int RANK, bool FINER, typename STRIDES, typename OTHERS>
+struct na_heads {
+  int count;
+  const DEV int* p;
+  STRIDES key;
+  OTHERS value;
+};
+template <int RANK, bool FINER, typename STRIDES, typename OTHERS>
+NA_FN na_heads<RANK, FINER, STRIDES, OTHERS> na_heads_of(const DEV int* p, int count,
+                                                         const STRIDES key, const OTHERS value) {
+  const na_heads<RANK, FINER, STRIDES, OTHERS> heads = {count, p, key, value};
+  return heads;
+}
+template <int RANK, bool FINER, typename STRIDES, typename OTHERS>
+NA_FN int na_count(const na_heads<RANK, FINER, STRIDES, OTHERS> heads) {
+  return heads.count;
+}
+
+// Of the head that slab n is of. On a finer map it is a head and a place, as in na_source_of.
+template <int RANK, bool FINER, typename STRIDES, typename OTHERS>
+NA_FN na_ahead na_ahead_of(const na_heads<RANK, FINER, STRIDES, OTHERS> heads,
+                           const TGP na_tour& tour, int n) {
+  int head = heads.count > 1 ? na_quotient(n, tour.number) : 0;
+  na_ahead ahead = {0, 0, 0};
+  if (FINER) {
+    int pitch = heads.p[NA_QUERY_HEADS];
+    NA_EACH_AXIS_BACK(a) {
+      const DEV int* axis = na_axis_of(heads.p, a);
+      const int rest = na_quotient(head, axis[NA_FINER]), place = head - rest * axis[NA_FINER];
+      ahead.key += place * heads.key[RANK - 2 + a];
+      ahead.value += place * heads.value[RANK - 2 + a];
+      ahead.marks += place * pitch;
+      pitch *= axis[NA_OUTPUTS];
+      head = rest;
+    }
+  }
+  ahead.key += head * tour.lines[0].head;
+  ahead.value += head * tour.lines[1].head;
+  ahead.marks += head;
+  return ahead;
+}
+
 // Copies the rows [D] and [DV] of all tokens of `slab` from device to threadgroup memory, WIDE
 // elements at once, and the four marks of a query, unless they are null.
 template <int RANK, int D, int DV, int PITCH, int WIDE, typename T>
 NA_FN void na_copy_rows(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* value,
-                        const DEV float* marks, const TGP na_tour& tour, int n, int head,
+                        const DEV float* marks, const TGP na_tour& tour, int n, const na_ahead ahead,
                         uint thread_index, uint threads) {
   constexpr int VECTORS = (D > DV ? D : DV) / WIDE;
   constexpr int SHARE = NA_TEAM < 32 && VECTORS % 2 == 0 ? VECTORS / 2 : VECTORS;
@@ -201,8 +257,8 @@ NA_FN void na_copy_rows(TGP T* keys, const DEV T* key, TGP T* values, const DEV 
   na_pace of_marks = na_pace_of<RANK>(tour.rows, rounds, token);
   const long key_step = WIDE > 1 ? 1 : tour.lines[0].channel;  // from a channel to the next
   const long value_step = WIDE > 1 ? 1 : tour.lines[1].channel;
-  key += head * tour.lines[0].head;
-  value += head * tour.lines[1].head;
+  key += ahead.key;
+  value += ahead.value;
   NA_ROLLED for (int at = first; at < rounds.count; at += at_once) {
     for (int i = 0; i < TIMES; i++) {
       const int d = (lane + i * LANES) * WIDE;
@@ -210,7 +266,7 @@ NA_FN void na_copy_rows(TGP T* keys, const DEV T* key, TGP T* values, const DEV 
       if (d < DV) na_copy<WIDE>(values + at * PITCH + d, value + of_value.at + d * value_step);
     }
     if (marks && lane == 0)
-      na_copy<4>((TGP float*)(keys + at * PITCH + na_marks<T, PITCH>()), marks + (of_marks.at + head) * 4);
+      na_copy<4>((TGP float*)(keys + at * PITCH + na_marks<T, PITCH>()), marks + (of_marks.at + ahead.marks) * 4);
     const na_point passed = na_next_round<RANK>(slab, rounds, token);
     na_go_on<RANK>(of_key, passed);
     if (DV > 0) na_go_on<RANK>(of_value, passed);
@@ -225,42 +281,42 @@ NA_FN constexpr int na_width() {
   return ALL & -ALL;  // the largest power of two that divides all
 }
 
-// ... where all rows of an array begin at such an address.
+// ... where all rows of an array begin at such an address, and other steps lead to such.
 template <int WIDE, typename T>
-NA_FN bool na_moves(const DEV T* array, const na_lines lines) {
-  const long all = lines.base | lines.step[0] | lines.step[1] | lines.step[2] | lines.head;
+NA_FN bool na_moves(const DEV T* array, const na_lines lines, long others) {
+  const long all = others | lines.base | lines.step[0] | lines.step[1] | lines.step[2] | lines.head;
   return lines.channel == 1 && all % WIDE == 0 && na_aligned(array, WIDE);
 }
 
 // Tells a tour where its rows [D] and [DV] come from.
 template <int D, int DV, typename T>
 NA_FN void na_come_from(TGP na_tour& tour, const DEV T* key, const na_lines keys, const DEV T* value,
-                        const na_lines values) {
+                        const na_lines values, long others = 0) {
   constexpr int WIDE = na_width<T, D, DV>();
   tour.lines[0] = keys;
   tour.lines[1] = values;
-  tour.wide = na_moves<WIDE>(key, keys) && na_moves<WIDE>(value, values) ? 1 : 0;
+  tour.wide = na_moves<WIDE>(key, keys, others) && na_moves<WIDE>(value, values, others) ? 1 : 0;
 }
 
-template <int RANK, int D, int DV, int PITCH, typename T>
+template <int RANK, int D, int DV, int PITCH, typename T, typename HEADS>
 NA_FN void na_stage(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* value,
-                    const DEV float* marks, const TGP na_tour& tour, int n, int heads,
+                    const DEV float* marks, const TGP na_tour& tour, int n, const HEADS heads,
                     uint thread_index, uint threads) {
-  const int head = heads > 1 ? na_quotient(n, tour.number) : 0;
+  const na_ahead ahead = na_ahead_of(heads, tour, n);
   if (tour.wide)
     na_copy_rows<RANK, D, DV, PITCH, na_width<T, D, DV>()>(keys, key, values, value, marks, tour,
-                                                              n, head, thread_index, threads);
+                                                              n, ahead, thread_index, threads);
   else
-    na_copy_rows<RANK, D, DV, PITCH, 1>(keys, key, values, value, marks, tour, n, head,
+    na_copy_rows<RANK, D, DV, PITCH, 1>(keys, key, values, value, marks, tour, n, ahead,
                                         thread_index, threads);
 }
 
 // Waits until slab n of a tour is in threadgroup memory, and has the next one on its way if there is
 // room for two (BUFFERS). Returns where it begins: SIZE elements for its rows [D], and then its rows
 // [DV]. Of `heads` that follow each other each has its tour.
-template <int RANK, int D, int DV, int PITCH, int SIZE, int BUFFERS, typename T>
+template <int RANK, int D, int DV, int PITCH, int SIZE, int BUFFERS, typename T, typename HEADS>
 NA_FN TGP T* na_next_slab(TGP T* memory, const DEV T* key, const DEV T* value,
-                          const DEV float* marks, TGP na_tour& tour, int n, int heads,
+                          const DEV float* marks, TGP na_tour& tour, int n, const HEADS heads,
                           uint thread_index, uint threads) {
   constexpr int NEXT = (DV > 0 ? 2 : 1) * SIZE;
   const uint index = thread_index + uint(tour.none);
@@ -273,7 +329,7 @@ NA_FN TGP T* na_next_slab(TGP T* memory, const DEV T* key, const DEV T* value,
   if (thread_index == 0) tour.slab[(n + 1) % 3] = na_slab_after<RANK>(tour, tour.slab[n % 3]);
   na_copied();
   threadgroup_barrier(mem_flags::mem_threadgroup);  // ... nor the slab before
-  if (BUFFERS > 1 && n + 1 < heads * tour.number) {
+  if (BUFFERS > 1 && n + 1 < na_count(heads) * tour.number) {
     TGP T* there = memory + (n + 1) % BUFFERS * NEXT;
     na_stage<RANK, D, DV, PITCH>(there, key, there + SIZE, value, marks, tour, n + 1, heads, index,
                                  threads);
@@ -286,7 +342,8 @@ template <int RANK, int D, int DV, int PITCH, int SIZE, int BUFFERS, typename T>
 NA_FN TGP T* na_next_slab(TGP T* memory, const DEV T* key, const DEV T* value, TGP na_tour& tour,
                           int n, uint thread_index, uint threads) {
   const DEV float* none = 0;
-  return na_next_slab<RANK, D, DV, PITCH, SIZE, BUFFERS>(memory, key, value, none, tour, n, 1,
+  const na_one_head head = {};
+  return na_next_slab<RANK, D, DV, PITCH, SIZE, BUFFERS>(memory, key, value, none, tour, n, head,
                                                          thread_index, threads);
 }
 

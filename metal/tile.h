@@ -6,14 +6,14 @@
 
 // The parameter block, int32. ops/gpu/params.py writes it, by these names. A launch may be of a part of
 // the tiles alone: those from rank NA_START on, and the arrays that have a row for each of a tile's
-// rows then have NA_OWN of them on an axis (ops/gpu/cuts.py).
+// rows then have NA_OWN of them on an axis (ops/gpu/cuts.py), those of queries NA_FINER times as many.
 enum na_param {
-  NA_HEADS, NA_KV_HEADS, NA_SCALE, NA_FILL, NA_RAGGED, NA_ITEMS, NA_BINS, NA_SHARING,
+  NA_HEADS, NA_KV_HEADS, NA_SCALE, NA_FILL, NA_RAGGED, NA_ITEMS, NA_BINS, NA_SHARING, NA_QUERY_HEADS,
   NA_AXES, NA_AXIS = 16
 };
 enum na_axis_param {
   NA_LENGTH, NA_OUTPUTS, NA_KERNEL, NA_DILATION, NA_STRIDE, NA_WINDOW_STRIDE, NA_CAUSAL, NA_CLASSES,
-  NA_TILES, NA_TEAMS, NA_START, NA_OWN, NA_REACH
+  NA_TILES, NA_TEAMS, NA_START, NA_OWN, NA_REACH, NA_FINER, NA_QUERIES
 };
 
 #define NA_LOG2E 1.44269504089f
@@ -138,6 +138,28 @@ NA_FN na_tile na_query_tile(const DEV int* p, const DEV int* lengths, int item,
     tile.axis[a] = na_read_axis<PLAIN>(axis, residue.at[a], key, token, length, false);
   }
   return tile;
+}
+
+// Whose rows a head of the problem has in arrays of queries. Where these lie on a finer map than keys
+// (FINER) it is a head of the arrays and a place in each cell, that of the one query that it has there.
+struct na_source {
+  int head;
+  int heads;   // of the arrays
+  int extent;  // names how many rows of the tile's own they have on an axis
+};
+
+// Has the queries of a tile lie where those of a head do.
+template <int RANK, bool FINER>
+NA_FN na_source na_source_of(const DEV int* p, int head, THR na_tile& tile) {
+  na_source source = {head, p[FINER ? NA_QUERY_HEADS : NA_HEADS], FINER ? NA_QUERIES : NA_OWN};
+  if (FINER)
+    NA_EACH_AXIS_BACK(a) {
+      const int finer = na_axis_of(p, a)[NA_FINER], rest = na_quotient(source.head, finer);
+      tile.axis[a].out0 = tile.axis[a].out0 * finer + source.head - rest * finer;
+      tile.axis[a].out_step *= finer;
+      source.head = rest;
+    }
+  return source;
 }
 
 // Tile of keys, with the class of the queries that can see it; where there is none, no queries.

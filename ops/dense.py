@@ -15,7 +15,7 @@ from .tier import Support
 
 # What attention over all keys can stand in for: where every window is the whole map, and else with
 # a mask, of dtypes that MLX does not round on some GPUs (TF32), and of little memory.
-WHOLE = Support(features=frozenset(("stride", "window_stride")))
+WHOLE = Support(features=frozenset(("stride", "window_stride", "finer")))
 MASKED = Support(
     features=frozenset(("dilation", "stride", "window_stride", "is_causal")),
     dtypes=(mx.float16, mx.bfloat16),

@@ -9,12 +9,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import mlx.core as mx
 
 from . import autograd, backend, dense, known
-from .cross_resolution import attend_finer, differs
+from .cross_resolution import bias_of_places
 from .neighborhood import BoolOrBools, IntOrInts, Neighborhood
 from .problem import Problem, attention_problem, check_floats, check_neighborhood, downsample
 from .tier import Support
@@ -25,7 +24,7 @@ Rest = Callable[..., OutAndLSE]  # of a call's arrays
 
 # What keys without a place, which the kernels do not know of, can be merged with.
 ADDITIONAL = Support(
-    features=frozenset(("dilation", "stride", "window_stride", "is_causal", "has_rpb"))
+    features=frozenset(("dilation", "stride", "window_stride", "is_causal", "has_rpb", "finer"))
 )
 
 
@@ -81,17 +80,7 @@ def attend(
     if rest is None:
         check_neighborhood("attend", hood)
         op = op or f"na{hood.rank}d"
-        if differs(query, key):
-            at_keys = partial(
-                attend,
-                hood,
-                scale=scale,
-                additional_keys=additional_keys,
-                additional_values=additional_values,
-                op=op,
-            )
-            return attend_finer(op, hood, query, key, value, rpb, at_keys)
-        problem = attention_problem(op, hood, query, key, value, scale, rpb)
+        problem = attention_problem(op, hood, query, key, value, scale, rpb, may_be_finer=True)
         _check_additional(op, problem, additional_keys, additional_values)
         rest = known.keep(call, _rest(op, problem, additional_keys is not None))
     return rest(query, key, value, rpb, additional_keys, additional_values)
@@ -118,7 +107,7 @@ def _rest(op: str, problem: Problem, has_additional: bool) -> Rest:
         query = downsample(problem, query)
         if run is None:
             return attend_densely(problem, query, key, value, more_keys, more_values)
-        out, lse, _ = run((query, key, value), rpb, None)
+        out, lse, _ = run((query, key, value), bias_of_places(rpb, problem.finer), None)
         if more_keys is None or more_values is None:
             return out, lse
         tokens = query.flatten(1, -3)

@@ -11,6 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from .cross_resolution import times_finer
 from .neighborhood import Neighborhood, kept_hash
 
 DTYPES = (mx.float32, mx.float16, mx.bfloat16)
@@ -23,20 +24,26 @@ class Problem:
 
     Arrays of a problem, ``out`` being ``neighborhood.output_size(spatial)``:
 
-    - query: ``[batch, *out, heads, head_dim]``: entry ``o`` of an axis is token ``o * stride``
+    - query: ``[*queries, head_dim]``, `queries` being ``(batch, *out, heads)``: entry ``o`` of an
+      axis is token ``o * stride``
     - key: ``[batch, *spatial, kv_heads, head_dim]``
     - value: ``[batch, *spatial, kv_heads, value_dim]``
     - rpb: ``[heads, *neighborhood.bias_shape]`` or absent
     - lengths: int32 ``[batch, rank]`` or absent: tokens of each sample on each axis
-    - output: ``[batch, *out, heads, value_dim]`` in the dtype of the query
-    - LSE: ``[batch, *out, heads]``, float32, natural logarithm
-    - stats: ``[batch, *out, heads, 2]``, float32, base 2: a number ``r`` near a row's largest logit
+    - output: ``[*queries, value_dim]`` in the dtype of the query
+    - LSE: ``[*queries]``, float32, natural logarithm
+    - stats: ``[*queries, 2]``, float32, base 2: a number ``r`` near a row's largest logit
       and the logarithm of the sum of ``2^(logit - r)``. Apart, because one float32 would lose the
       sum of large logits
 
     With ``lengths`` sample ``b`` is the corner ``[0, lengths[b])`` of the padded array and its
     windows are those of an array of that size. Queries outside it give zeros, an LSE of
     ``-inf`` and no gradient; keys outside it are never seen.
+
+    With ``finer`` queries lie on a map so many times finer on each axis (cross_resolution.py), and
+    their arrays are ``[batch, *(out * finer), heads / prod(finer), ...]``. Of head ``h //
+    prod(finer)`` of these, head ``h`` of the problem has one query of every cell, that at the place
+    ``h % prod(finer)`` of it, counted row by row.
     """
 
     neighborhood: Neighborhood
@@ -50,6 +57,7 @@ class Problem:
     dtype: mx.Dtype
     has_rpb: bool = False
     has_lengths: bool = False
+    finer: tuple[int, ...] = ()
 
     __hash__ = kept_hash
 
@@ -62,6 +70,14 @@ class Problem:
     def out(self) -> tuple[int, ...]:
         """Queries per axis."""
         return self.neighborhood.output_size(self.spatial)
+
+    @cached_property
+    def queries(self) -> tuple[int, ...]:
+        """Shape of arrays of queries, without channels."""
+        if not self.finer:
+            return (self.batch, *self.out, self.heads)
+        fine = (n * r for n, r in zip(self.out, self.finer, strict=True))
+        return (self.batch, *fine, self.heads // math.prod(self.finer))
 
     @property
     def gqa_factor(self) -> int:
@@ -159,17 +175,21 @@ def attention_problem(
     rpb: mx.array | None = None,
     *,
     has_lengths: bool = False,
+    may_be_finer: bool = False,
 ) -> Problem:
     """Validates the arrays of one attention call, the query before it is downsampled.
 
-    Lengths are validated apart: their numbers count.
+    Lengths are validated apart: their numbers count. Where queries ``may_be_finer`` they may lie on
+    a finer map than keys.
 
     Raises:
         TypeError: If an argument is not an array, or of an unsupported or another dtype.
         ValueError: If shapes do not fit together, or a window does not fit into the input.
     """
     check_floats(op, query=query, key=key, value=value)
-    check_token_arrays(op, hood.rank, query=query, key=key, value=value)
+    finer = times_finer(op, hood, query.shape, key.shape) if may_be_finer else ()
+    of_map = {} if finer else {"query": query}
+    check_token_arrays(op, hood.rank, **of_map, key=key, value=value)
     if query.shape[-1] != key.shape[-1]:
         raise ValueError(
             f"[{op}] 'query' and 'key' must have the same head_dim but got {query.shape[-1]} and "
@@ -180,7 +200,8 @@ def attention_problem(
             f"[{op}] 'key' and 'value' must have the same number of heads but got {key.shape[-2]} "
             f"and {value.shape[-2]}."
         )
-    batch, *spatial, heads, head_dim = query.shape
+    batch, *spatial, _, _ = key.shape
+    heads, head_dim = query.shape[-2:]
     check_heads(op, heads, key.shape[-2])
     hood = hood.on(spatial, op)
     hood.check_size(spatial, op)
@@ -190,7 +211,7 @@ def attention_problem(
         neighborhood=hood,
         batch=batch,
         spatial=tuple(spatial),
-        heads=heads,
+        heads=heads * math.prod(finer),
         kv_heads=key.shape[-2],
         head_dim=head_dim,
         value_dim=value.shape[-1],
@@ -198,6 +219,7 @@ def attention_problem(
         dtype=query.dtype,
         has_rpb=rpb is not None,
         has_lengths=has_lengths,
+        finer=finer,
     )
 
 

@@ -24,7 +24,7 @@ from .programs import program, proven, usable
 NAME = "cuda" if platform() == "cuda" else "fast_metal"
 SUPPORT = Support(
     features=frozenset(
-        ("dilation", "stride", "window_stride", "is_causal", "has_rpb", "has_lengths")
+        ("dilation", "stride", "window_stride", "is_causal", "has_rpb", "has_lengths", "finer")
     ),
     limits=(("head_dim", MAX_DIM), ("value_dim", MAX_DIM), ("sample_rows", MAX_ROWS)),
 )

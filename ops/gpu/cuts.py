@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import mlx.core as mx
 
+from .params import padded
 from .shapes import Axes
 
 MOST_THREADS = 2**31 - 1  # of a launch: MLX counts them in an int
@@ -40,6 +41,11 @@ class Cut:
         """Its own, on each axis."""
         z, y, x = (b - a for a, b in self.own)
         return z, y, x
+
+    def on_finer(self, times: Sequence[int]) -> Cut:
+        """The same of arrays that are so many times finer, on the axes of a problem."""
+        z, y, x = ((a * r, b * r) for (a, b), r in zip(self.own, padded(times), strict=True))
+        return replace(self, own=(z, y, x))
 
     def take(self, array: mx.array, rank: int, own: bool) -> mx.array:
         """What it needs of an array ``[batch, *axes, ...]``."""

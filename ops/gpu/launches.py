@@ -22,10 +22,12 @@ def run(step: Step, problem: Problem, values: Mapping[str, mx.array]) -> list[mx
     inputs, shapes = [values[name] for name in step.inputs], list(step.outputs.values())
     if not step.plan.cuts:
         return kernels.launch(step.kernel, step.plan, inputs, shapes)
-    kernel, cuts = KERNELS[step.kernel], [cut for cut, _ in step.plan.cuts]
+    kernel = KERNELS[step.kernel]
+    finer = problem.finer if "key" in kernel.passing else ()  # own rows are queries, or keys
+    cuts = [cut.on_finer(finer) for cut, _ in step.plan.cuts]
     names = [name for name in kernel.inputs if name != "params"]
     parts = []
-    for cut, plan in step.plan.cuts:
+    for cut, (_, plan) in zip(cuts, step.plan.cuts, strict=True):
         of_cut = [_taken(cut, kernel, x, problem, n) for n, x in zip(names, inputs, strict=True)]
         sizes = [
             _shape(cut, plan, shape, problem, n)

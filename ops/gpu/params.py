@@ -26,6 +26,7 @@ class Axis:
     stride: int
     window_stride: int
     causal: bool
+    finer: int
 
     @classmethod
     def of(cls, problem: Problem, axis: int) -> Axis:
@@ -39,6 +40,7 @@ class Axis:
             hood.stride[axis],
             hood.window_stride[axis],
             hood.is_causal[axis],
+            problem.finer[axis] if problem.finer else 1,
         )
 
     @property
@@ -61,7 +63,7 @@ class Axis:
         """Its part of the parameter block, by the names of ``na_axis_param``."""
         return {
             "NA_LENGTH": self.length,
-            "NA_OUTPUTS": self.outputs,
+            "NA_OUTPUTS": self.outputs * self.finer,
             "NA_KERNEL": self.kernel,
             "NA_DILATION": self.dilation,
             "NA_STRIDE": self.stride,
@@ -73,6 +75,8 @@ class Axis:
             "NA_START": start,
             "NA_OWN": own,
             "NA_REACH": reach,
+            "NA_FINER": self.finer,
+            "NA_QUERIES": own * self.finer,
         }
 
 
@@ -92,6 +96,7 @@ def head_params(
         "NA_ITEMS": items,
         "NA_BINS": bins,
         "NA_SHARING": problem.gqa_factor,
+        "NA_QUERY_HEADS": problem.queries[-1],
     }
 
 

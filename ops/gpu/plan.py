@@ -35,6 +35,7 @@ class Template:
         rank: Axes of the problem.
         is_plain: Whether the problem has no options: neither dilation nor strides, causal axes or
             lengths.
+        is_finer: Whether its queries lie on a finer map than its keys.
         dims: Row lengths of the two arrays that are staged.
         has_rpb: Whether the kernel adds ``rpb``.
         sums_rpb: Whether it sums the gradient of ``rpb``.
@@ -50,6 +51,7 @@ class Template:
     dtype: mx.Dtype
     rank: int
     is_plain: bool
+    is_finer: bool
     dims: tuple[int, int]
     has_rpb: bool
     sums_rpb: bool
@@ -69,6 +71,7 @@ class Template:
             ("RANK", self.rank),
             *zip(("D", "DV"), self.dims, strict=True),
             ("PLAIN", self.is_plain),
+            ("FINER", self.is_finer),
             ("BIAS", self.has_rpb),
             ("SUMS", self.sums_rpb),
             ("SLAB", self.slab_bytes),
@@ -189,6 +192,7 @@ def lay_out(
         dtype=problem.dtype,
         rank=problem.rank,
         is_plain=not problem.has_lengths and all(a.is_plain for a in axes),
+        is_finer=bool(problem.finer),
         dims=dims,
         has_rpb=has_rpb,
         sums_rpb=sums_rpb,

@@ -187,7 +187,7 @@ def _step(kernel: str, problem: Problem, plan: Plan, **renamed: str) -> Step:
 
 
 def _shape(name: str, problem: Problem, plan: Plan) -> tuple[int, ...]:
-    queries = (problem.batch, *problem.out, problem.heads)
+    queries = problem.queries
     keys = (problem.batch, *problem.spatial, problem.kv_heads)
     slots = (*queries, problem.neighborhood.volume)
     shapes: dict[str, tuple[int, ...]] = {

@@ -30,7 +30,7 @@ from .programs import compiled
 NAME = "nanobind"
 SUPPORT = Support(
     features=frozenset(
-        ("dilation", "stride", "window_stride", "is_causal", "has_rpb", "has_lengths")
+        ("dilation", "stride", "window_stride", "is_causal", "has_rpb", "has_lengths", "finer")
     )
 )
 
@@ -155,6 +155,7 @@ def _call(problem: Problem) -> Call:
         stride=hood.stride,
         window_stride=hood.window_stride,
         is_causal=hood.is_causal,
+        finer=problem.finer,
         batch=problem.batch,
         heads=problem.heads,
         kv_heads=problem.kv_heads,

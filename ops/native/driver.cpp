@@ -23,7 +23,7 @@ std::mt19937 random_bits(1);
 
 int draw(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_bits); }
 
-// A heads-last array, contiguous, and its view.
+// A heads-last array, contiguous, and its view. Rows of queries may lie on a finer map.
 struct Tensor {
   std::vector<uint8_t> bytes;
   View layout;  // without the data
@@ -32,16 +32,17 @@ struct Tensor {
 
   Tensor(const Problem& p, bool by_key, int channels, DType dtype = DType::kFloat32)
       : channels(channels) {
-    const int heads = by_key ? p.kv_heads : p.heads;
+    const int heads = by_key ? p.kv_heads : p.heads / p.places();
     int64_t stride = channels;
     layout.dtype = dtype;
     layout.head_stride = stride;
     stride *= heads;
     for (int a = kAxes - 1; a >= 0; --a) {
       layout.axis_stride[a] = stride;
-      stride *= by_key ? p.axis[a].length : p.axis[a].queries();
+      stride *= by_key ? p.axis[a].length : p.axis[a].queries() * p.axis[a].finer;
     }
     layout.batch_stride = stride;
+    if (!by_key) layout = layout.by_cells(p);
     size = stride * p.batch;
     bytes.resize(size * (dtype == DType::kFloat32 ? 4 : 2));
   }
@@ -73,6 +74,7 @@ struct Tensor {
 Problem random_problem() {
   Problem p;
   const int rank = draw(1, 3), longest[] = {40, 12, 7}, largest[] = {9, 5, 3};
+  const bool finer = draw(0, 3) == 0;
   for (int a = kAxes - rank; a < kAxes; ++a) {
     AxisSpec& axis = p.axis[a];
     axis.kernel = draw(1, largest[rank - 1]);
@@ -81,10 +83,11 @@ Problem random_problem() {
     axis.window_stride = draw(1, axis.kernel);
     axis.causal = draw(0, 3) == 0;
     axis.length = draw(1, longest[rank - 1]);
+    axis.finer = finer ? draw(1, 3) : 1;
   }
   p.batch = draw(1, 2);
   p.kv_heads = draw(1, 2);
-  p.heads = p.kv_heads * draw(1, 2);
+  p.heads = p.kv_heads * draw(1, 2) * p.places();
   p.head_dim = draw(1, 40);
   p.value_dim = draw(1, 40);
   p.scale = 0.3f;
@@ -132,7 +135,8 @@ double softmax(Tensor& attn, int64_t first) {
   return top + std::log(total);
 }
 
-// The logits of one query and head by the definition, for a call with whole samples and no bias.
+// The logits of one query and head by the definition, for a call with whole samples, no bias and
+// queries on the map of their keys.
 void check_logits(const Problem& p, Tensor& query, Tensor& key, Tensor& attn) {
   for (int64_t row = 0; row < attn.size / attn.channels; ++row) {
     const int head = row % p.heads;
@@ -216,7 +220,7 @@ struct Run {
   void forward() {
     a.attn = attn.view();
     qk_forward(p, a);
-    if (!biased && !ragged) check_logits(p, query, key, attn);
+    if (!biased && !ragged && p.places() == 1) check_logits(p, query, key, attn);
     Tensor lse_wanted(p, false, 1), two_steps(p, false, p.value_dim);
     for (int64_t row = 0; row < lse.size; ++row) {
       lse_wanted.set(row, softmax(attn, row * attn.channels));

@@ -60,6 +60,7 @@ class Extension(Protocol):
         stride: Sequence[int],
         window_stride: Sequence[int],
         is_causal: Sequence[bool],
+        finer: Sequence[int],
         batch: int,
         heads: int,
         kv_heads: int,

@@ -113,8 +113,8 @@ NB_MODULE(_ext, m) {
 
   nb::class_<Call>(m, "Call");
   m.def("make_call", &natten::make_call, "spatial"_a, "kernel_size"_a, "dilation"_a, "stride"_a,
-        "window_stride"_a, "is_causal"_a, "batch"_a, "heads"_a, "kv_heads"_a, "head_dim"_a,
-        "value_dim"_a, "scale"_a);
+        "window_stride"_a, "is_causal"_a, "finer"_a, "batch"_a, "heads"_a, "kv_heads"_a,
+        "head_dim"_a, "value_dim"_a, "scale"_a);
   m.def("apply", &natten::apply, "op"_a, "call"_a, "inputs"_a, "rpb"_a.none(), "lengths"_a.none(),
         "Adds one operation to the graph and returns its outputs.");
   m.def("gelu", &natten::gelu, "x"_a, "GELU by the error function, on the CPU.");

@@ -24,21 +24,23 @@ bool has_value_dim(Member member) {
 
 int heads_of(Member member, const Problem& problem) {
   if (is_packed(member)) return problem.heads + 2 * problem.kv_heads;
-  return is_by_key(member) ? problem.kv_heads : problem.heads;
+  return is_by_key(member) ? problem.kv_heads : problem.heads / problem.places();
 }
 
 }  // namespace
 
 Call make_call(const std::vector<int>& spatial, const std::vector<int>& kernel_size,
                const std::vector<int>& dilation, const std::vector<int>& stride,
-               const std::vector<int>& window_stride, const std::vector<bool>& is_causal, int batch,
-               int heads, int kv_heads, int head_dim, int value_dim, float scale) {
+               const std::vector<int>& window_stride, const std::vector<bool>& is_causal,
+               const std::vector<int>& finer, int batch, int heads, int kv_heads, int head_dim,
+               int value_dim, float scale) {
   Problem p{.batch = batch, .heads = heads, .kv_heads = kv_heads, .head_dim = head_dim,
             .value_dim = value_dim, .scale = scale};
   const int rank = static_cast<int>(spatial.size());
   for (int i = 0; i < rank; ++i) {
     p.axis[kAxes - rank + i] = {spatial.at(i), kernel_size.at(i),   dilation.at(i),
-                                stride.at(i),  window_stride.at(i), is_causal.at(i)};
+                                stride.at(i),  window_stride.at(i), is_causal.at(i),
+                                finer.empty() ? 1 : finer.at(i)};
   }
   return {p, rank};
 }
@@ -93,7 +95,7 @@ mx::Shape shape_of(Member member, const Call& call) {
   const bool whole = is_by_key(member) || is_packed(member);
   mx::Shape shape{p.batch};
   for (int a = kAxes - call.rank; a < kAxes; ++a) {
-    shape.push_back(whole ? p.axis[a].length : p.axis[a].queries());
+    shape.push_back(whole ? p.axis[a].length : p.axis[a].queries() * p.axis[a].finer);
   }
   shape.push_back(heads_of(member, p));
   if (member == &Arrays::attn || member == &Arrays::d_attn) {
@@ -114,14 +116,15 @@ mx::Shape bias_shape(const Call& call) {
   return shape;
 }
 
-View view_of(mx::array& x, int rank) {
+View view_of(mx::array& x, Member member, const Call& call) {
   View view{.data = x.data<char>(), .dtype = dtype_of(x)};
   const auto& strides = x.strides();
+  const int rank = call.rank;
   view.batch_stride = strides[0];
   for (int i = 0; i < rank; ++i) view.axis_stride[kAxes - rank + i] = strides[1 + i];
   view.head_stride = strides[rank + 1];
   if (static_cast<int>(x.ndim()) > rank + 2) view.channel_stride = strides[rank + 2];
-  return view;
+  return is_by_key(member) || is_packed(member) ? view : view.by_cells(call.problem);
 }
 
 std::array<View, 3> parts_of(const View& packed, const Problem& problem) {

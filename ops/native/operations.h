@@ -30,8 +30,9 @@ struct Call {
 
 Call make_call(const std::vector<int>& spatial, const std::vector<int>& kernel_size,
                const std::vector<int>& dilation, const std::vector<int>& stride,
-               const std::vector<int>& window_stride, const std::vector<bool>& is_causal, int batch,
-               int heads, int kv_heads, int head_dim, int value_dim, float scale);
+               const std::vector<int>& window_stride, const std::vector<bool>& is_causal,
+               const std::vector<int>& finer, int batch, int heads, int kv_heads, int head_dim,
+               int value_dim, float scale);
 
 using Member = View Arrays::*;
 
@@ -55,7 +56,7 @@ bool is_float32(Member member);
 mx::Shape shape_of(Member member, const Call& call);
 mx::Shape bias_shape(const Call& call);
 
-View view_of(mx::array& x, int rank);
+View view_of(mx::array& x, Member member, const Call& call);
 
 // Queries, keys and values of one array, as views of it: the queries that `stride` keeps.
 std::array<View, 3> parts_of(const View& packed, const Problem& problem);

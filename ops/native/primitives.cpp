@@ -28,7 +28,7 @@ class NeighborhoodOp : public mx::Primitive {
     Arrays arrays;
     arrays.rank = call_.rank;
     size_t i = 0;
-    for (Member member : one.inputs) arrays.*member = input(inputs[i++], encoder);
+    for (Member member : one.inputs) arrays.*member = input(inputs[i++], member, encoder);
     if (rpb_) arrays.rpb = plain_input<float>(inputs[i++], encoder);
     if (lengths_) arrays.lengths = plain_input<int32_t>(inputs[i++], encoder);
     i = 0;
@@ -36,7 +36,7 @@ class NeighborhoodOp : public mx::Primitive {
       out.set_data(mx::allocator::malloc(out.nbytes()));
       encoder.set_output_array(out);
     }
-    for (Member member : one.outputs) arrays.*member = view_of(outputs[i++], call_.rank);
+    for (Member member : one.outputs) arrays.*member = view_of(outputs[i++], member, call_);
     unpack(arrays);
     if (i < outputs.size()) arrays.d_rpb = outputs[i].data<float>();
     if (call_.problem.batch == 0) return clear_bias_gradient(outputs, i);
@@ -212,10 +212,10 @@ class NeighborhoodOp : public mx::Primitive {
     return mx::squeeze(mx::slice(x, first, last, stream()), axis, stream());
   }
 
-  View input(const mx::array& x, mx::cpu::CommandEncoder& encoder) const {
+  View input(const mx::array& x, Member member, mx::cpu::CommandEncoder& encoder) const {
     encoder.set_input_array(x);
     mx::array handle = x;
-    return view_of(handle, call_.rank);
+    return view_of(handle, member, call_);
   }
 
   template <class T>

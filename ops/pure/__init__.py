@@ -19,7 +19,7 @@ from .tiling import MASKED
 NAME = "pure"
 SUPPORT = Support(
     features=frozenset(
-        ("dilation", "stride", "window_stride", "is_causal", "has_rpb", "has_lengths")
+        ("dilation", "stride", "window_stride", "is_causal", "has_rpb", "has_lengths", "finer")
     )
 )
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..problem import Problem
 from .bias import bias_gradient, bias_variants, variant_sums
+from .query_rows import QueryRows
 from .schedule import Part, PartResults, Schedule, Turns, blocks
 from .tiling import MASKED, Tiling, combine, index, tiling
 
@@ -29,6 +30,8 @@ class Tiles:
         self.tiling: Tiling = tiling(problem)
         self.heads = problem.batch * problem.kv_heads
         self.rows = self.tiling.rows
+        self._by_query = QueryRows(problem)
+        self._query = self._by_query.tokens_at(self.tiling.query)
         self._bias = bias_variants(self.tiling, rpb)
 
     # Parts
@@ -79,20 +82,22 @@ class Tiles:
     # Queries
 
     def queries(self, part: Part, x: mx.array) -> mx.array:
-        """``[h, t, rows, D]`` from a `flat` ``[B, *out, H, D]``."""
-        p, sharing = self.problem, self.tiling.sharing
+        """``[h, t, rows, D]`` from a `flat` ``[*queries, D]``."""
+        sharing = self.tiling.sharing
         heads = np.arange(part.heads.start * sharing, part.heads.stop * sharing)
-        start = self._starts(heads.reshape(-1, 1, sharing, 1), p.heads, math.prod(p.out))
-        place = (part.order_token + self.tiling.query[part.tiles])[:, None, :]  # [t, 1, tq]
-        return mx.take(x, (start + place * p.heads).flatten(2), axis=0)
+        start = index(self._by_query.starts(heads.reshape(-1, 1, sharing, 1)))
+        token = (part.order_token + self._query[part.tiles])[:, None, :]  # [t, 1, tq]
+        return mx.take(x, (start + token * self._by_query.heads).flatten(2), axis=0)
 
     def _queries_back(self, x: mx.array) -> mx.array:
-        """``[BH, T, rows, D] -> [B, *out, H, D]``."""
+        """``[BH, T, rows, D] -> [*queries, D]``."""
         p, t = self.problem, self.tiling
-        if t.query_home is not None:
-            place = mx.arange(self.heads)[:, None, None] * (t.tiles * self.rows) + t.query_home
+        home = self._by_query.in_order(t.query_home, t.sharing)
+        if home is not None:
+            place = mx.arange(self.heads)[:, None, None] * (t.tiles * self.rows) + home
             x = mx.take(x.reshape(-1, x.shape[-1]), place, axis=0)
-        return x.reshape(p.batch, p.heads, *p.out, -1).moveaxis(1, -2)
+        batch, *tokens, heads = p.queries
+        return x.reshape(batch, heads, *tokens, -1).moveaxis(1, -2)
 
     # Keys
 
@@ -113,7 +118,8 @@ class Tiles:
         """``[h * runs, run * D]``: the runs of keys that all tiles of some heads are made of."""
         p = self.problem
         heads = np.arange(part.heads.start, part.heads.stop)[:, None, None]
-        start = self._starts(heads, p.kv_heads, math.prod(p.spatial))
+        sample, head = np.divmod(heads, p.kv_heads)
+        start = index(sample * (math.prod(p.spatial) * p.kv_heads) + head)
         place = start + (part.order_token + self.tiling.run_tokens) * p.kv_heads
         return mx.take(x, place, axis=0).reshape(-1, self.tiling.run * x.shape[-1])
 
@@ -134,11 +140,6 @@ class Tiles:
         """``[BH, tokens, D] -> [B, *spatial, Hkv, D]``."""
         p = self.problem
         return x.reshape(p.batch, p.kv_heads, *p.spatial, -1).moveaxis(1, -2)
-
-    @staticmethod
-    def _starts(head: np.ndarray, heads: int, tokens: int) -> mx.array:
-        """Where heads, counted through all samples, begin in a flat ``[B, tokens, H, D]``."""
-        return index(head // heads * (tokens * heads) + head % heads)
 
     # Bias and mask
 

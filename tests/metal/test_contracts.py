@@ -54,7 +54,7 @@ def test_every_text_has_its_arrays():
 
 def test_numbers_of_an_enum():
     assert list(metal.enumerators("na_param").items())[-3:] == [
-        ("NA_SHARING", 7), ("NA_AXES", 8), ("NA_AXIS", 16),
+        ("NA_QUERY_HEADS", 8), ("NA_AXES", 9), ("NA_AXIS", 16),
     ]  # fmt: skip
     assert metal.enumerators("na_axis_param")["NA_KERNEL"] == 2
     with pytest.raises(ValueError, match=r"\[enumerators\] 'enum' must be one of tile\.h"):
@@ -74,6 +74,7 @@ def test_every_field_of_the_parameter_block_is_written_where_it_is_read():
     assert head == {
         "NA_HEADS": 6, "NA_KV_HEADS": 2, "NA_SCALE": as_int[2.0], "NA_FILL": as_int[-1.0],
         "NA_RAGGED": 1, "NA_ITEMS": plan.slices, "NA_BINS": 9 * 5, "NA_SHARING": 3,
+        "NA_QUERY_HEADS": 6,
     }  # fmt: skip
     assert set(axis_at) == set(Axis.of(problem, 0).params(1, 1, 0, 1, 1))
     assert len(axis_at) <= at["NA_AXIS"]
@@ -81,6 +82,19 @@ def test_every_field_of_the_parameter_block_is_written_where_it_is_read():
     for name, wanted in {
         "NA_LENGTH": (1, 41, 37), "NA_OUTPUTS": (1, 14, 19), "NA_KERNEL": (1, 5, 3),
         "NA_DILATION": (1, 2, 3), "NA_STRIDE": (1, 3, 2), "NA_WINDOW_STRIDE": (1, 4, 3),
-        "NA_CAUSAL": (0, 1, 0), "NA_CLASSES": (1, 2, 3),
+        "NA_CAUSAL": (0, 1, 0), "NA_CLASSES": (1, 2, 3), "NA_FINER": (1, 1, 1),
+        "NA_QUERIES": (1, 14, 19),
     }.items():  # fmt: skip
         assert axes[:, axis_at[name]].tolist() == list(wanted), name
+
+
+def test_finer_queries_in_the_parameter_block():
+    problem = Problem(
+        Neighborhood.of(2, 3), 1, (41, 37), 24, 2, 8, 8, 1.0, mx.float32, finer=(4, 3)
+    )
+    at, axis_at = metal.enumerators("na_param"), metal.enumerators("na_axis_param")
+    block = np.array(lay_out(problem, machine(None), (8, 8), scale=2.0).params)
+    assert (block[at["NA_HEADS"]], block[at["NA_QUERY_HEADS"]]) == (24, 2)
+    axes = block[at["NA_AXES"] :].reshape(3, at["NA_AXIS"])
+    fine = axes[:, [axis_at[name] for name in ("NA_FINER", "NA_OUTPUTS", "NA_OWN", "NA_QUERIES")]]
+    assert fine.tolist() == [[1, 1, 1, 1], [4, 164, 41, 164], [3, 111, 37, 111]]

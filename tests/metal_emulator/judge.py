@@ -72,7 +72,10 @@ def checks(file: str, mutant: Mutant | None) -> Iterator[Check]:
 
 
 def special(mutant: Mutant | None) -> Iterator[Check]:
-    """What random problems lack: logits that climb or are large, slabs, arrays that lie anyhow."""
+    """What random problems lack: logits that climb or are large, slabs, arrays that lie anyhow.
+
+    And queries on a finer map.
+    """
     for core, check, case in (
         (MATRIX, check_attention, CASES["climbing"]),
         (SCALAR_4, check_attention, CASES["climbing"]),
@@ -80,6 +83,8 @@ def special(mutant: Mutant | None) -> Iterator[Check]:
         (MATRIX, check_attention, slabs),
         (MATRIX, check_packed, packed),
         (SCALAR_4, check_packed, packed),
+        (MATRIX, check_attention, CASES["finer"]),
+        (SCALAR_4, check_attention, CASES["finer"]),
         (MATRIX, check_attention, apart),
         (MATRIX, check_attention, askew),
         (SCALAR_4, check_attention, askew),

@@ -143,6 +143,23 @@ MUTANTS = {
         SCALAR_4,
         "large",
     ),
+    # queries on a finer map
+    "queries of every cell's first place": Mutant(
+        "tile.h",
+        r"out0 \* finer \+ source\.head - rest \* finer",
+        "out0 * finer",
+        "race-",
+        on="finer",
+    ),
+    "places of another head's cells": Mutant(
+        "slab.h", r"ahead\.value \+= place [^;]*;", "", "numbers", on="finer"
+    ),
+    "marks of another place": Mutant(
+        "slab.h", r"pitch \*= axis\[NA_OUTPUTS\];", "", "numbers", on="finer"
+    ),
+    "heads of the problem for those of arrays": Mutant(
+        "tile.h", r"FINER \? NA_QUERY_HEADS : NA_HEADS", "NA_HEADS", "out-of-bounds", on="finer"
+    ),
     # teams of few lanes
     "partners of another team": Mutant(
         "core_scalar.h", r"return h \+ t", "return h + NA_TEAM + t", "simd-shuffle-", SCALAR_4
@@ -263,7 +280,15 @@ def large() -> Case:
     return replace(case, query=1e4 * case.query, key=1e4 * case.key)
 
 
-CASES = {"2-D": usual, "3-D": solid, "climbing": climbing, "long": long, "large": large}
+def finer() -> Case:
+    """Cells of 3 x 2 queries, two heads for each of the keys'."""
+    hood, dtype = Neighborhood.of(2, (3, 4), dilation=(2, 1)), mx.float32
+    return case_of(Problem(hood, 2, (7, 9), 24, 2, 16, 8, 0.25, dtype, has_rpb=True, finer=(3, 2)))
+
+
+CASES = {
+    "2-D": usual, "3-D": solid, "climbing": climbing, "long": long, "large": large, "finer": finer,
+}  # fmt: skip
 
 
 def outcome(mutant: Mutant | None, core: Core, order: int = 0, on: str = "2-D") -> set[str]:

@@ -16,6 +16,7 @@ struct AxisSpec {
   int stride = 1;         // query o of the arrays is token o * stride
   int window_stride = 1;  // queries that share a window
   bool causal = false;
+  int finer = 1;  // than its own the queries' map is: a head then has one query of each cell
 
   auto operator<=>(const AxisSpec&) const = default;
   int queries() const { return (length + stride - 1) / stride; }
@@ -33,11 +34,13 @@ struct Problem {
   auto operator<=>(const Problem&) const = default;
   int sharing() const { return heads / kv_heads; }  // query heads that share a key head
   int slots() const { return axis[0].kernel * axis[1].kernel * axis[2].kernel; }
+  int places() const { return axis[0].finer * axis[1].finer * axis[2].finer; }  // of a cell
 };
 
 enum class DType { kFloat32, kFloat16, kBFloat16 };
 
 // A heads-last array [batch, axis 0, axis 1, axis 2, heads, channels]; strides count elements.
+// Heads that are places in a cell of a finer map, too, begin there, and their rows lie cells apart.
 struct View {
   void* data = nullptr;
   DType dtype = DType::kFloat32;
@@ -45,8 +48,30 @@ struct View {
   int64_t axis_stride[kAxes] = {};
   int64_t head_stride = 0;
   int64_t channel_stride = 1;
+  int finer[kAxes] = {1, 1, 1};
+  bool is_finer = false;
 
-  int64_t at(int batch, int head) const { return batch * batch_stride + head * head_stride; }
+  // The same array on a finer map, seen as one on the map of its cells.
+  View by_cells(const Problem& problem) const {
+    View view = *this;
+    for (int a = 0; a < kAxes; ++a) {
+      view.finer[a] = problem.axis[a].finer;
+      view.axis_stride[a] *= view.finer[a];
+      view.is_finer |= view.finer[a] > 1;
+    }
+    return view;
+  }
+
+  int64_t at(int batch, int head) const {
+    int64_t place = 0;
+    if (is_finer) {
+      for (int a = kAxes - 1; a >= 0; --a) {
+        place += head % finer[a] * (axis_stride[a] / finer[a]);
+        head /= finer[a];
+      }
+    }
+    return batch * batch_stride + place + head * head_stride;
+  }
   explicit operator bool() const { return data != nullptr; }
 };
 

@@ -5,6 +5,7 @@ Imports neither pytest nor the emulator: scripts/gpu_check.py runs the same prob
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from natten_zoo.metal import MATRIX, MATRIX_16, MATRIX_M1, NAX, SCALAR_4, SCALAR
 from natten_zoo.ops import Neighborhood, gpu
 from natten_zoo.ops.gpu.device import current, use_device
 from natten_zoo.ops.problem import Problem
+from tests.ops.finer import FinerReference
 from tests.reference import Reference
 
 MATRIX_2, MATRIX_4 = (replace(MATRIX, parts=n) for n in (2, 4))  # as if rows were long
@@ -34,12 +36,14 @@ class Family:
     kernel_size: tuple[int, ...] | None = None  # the size of the bias table is a template argument
     enough_threadgroups: int = 128  # of the device: 1 for the largest tile
     core: Core = MATRIX  # CUDA has its own in its place
+    finer: bool = False  # whether queries lie on a finer map
 
     def __str__(self) -> str:
         dtype, core = str(self.dtype).removeprefix("mlx.core."), self.core
         dims = f"{self.head_dim}-{self.value_dim}"
         name = core.name if core.has_bfloat else f"{core.name}-m1-"
-        return f"{self.rank}d-{dtype}-{dims}-{name}{core.team_threads}x{core.rows}"
+        finer = "-finer" if self.finer else ""
+        return f"{self.rank}d-{dtype}-{dims}-{name}{core.team_threads}x{core.rows}{finer}"
 
 
 FAMILIES = (
@@ -69,6 +73,12 @@ FAMILIES = (
     Family(3, mx.bfloat16, 130, 200, False, enough_threadgroups=1),
     Family(2, mx.float32, 256, 160, True, enough_threadgroups=1),
     Family(1, mx.float16, 512, 384, False, enough_threadgroups=1),
+    Family(1, mx.float32, 12, 16, True, (4,), enough_threadgroups=1, finer=True),
+    Family(2, mx.float16, 16, 24, True, (3, 4), enough_threadgroups=1, finer=True),
+    Family(3, mx.bfloat16, 8, 20, False, (2, 3, 2), core=MATRIX_16, finer=True),
+    Family(2, mx.float32, 12, 8, True, (4, 3), core=SCALAR_4, finer=True),
+    Family(3, mx.float16, 16, 16, False, (3, 2, 2), core=SCALAR_8, finer=True),
+    Family(2, mx.float16, 48, 64, False, (3, 3), enough_threadgroups=1, core=NAX, finer=True),
 )
 
 
@@ -85,13 +95,14 @@ class Case:
     seed: int
 
     @property
-    def reference(self) -> Reference:
+    def reference(self) -> Reference | FinerReference:
         hood, lengths = self.problem.neighborhood, self.lengths
-        return Reference(
+        plain = Reference(
             self.problem.spatial, hood.kernel_size, hood.dilation, hood.stride,
             hood.window_stride, hood.is_causal, self.problem.scale,
             None if lengths is None else np.array(lengths),
         )  # fmt: skip
+        return FinerReference(plain, self.problem.finer) if self.problem.finer else plain
 
 
 @contextmanager
@@ -114,6 +125,7 @@ def random_cases(family: Family, seed: int, count: int) -> Iterator[Case]:
 def random_case(family: Family, seed: int) -> Case:
     rng = np.random.default_rng(seed)
     rank, largest = family.rank, {1: 60, 2: 14, 3: 6}[family.rank]
+    largest = largest // 2 if family.finer else largest  # there are more heads
     kernel = family.kernel_size or tuple(rng.integers(1, {1: 14, 2: 7, 3: 4}[rank], rank).tolist())
     dilation = tuple(int(rng.integers(1, max(1, min(4, largest // k)) + 1)) for k in kernel)
     spatial = tuple(
@@ -136,7 +148,16 @@ def random_case(family: Family, seed: int) -> Case:
         hood, batch, spatial, kv_heads * group, kv_heads, family.head_dim, family.value_dim,
         float(rng.uniform(0.1, 0.5)), family.dtype, family.has_rpb, lengths is not None,
     )  # fmt: skip
-    return case_of(problem, seed, lengths)
+    return finer_case(problem, rng) if family.finer else case_of(problem, seed, lengths)
+
+
+def finer_case(problem: Problem, rng: np.random.Generator) -> Case:
+    """The same problem with queries on a finer map, none left out."""
+    hood = replace(problem.neighborhood, stride=(1,) * problem.rank)
+    finer = tuple(rng.integers(1, 5 - problem.rank, problem.rank, endpoint=True).tolist())
+    heads = problem.heads * math.prod(finer)
+    problem = replace(problem, neighborhood=hood, heads=heads, has_lengths=False, finer=finer)
+    return case_of(problem, int(rng.integers(2**31)))
 
 
 def case_of(problem: Problem, seed: int = 0, lengths: mx.array | None = None) -> Case:
@@ -145,7 +166,7 @@ def case_of(problem: Problem, seed: int = 0, lengths: mx.array | None = None) ->
     head = (problem.batch, *problem.spatial, problem.kv_heads)
     return Case(
         problem,
-        normal(rng, (problem.batch, *problem.out, problem.heads, problem.head_dim), problem.dtype),
+        normal(rng, (*problem.queries, problem.head_dim), problem.dtype),
         normal(rng, (*head, problem.head_dim), problem.dtype),
         normal(rng, (*head, problem.value_dim), problem.dtype),
         normal(rng, (problem.heads, *hood.bias_shape), mx.float32) if problem.has_rpb else None,

@@ -24,8 +24,10 @@ from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401
 from .problems import case_of
 
 
-def problem(hood: Neighborhood, batch: int, spatial: tuple[int, ...], **more) -> Problem:
-    return Problem(hood, batch, spatial, 4, 2, 8, 8, 0.3, mx.float32, **more)
+def problem(
+    hood: Neighborhood, batch: int, spatial: tuple[int, ...], heads: int = 4, **more
+) -> Problem:
+    return Problem(hood, batch, spatial, heads, 2, 8, 8, 0.3, mx.float32, **more)
 
 
 PROBLEMS = {
@@ -35,11 +37,12 @@ PROBLEMS = {
     "strided": problem(Neighborhood.of(2, 3, stride=(2, 3), dilation=(3, 2)), 1, (70, 50)),
     "biased": problem(Neighborhood.of(2, (3, 5)), 1, (37, 21), has_rpb=True),
     "3-D": problem(Neighborhood.of(3, (3, 2, 3), window_stride=(2, 1, 1)), 1, (9, 11, 10)),
+    "finer": problem(Neighborhood.of(2, (3, 5), dilation=(2, 1)), 2, (17, 9), 24, finer=(3, 2)),
 }
 
 
 def results(p: Problem) -> dict[str, mx.array]:
-    """Of all six functions."""
+    """Of all six functions, or of the two that have finer queries."""
     case = case_of(p, lengths=mx.array(LENGTHS[p]) if p.has_lengths else None)
     q, k, v, rpb, lengths = case.query, case.key, case.value, case.rpb, case.lengths
     out, lse, stats = gpu.forward(p, q, k, v, rpb, lengths)
@@ -48,6 +51,8 @@ def results(p: Problem) -> dict[str, mx.array]:
     names = ("d_query", "d_key", "d_value", "d_rpb")
     backward = gpu.backward(p, q, k, v, rpb, lengths, out, stats, out, lse)
     got |= dict(zip(names, backward, strict=True))
+    if p.finer:  # the separate products have no such queries
+        return {name: x for name, x in got.items() if x is not None}
     got["logits"] = gpu.qk(p, q, k, rpb, lengths)
     got |= dict(zip(("q", "k", "r"), gpu.qk_backward(p, q, k, rpb, lengths, attn), strict=True))
     got["av"] = gpu.av(p, attn, v, lengths)
@@ -61,7 +66,7 @@ LENGTHS = {
 }
 
 
-QUICK = {("samples", MATRIX), ("biased", MATRIX), ("2-D", SCALAR_4)}
+QUICK = {("samples", MATRIX), ("biased", MATRIX), ("2-D", SCALAR_4), ("finer", MATRIX)}
 
 
 @pytest.mark.parametrize(

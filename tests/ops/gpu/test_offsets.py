@@ -43,12 +43,14 @@ extern "C" void off_by(int n) { units = n; }
 extern "C" int quotient(int n, int d) { return na_quotient(n, d); }
 extern "C" int small_quotient(int n, int d) { return na_small_quotient(n, d); }
 // Where a tile begins: batch entry, row of the array, and the places on both axes.
-extern "C" void tile_row(long* out, const int* p, int item, int size, int head, int by_key) {
+template <bool FINER>
+void row_of_tile(long* out, const int* p, int item, int size, int head, int by_key) {
   const na_point many = na_size(1, size, size);
-  const na_tile tile = by_key ? na_key_tile<2, false>(p, p, item, many)
-                              : na_query_tile<2, false>(p, p, item, many);
+  na_tile tile = by_key ? na_key_tile<2, false>(p, p, item, many)
+                        : na_query_tile<2, false>(p, p, item, many);
+  const na_source of = na_source_of<2, FINER>(p, head, tile);
   const na_rows rows = by_key ? na_rows_of<2, true>(p, tile, head, p[NA_KV_HEADS], NA_OWN)
-                             : na_rows_of<2, false>(p, tile, head, p[NA_HEADS], NA_OWN);
+                             : na_rows_of<2, false>(p, tile, of.head, of.heads, of.extent);
   na_point at = na_size(0, tile.start[1], tile.start[2]);
   out[0] = tile.batch;
   out[1] = na_row<2>(rows, at);
@@ -57,6 +59,12 @@ extern "C" void tile_row(long* out, const int* p, int item, int size, int head, 
     out[1 + a] = by_key ? axis.key0 + at.at[a] * long(axis.key_step)
                         : axis.out0 + at.at[a] * long(axis.out_step);
   }
+}
+extern "C" void tile_row(long* out, const int* p, int item, int size, int head, int by_key) {
+  row_of_tile<false>(out, p, item, size, head, by_key);
+}
+extern "C" void finer_row(long* out, const int* p, int item, int size, int head, int by_key) {
+  row_of_tile<true>(out, p, item, size, head, by_key);
 }
 """
 
@@ -97,6 +105,30 @@ def test_rows_beyond_2_31(library, by_key, options):
         batch, row, y, x = out.tolist()
         assert row == np.ravel_multi_index((batch, y, x, head), shape)
     assert batch == problem.batch - 1
+    assert row > 2**31
+
+
+@pytest.mark.parametrize("options", [{}, {"dilation": (3, 2)}], ids=str)
+def test_finer_rows_beyond_2_31(library, options):
+    finer, heads = (3, 2), 2
+    hood = Neighborhood.of(2, 5, **options)
+    problem = Problem(hood, 400_000, (61, 67), 12, 1, 32, 32, 1.0, mx.float16, finer=finer)
+    layout = lay_out(problem, current(), (32, 32), scale=1.0)
+    params = np.array(layout.params)
+    at, of_axis = metal.enumerators("na_param"), metal.enumerators("na_axis_param")
+    teams = params[at["NA_AXES"] :].reshape(3, -1)[:, of_axis["NA_TEAMS"]].tolist()
+    _, size, _ = (q * g for q, g in zip(layout.template.rows, teams, strict=True))
+    assert problem.queries == (400_000, 183, 134, heads)
+    coarse, fine = np.zeros(4, np.int64), np.zeros(4, np.int64)
+    for item, head in itertools.product((0, layout.slices - 1), range(problem.heads)):
+        for out, row in ((coarse, library.tile_row), (fine, library.finer_row)):
+            pointers = (x.ctypes.data_as(ctypes.c_void_p) for x in (out, params))
+            row(*pointers, item, size, head, False)
+        batch, row, *place = fine.tolist()
+        inside = np.unravel_index(head % 6, finer)
+        cells = zip(coarse[2:].tolist(), finer, inside, strict=True)
+        assert place == [n * r + i for n, r, i in cells]
+        assert row == np.ravel_multi_index((batch, *place, head // 6), problem.queries)
     assert row > 2**31
 
 

@@ -28,13 +28,13 @@ LIKE_OTHERS = (NAX, MATRIX_2, MATRIX_4)
 def problems_of(families: Iterable[Family], count: int, sample: int) -> pytest.MarkDecorator:
     """``count`` problems of each family, slow where nearly each of them needs kernels of its own.
 
-    Those with one kernel size share their kernels. Of the others, and of cores that differ from
-    another in one file, there is a quick sample, too.
+    Those with one kernel size share their kernels. Of the others, of cores that differ from another
+    in one file, and of finer queries, there is a quick sample, too.
     """
     given = []
     for family in families:
         quick = count if family.kernel_size else sample
-        if family.core in LIKE_OTHERS:
+        if family.core in LIKE_OTHERS or family.finer:
             quick = min(quick, 4 * sample)
         if quick < count:
             given.append(pytest.param(family, quick, id=f"{family}-sample"))
@@ -51,8 +51,8 @@ def test_attention(metal, family, count):  # noqa: F811
     assert not failures(current())
 
 
-# The separate products are for whole simdgroups, whatever a family asks for.
-@problems_of([f for f in FAMILIES if f.core.whole], 12, sample=1)
+# The separate products are for whole simdgroups, whatever a family asks for, and no finer queries.
+@problems_of([f for f in FAMILIES if f.core.whole and not f.finer], 12, sample=1)
 def test_unfused(metal, family, count):  # noqa: F811
     for case in random_cases(family, seed=100 + FAMILIES.index(family), count=count):
         wrong = worst(check_unfused(case), family.dtype, max(family.head_dim, family.value_dim))

@@ -11,14 +11,18 @@ import pytest
 
 from natten_zoo.layers import NeighborhoodAttention2D
 from natten_zoo.metal import CONTIGUOUS, KERNELS, body
-from natten_zoo.ops import gpu, tier
+from natten_zoo.ops import Neighborhood, gpu, tier
 from natten_zoo.ops.gpu import kernels
 from natten_zoo.ops.gpu.device import current, use_device
+from natten_zoo.ops.problem import Problem
 from tests.metal_emulator import options, record
 from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401
+from tests.ops.finer import at_keys, fold, unfold
 
-from .problems import FAMILIES, Case, check_attention, random_cases, worst
+from .problems import FAMILIES, Case, case_of, check_attention, normal, random_cases, worst
 from .views import VIEWS, joined_alike, packed, results, same_bits, seen, unfused
+
+FINER = [i for i, family in enumerate(FAMILIES) if family.finer]
 
 
 def some_cases(family: int, count: int = 1) -> Iterator[Case]:
@@ -26,15 +30,15 @@ def some_cases(family: int, count: int = 1) -> Iterator[Case]:
 
 
 # Of families with one kernel size: float32 in 1-D, float16 in 2-D, bfloat16 in 2-D by single lanes,
-# float16 in 3-D.
-@pytest.mark.parametrize("family", [0, 5, 12, 9], ids=lambda i: str(FAMILIES[i]))
+# float16 in 3-D; and finer queries, float16 in 2-D.
+@pytest.mark.parametrize("family", [0, 5, 12, 9, FINER[1]], ids=lambda i: str(FAMILIES[i]))
 @pytest.mark.parametrize("name", VIEWS)
 def test_bits_of_views(metal, family, name):  # noqa: F811
     view = VIEWS[name]
     for case in some_cases(family, 3):
         views = seen(case, view)
         assert same_bits(results(views, view), results(case)), case.problem
-        if FAMILIES[family].core.whole:
+        if FAMILIES[family].core.whole and not case.problem.finer:
             assert same_bits(unfused(views, view), unfused(case)), case.problem
         wrong = worst(check_attention(views), case.problem.dtype)
         assert wrong is None, wrong
@@ -62,9 +66,44 @@ def test_large_logits_of_views(metal):  # noqa: F811
                 assert same_bits(results(seen(large, view)), results(large))
 
 
+@pytest.mark.parametrize("family", FINER, ids=lambda i: str(FAMILIES[i]))
+def test_bits_of_finer_queries(metal, family):  # noqa: F811
+    """Those of the same queries by cells, as heads, which nobody has to make of them."""
+    for case in some_cases(family, 4):
+        times = case.problem.finer
+        folded = replace(case, problem=at_keys(case.problem), query=fold(case.query, times))
+        given = (folded.query, folded.key, folded.value, folded.rpb, None)
+        out, lse, stats = gpu.forward(folded.problem, *given)
+        rng = np.random.default_rng(case.seed)
+        d_out, d_lse = (normal(rng, unfold(x, times).shape, x.dtype) for x in (out, lse))
+        ends = (fold(x, times) for x in (d_out, d_lse))
+        d_query, *others = gpu.backward(folded.problem, *given, out, stats, *ends)
+        by_query = [unfold(x, times) for x in (out, lse, d_query)]
+        wanted = [*by_query, *(x for x in others if x is not None)]
+        assert same_bits(results(case), wanted), case.problem
+
+
+def test_places_at_no_good_address(metal):  # noqa: F811
+    """A cell's first rows begin where 16 bytes do, its others don't: they move by elements."""
+    hood = Neighborhood.of(1, 4)
+    problem = Problem(hood, 1, (8,), 4, 2, 16, 24, 0.3, mx.float16, has_rpb=True, finer=(2,))
+    case = case_of(problem)
+
+    def view(x: mx.array) -> mx.array:
+        more = mx.zeros((*x.shape[:-1], 4), x.dtype)
+        lies = mx.contiguous(mx.concatenate([x, more], axis=-1).swapaxes(1, 2))
+        mx.eval(lies)
+        return lies.swapaxes(1, 2)[..., : x.shape[-1]]
+
+    queries = view(case.query)
+    assert np.array(queries, copy=False).strides[1] % 16 == 8
+    assert same_bits(results(replace(case, query=queries), view), results(case))
+
+
+@pytest.mark.parametrize("family", [5, FINER[1]], ids=lambda i: str(FAMILIES[i]))
 @pytest.mark.parametrize("name", VIEWS)
-def test_nothing_is_copied(metal, monkeypatch, name):  # noqa: F811
-    """What a kernel is given is the memory of what the caller has."""
+def test_nothing_is_copied(metal, monkeypatch, name, family):  # noqa: F811
+    """What a kernel is given is the memory of what the caller has; what it writes, the caller's."""
     given: list[tuple[str, mx.array]] = []
     real = kernels._as_wanted
 
@@ -72,12 +111,13 @@ def test_nothing_is_copied(metal, monkeypatch, name):  # noqa: F811
         given.append((array, real(array, x)))
         return given[-1][1]
 
-    case = seen(next(some_cases(5)), VIEWS[name])
+    case = seen(next(some_cases(family)), VIEWS[name])
     results(case)  # builds
     monkeypatch.setattr(kernels, "_as_wanted", watched)
     with record() as launches:
-        results(case)
+        out, lse, d_query, *_ = results(case)
     assert len(launches) == 3
+    assert out.shape[:-1] == lse.shape == d_query.shape[:-1] == case.query.shape[:-1]
     assert [one.copied_bytes for one in launches] == [0, 0, 0]
     for array in ("query", "key", "value"):
         own = np.array(getattr(case, array), copy=False)

@@ -47,6 +47,7 @@ def tests() -> Iterator[Callable[[], Any]]:
     yield test_activation.test_a_temporary_is_written_over
     yield test_edges.test_all_threads_work
     yield partial(test_native.test_unfused, mx.float32)  # with lengths, too
+    yield partial(test_native.test_attention, mx.float32, True)
 
 
 def wrong() -> Iterator[str]:

@@ -31,9 +31,10 @@ def nanobind():
 
 @compiled
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_attention(dtype):
+@pytest.mark.parametrize("is_finer", [False, True], ids=["", "finer"])
+def test_attention(dtype, is_finer):
     for seed in range(40):
-        c = Case(seed, dtype)
+        c = Case(seed, dtype, is_finer)
         inputs = (c.query, c.key, c.value, c.rpb)
         out, lse, stats = native.forward(c.problem, *inputs, c.lengths)
         check((out, lse), c.reference.forward(*map(exact, inputs)), dtype, c.problem)
