@@ -1,9 +1,10 @@
-"""Times whole models: latency of one image, images per second, memory, and where the time goes.
+"""Times whole models: one image, images per second, training, memory, and where the time goes.
 
     python scripts/benchmark_models.py nat_mini dinat_mini nat_tiny --json models.json
 
 Beside each model, where torch is installed, the same model in torch (``scripts/torch_nat.py``) with
-the same weights; contestants take turns and the median round counts. Shares are of one image's
+the same weights; contestants take turns and the median round counts. A training step is forward,
+backward and AdamW for the whole batch, in float32. Shares are of one image's
 forward pass with every part evaluated by itself. On Linux MLX's wheel brings the reference BLAS;
 OpenBLAS is several times faster: install it and set ``LD_PRELOAD`` as the README says.
 """
@@ -29,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it runs from a bar
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx.optimizers as optim
 import numpy as np
 from keep_memory import keep_memory
 from mlx.utils import tree_flatten
@@ -69,7 +71,8 @@ def main() -> None:
         shares = " ".join(f"{part} {share:.0%}" for part, share in row["shares"].items())
         print(
             f"{row['model']:<12} {row['contestant']:<10} {row['latency_ms']:8.1f} ms "
-            f"{row['images_per_s']:7.2f} images/s {row['memory_mb']:6.0f} MB  {shares}"
+            f"{row['images_per_s']:7.2f} images/s {row['trained_per_s']:7.2f} trained/s "
+            f"{row['memory_mb']:6.0f} MB  {shares}"
         )
         if args.csv:
             append(
@@ -89,10 +92,12 @@ def benchmark(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     images = np.random.default_rng(0).standard_normal((args.batch, args.size, args.size, 3))
     images = images.astype(np.float32)
     contestants = {tier: ours(model, tier) for tier in tiers(model, images[:1])}
+    steps = {tier: our_step(create_model(name), tier) for tier in contestants}
     if not args.no_torch:
         with suppress(ImportError):
-            contestants["torch"] = torchs(model)
+            contestants["torch"], steps["torch"] = torchs(model), torch_step(model)
     latency, throughput = (rounds(contestants, images[:n], args.rounds) for n in (1, args.batch))
+    training = rounds(steps, images, args.rounds)
     expected = contestants["pure"](images[:1])
     for contestant, run in contestants.items():
         if not np.allclose(run(images[:1]), expected, atol=1e-3 * np.abs(expected).max()):
@@ -103,6 +108,7 @@ def benchmark(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
             "contestant": contestant,
             "latency_ms": 1e3 * latency[contestant],
             "images_per_s": args.batch / throughput[contestant],
+            "trained_per_s": args.batch / training[contestant],
             "memory_mb": peak(name, contestant, args.size),
             "shares": {} if contestant == "torch" else shares(model, contestant, images[:1]),
         }
@@ -141,8 +147,48 @@ def ours(model: Any, tier: str) -> Callable[[np.ndarray], np.ndarray]:
     return run
 
 
+def our_step(model: Any, tier: str) -> Callable[[np.ndarray], None]:
+    """A training step with images."""
+    optimizer = optim.AdamW(1e-4)
+    grads = nn.value_and_grad(model, lambda images: mx.square(model(images)).mean())
+    model.train()
+
+    def run(images: np.ndarray) -> None:
+        with ops.use_backend(tier):
+            optimizer.update(model, grads(mx.array(images))[1])
+            mx.eval(model, optimizer.state)
+
+    return run
+
+
 def torchs(model: Any) -> Callable[[np.ndarray], np.ndarray]:
     """The same weights in torch."""
+    import torch
+
+    peer = torch_peer(model).eval()
+
+    @torch.inference_mode()
+    def run(images: np.ndarray) -> np.ndarray:
+        return peer(channels_first(images)).numpy()
+
+    return run
+
+
+def torch_step(model: Any) -> Callable[[np.ndarray], None]:
+    import torch
+
+    peer = torch_peer(model).train()
+    optimizer = torch.optim.AdamW(peer.parameters(), 1e-4)
+
+    def run(images: np.ndarray) -> None:
+        optimizer.zero_grad()
+        peer(channels_first(images)).square().mean().backward()
+        optimizer.step()
+
+    return run
+
+
+def torch_peer(model: Any) -> Any:
     import torch
     from torch_nat import TorchNAT
 
@@ -150,14 +196,15 @@ def torchs(model: Any) -> Callable[[np.ndarray], np.ndarray]:
         name: torch.from_numpy(np.array(x.transpose(0, 3, 1, 2) if x.ndim == 4 else x))
         for name, x in tree_flatten(model.parameters())
     }
-    peer = TorchNAT(model.config).eval()
+    peer = TorchNAT(model.config)
     peer.load_state_dict(weights)
+    return peer
 
-    @torch.inference_mode()
-    def run(images: np.ndarray) -> np.ndarray:
-        return peer(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
 
-    return run
+def channels_first(images: np.ndarray) -> Any:
+    import torch
+
+    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
 
 
 def rounds(

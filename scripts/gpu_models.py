@@ -214,7 +214,7 @@ def torchs(args: argparse.Namespace) -> Timed:
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
     run = torch.compile(model, dynamic=False) if args.whole else model
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: the masks that flex keeps are trained with, too
     def infer(x: Any) -> Any:
         return run(x)
 

@@ -30,6 +30,7 @@ class Attention(nn.Module):
         self.rpb = nn.Parameter(torch.zeros(heads, *self.hood.bias_shape))
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
+        self.places: dict[tuple[int, ...], Any] = {}
         self.masks: dict[tuple[int, ...], Any] = {}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, H, W, C]
@@ -45,7 +46,17 @@ class Attention(nn.Module):
 
     def mask(self, size: tuple[int, ...]) -> torch.Tensor:
         """``[heads, HW, HW]``: the bias where a query sees a key, -inf elsewhere."""
-        if size not in self.masks or self.training:
+        if self.training or size not in self.masks:
+            entry, hidden = self.place(size)
+            bias = self.rpb.flatten(1)[:, entry].masked_fill(hidden, -math.inf)
+            if self.training:
+                return bias
+            self.masks[size] = bias.detach()
+        return self.masks[size]
+
+    def place(self, size: tuple[int, ...]) -> Any:
+        """Of each query and key the entry of the bias, and whether it is hidden; built once."""
+        if size not in self.places:
             seen, index = np.ones((1, 1), bool), np.zeros((1, 1), int)
             for axis, n in enumerate(size):
                 step = np.arange(n) - np.arange(n)[:, None]
@@ -54,12 +65,9 @@ class Attention(nn.Module):
                 one = np.ones_like(place)
                 index = np.kron(index, one) * (2 * k - 1) + np.kron(np.ones_like(index), place)
                 seen = np.kron(seen, self.hood.mask(axis, n))
-            at, hidden = (torch.from_numpy(x).to(self.rpb.device) for x in (index, ~seen))
-            bias = self.rpb.flatten(1)[:, at].masked_fill(hidden, -math.inf)
-            if self.training:
-                return bias
-            self.masks[size] = bias.detach()
-        return self.masks[size]
+            arrays = (torch.from_numpy(x).to(self.rpb.device) for x in (index, ~seen))
+            self.places[size] = tuple(arrays)
+        return self.places[size]
 
     def flex(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, size: tuple[int, int]
