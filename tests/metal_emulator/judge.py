@@ -20,7 +20,7 @@ from unittest import mock
 import mlx.core as mx
 
 from natten_zoo import metal as sources
-from natten_zoo.metal import MATRIX, SCALAR_4
+from natten_zoo.metal import MATRIX, SCALAR_4, Core
 from natten_zoo.metal import deformable as texts
 from natten_zoo.ops import Neighborhood, gpu
 from natten_zoo.ops.gpu import deformable, plan
@@ -30,6 +30,7 @@ from tests.metal_emulator.test_mutants import CASES, Mutant, mutated
 from tests.ops.gpu import test_deformable
 from tests.ops.gpu.problems import (
     FAMILIES,
+    MATRIX_2,
     Case,
     case_of,
     check_attention,
@@ -47,6 +48,7 @@ from tests.ops.gpu.problems import (
 CHOSEN = {4: 4, 9: 4, 11: 4, 10: 4, 12: 2, 15: 2}
 ACCELERATED = {17: 4, 16: 2}
 UNFUSED = ("qk.metal", "av.metal", "av_backward_value.metal")
+FEW = {4: 4, 9: 4, 12: 2}  # of the steps, for what the fused passes have shared in
 Check = tuple[AbstractContextManager[None], Callable[[], str | None]]
 
 
@@ -62,25 +64,29 @@ def checks(file: str, mutant: Mutant | None) -> Iterator[Check]:
         yield from attention(check_attention, mutant)
         yield from special(mutant)
     if not file.startswith("attention_"):
-        yield from attention(check_unfused, mutant)
-        yield (
-            mutated(mutant, MATRIX),
-            partial(first_wrong, check_unfused, mx.float32, [slabs, single]),
-        )
+        yield from attention(check_unfused, mutant, CHOSEN if file in UNFUSED else FEW)
+        yield from slabs(MATRIX, mutant)
+    if file in (*UNFUSED, "parts.h"):
+        yield from slabs(MATRIX_2, mutant)
     if not file:
         yield spoilt(None), of_deformable
+
+
+def slabs(core: Core, mutant: Mutant | None) -> Iterator[Check]:
+    """The steps over many slabs, and with windows of one key."""
+    cases = [CASES["long"], single]
+    yield mutated(mutant, core), partial(first_wrong, check_unfused, mx.float32, cases)
 
 
 def special(mutant: Mutant | None) -> Iterator[Check]:
     """What random problems lack: logits that climb or are large, slabs, arrays that lie anyhow.
 
-    And queries on a finer map.
+    And queries on a finer map, and teams of several simdgroups.
     """
     for core, check, case in (
         (MATRIX, check_attention, CASES["climbing"]),
         (SCALAR_4, check_attention, CASES["climbing"]),
         (MATRIX, check_attention, CASES["long"]),
-        (MATRIX, check_attention, slabs),
         (MATRIX, check_packed, packed),
         (SCALAR_4, check_packed, packed),
         (MATRIX, check_attention, CASES["finer"]),
@@ -94,13 +100,10 @@ def special(mutant: Mutant | None) -> Iterator[Check]:
         (MATRIX, check_attention, busy),
         (MATRIX, check_large, CASES["large"]),
         (SCALAR_4, check_large, CASES["large"]),
+        (MATRIX_2, check_attention, packed),
+        (MATRIX_2, check_attention, CASES["long"]),
     ):
         yield mutated(mutant, core), partial(first_wrong, check, mx.float32, [case])
-
-
-def slabs() -> Case:
-    """Keys and queries of two heads in four slabs and more."""
-    return case_of(Problem(Neighborhood.of(1, 180), 1, (300,), 2, 1, 64, 64, 0.1, mx.float32))
 
 
 def single() -> Case:

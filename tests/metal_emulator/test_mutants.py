@@ -268,8 +268,8 @@ def climbing() -> Case:
 
 
 def long() -> Case:
-    """More keys than a slab has room for, which is cut in the middle of a column."""
-    problem = Problem(Neighborhood.of(1, 180), 1, (300,), 1, 1, 64, 64, 0.1, mx.float32)
+    """More keys, and queries of two heads, than a slab has room for, which cuts a column."""
+    problem = Problem(Neighborhood.of(1, 180), 1, (300,), 2, 1, 64, 64, 0.1, mx.float32)
     return case_of(problem)
 
 
