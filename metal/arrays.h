@@ -80,6 +80,64 @@ NA_FN long na_line_at(const STRIDES strides, int batch, const na_point token, in
   return line;
 }
 
+// ---- The heads of which rows pass by, one after the other.
+
+struct na_one_head {};
+NA_FN int na_count(const na_one_head) { return 1; }
+
+template <int RANK, bool FINER, typename STRIDES, typename OTHERS>
+struct na_heads {
+  int count;
+  const DEV int* p;
+  STRIDES key;
+  OTHERS value;
+};
+template <int RANK, bool FINER, typename STRIDES, typename OTHERS>
+NA_FN na_heads<RANK, FINER, STRIDES, OTHERS> na_heads_of(const DEV int* p, int count,
+                                                         const STRIDES key, const OTHERS value) {
+  const na_heads<RANK, FINER, STRIDES, OTHERS> heads = {count, p, key, value};
+  return heads;
+}
+template <int RANK, bool FINER, typename STRIDES, typename OTHERS>
+NA_FN int na_count(const na_heads<RANK, FINER, STRIDES, OTHERS> heads) {
+  return heads.count;
+}
+
+// How far ahead of the first one's rows those of a head lie, in lines of two arrays and as a number.
+struct na_ahead {
+  long key, value;
+  int row;
+};
+
+// Of the head that slab n is of, `slabs` of each, where arrays have heads so far apart. Of a head and a
+// place, as na_source_of has them, where queries are FINER.
+NA_FN na_ahead na_ahead_of(const na_one_head, int, int, long, long) {
+  const na_ahead none = {0, 0, 0};
+  return none;
+}
+template <int RANK, bool FINER, typename STRIDES, typename OTHERS>
+NA_FN na_ahead na_ahead_of(const na_heads<RANK, FINER, STRIDES, OTHERS> heads, int n, int slabs,
+                           long key_step, long value_step) {
+  int head = heads.count > 1 ? na_quotient(n, slabs) : 0;
+  na_ahead ahead = {0, 0, 0};
+  if (FINER) {
+    int pitch = heads.p[NA_QUERY_HEADS];
+    NA_EACH_AXIS_BACK(a) {
+      const DEV int* axis = na_axis_of(heads.p, a);
+      const int rest = na_quotient(head, axis[NA_FINER]), place = head - rest * axis[NA_FINER];
+      ahead.key += place * heads.key[RANK - 2 + a];
+      ahead.value += place * heads.value[RANK - 2 + a];
+      ahead.row += place * pitch;
+      pitch *= axis[NA_OUTPUTS];
+      head = rest;
+    }
+  }
+  ahead.key += head * key_step;
+  ahead.value += head * value_step;
+  ahead.row += head;
+  return ahead;
+}
+
 // ---- Tables [z, y, x] of a query: slots count keys from the start of its window, bins (the entries
 // of rpb) from the farthest place before it. An entry is the key's own number plus a constant.
 

@@ -179,62 +179,6 @@ NA_FN constexpr int na_marks() {
   return PITCH - NA_PAD_BYTES / int(sizeof(T));
 }
 
-// ---- The heads whose rows pass by one after the other, each on a tour of its own.
-
-struct na_ahead {  // how far a head's rows lie ahead of the first one's
-  long key, value;
-  int marks;
-};
-
-struct na_one_head {};
-NA_FN int na_count(const na_one_head) { return 1; }
-NA_FN na_ahead na_ahead_of(const na_one_head, const TGP na_tour&, int) {
-  const na_ahead none = {0, 0, 0};
-  return none;
-}
-
-template <int RANK, bool FINER, typename STRIDES, typename OTHERS>
-struct na_heads {
-  int count;
-  const DEV int* p;
-  STRIDES key;
-  OTHERS value;
-};
-template <int RANK, bool FINER, typename STRIDES, typename OTHERS>
-NA_FN na_heads<RANK, FINER, STRIDES, OTHERS> na_heads_of(const DEV int* p, int count,
-                                                         const STRIDES key, const OTHERS value) {
-  const na_heads<RANK, FINER, STRIDES, OTHERS> heads = {count, p, key, value};
-  return heads;
-}
-template <int RANK, bool FINER, typename STRIDES, typename OTHERS>
-NA_FN int na_count(const na_heads<RANK, FINER, STRIDES, OTHERS> heads) {
-  return heads.count;
-}
-
-// Of the head that slab n is of. On a finer map it is a head and a place, as in na_source_of.
-template <int RANK, bool FINER, typename STRIDES, typename OTHERS>
-NA_FN na_ahead na_ahead_of(const na_heads<RANK, FINER, STRIDES, OTHERS> heads,
-                           const TGP na_tour& tour, int n) {
-  int head = heads.count > 1 ? na_quotient(n, tour.number) : 0;
-  na_ahead ahead = {0, 0, 0};
-  if (FINER) {
-    int pitch = heads.p[NA_QUERY_HEADS];
-    NA_EACH_AXIS_BACK(a) {
-      const DEV int* axis = na_axis_of(heads.p, a);
-      const int rest = na_quotient(head, axis[NA_FINER]), place = head - rest * axis[NA_FINER];
-      ahead.key += place * heads.key[RANK - 2 + a];
-      ahead.value += place * heads.value[RANK - 2 + a];
-      ahead.marks += place * pitch;
-      pitch *= axis[NA_OUTPUTS];
-      head = rest;
-    }
-  }
-  ahead.key += head * tour.lines[0].head;
-  ahead.value += head * tour.lines[1].head;
-  ahead.marks += head;
-  return ahead;
-}
-
 // Copies the rows [D] and [DV] of all tokens of `slab` from device to threadgroup memory, WIDE
 // elements at once, and the four marks of a query, unless they are null.
 template <int RANK, int D, int DV, int PITCH, int WIDE, typename T>
@@ -266,7 +210,7 @@ NA_FN void na_copy_rows(TGP T* keys, const DEV T* key, TGP T* values, const DEV 
       if (d < DV) na_copy<WIDE>(values + at * PITCH + d, value + of_value.at + d * value_step);
     }
     if (marks && lane == 0)
-      na_copy<4>((TGP float*)(keys + at * PITCH + na_marks<T, PITCH>()), marks + (of_marks.at + ahead.marks) * 4);
+      na_copy<4>((TGP float*)(keys + at * PITCH + na_marks<T, PITCH>()), marks + (of_marks.at + ahead.row) * 4);
     const na_point passed = na_next_round<RANK>(slab, rounds, token);
     na_go_on<RANK>(of_key, passed);
     if (DV > 0) na_go_on<RANK>(of_value, passed);
@@ -302,7 +246,7 @@ template <int RANK, int D, int DV, int PITCH, typename T, typename HEADS>
 NA_FN void na_stage(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* value,
                     const DEV float* marks, const TGP na_tour& tour, int n, const HEADS heads,
                     uint thread_index, uint threads) {
-  const na_ahead ahead = na_ahead_of(heads, tour, n);
+  const na_ahead ahead = na_ahead_of(heads, n, tour.number, tour.lines[0].head, tour.lines[1].head);
   if (tour.wide)
     na_copy_rows<RANK, D, DV, PITCH, na_width<T, D, DV>()>(keys, key, values, value, marks, tour,
                                                               n, ahead, thread_index, threads);

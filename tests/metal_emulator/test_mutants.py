@@ -152,10 +152,10 @@ MUTANTS = {
         on="finer",
     ),
     "places of another head's cells": Mutant(
-        "slab.h", r"ahead\.value \+= place [^;]*;", "", "numbers", on="finer"
+        "arrays.h", r"ahead\.value \+= place [^;]*;", "", "numbers", on="finer"
     ),
     "marks of another place": Mutant(
-        "slab.h", r"pitch \*= axis\[NA_OUTPUTS\];", "", "numbers", on="finer"
+        "arrays.h", r"pitch \*= axis\[NA_OUTPUTS\];", "", "numbers", on="finer"
     ),
     "heads of the problem for those of arrays": Mutant(
         "tile.h", r"FINER \? NA_QUERY_HEADS : NA_HEADS", "NA_HEADS", "out-of-bounds", on="finer"

@@ -59,11 +59,25 @@ def test_compiles(tmp_path, rank, core):
     device, bias = replace(current(), core=core), core.whole
     layout = lay_out(problem, device, (24, 12), scale=1.0, has_rpb=bias, channels=8, sums_rpb=bias)
     assert layout.core is core
-    kernels = [k for k in KERNELS if core.whole or k.startswith("attention")]
-    source = tmp_path / "kernels.cu"
-    source.write_text(metal.header("cuda", core) + "".join(function(k, layout) for k in kernels))
+    compiles(tmp_path, layout, [k for k in KERNELS if core.whole or k.startswith("attention")])
+
+
+@pytest.mark.skipif(compiler() is None, reason="needs nvcc (pip install nvidia-cuda-nvcc)")
+@pytest.mark.parametrize(("rank", "core"), [(1, TENSORS[0]), (2, SCALAR_4), (3, TENSORS[1])])
+def test_finer_queries_compile(tmp_path, rank, core):
+    hood, finer = Neighborhood.of(rank, 3), (2,) * rank
+    problem = Problem(hood, 1, (9,) * rank, 2**rank, 1, 24, 12, 1.0, mx.float16, finer=finer)
+    layout = lay_out(problem, replace(current(), core=core), (24, 12), scale=1.0, channels=8)
+    compiles(tmp_path, layout, [k for k in KERNELS if k.startswith("attention")])
+
+
+def compiles(folder: Path, layout: Plan, kernels: list[str]) -> None:
+    """Kernels of a plan, without a warning."""
+    source = folder / "kernels.cu"
+    texts = [metal.header("cuda", layout.core), *(function(name, layout) for name in kernels)]
+    source.write_text("".join(texts))
     command = [str(compiler()), "-arch=sm_80", "-std=c++17", "-ptx", "-diag-suppress=177"]
-    command += [str(source), "-o", str(tmp_path / "out")]
+    command += [str(source), "-o", str(folder / "out")]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "warning" not in result.stderr
