@@ -57,6 +57,26 @@ def test_the_kernels_of_the_tier_are_in_the_file(name, tmp_path, toolchain):  # 
         assert sources.source(header) in found[0].source
 
 
+def test_finer_queries(tmp_path):
+    query, small = (
+        mx.random.normal((1, *n, 2, 8), key=mx.random.key(0)) for n in ((14, 8), (7, 4))
+    )
+
+    def attend(query, key, value):
+        return ops.na2d(query, key, value, (5, 3))
+
+    path = str(tmp_path / "op.mlxfn")
+    with ops.exporting("cpu"):
+        mx.export_function(path, attend, query, small, small)
+    with ops.use_backend("pure"):
+        wanted = attend(query, small, small)
+    assert mx.array_equal(mx.import_function(path)(query, small, small)[0], wanted)
+    with ops.exporting("metal"):
+        traces = [operations(attend, [query, small, small])]
+    (kernel,) = kernels(traces)
+    assert sources.body("attention_forward") in kernel.source
+
+
 def test_what_cannot_be_exported_says_so():
     x = mx.zeros((1, 9, 2, 8))
     for tier, why in (("nanobind", "what is compiled|not built"), ("fast_metal", "for a CPU")):
