@@ -18,21 +18,23 @@ from .functional import attend, na1d, na2d, na3d
 from .neighborhood import Neighborhood
 from .packed import attend_packed, na1d_qkvpacked, na2d_qkvpacked, na3d_qkvpacked
 from .preparation import Preparation, prepare
+from .qk_rpb import (
+    na1d_av_fused,
+    na1d_qk_rpb,
+    na2d_av_fused,
+    na2d_qk_rpb,
+    na3d_av_fused,
+    na3d_qk_rpb,
+)
 from .unfused import (
     attend_av,
     attend_qk,
     na1d_av,
-    na1d_av_fused,
     na1d_qk,
-    na1d_qk_rpb,
     na2d_av,
-    na2d_av_fused,
     na2d_qk,
-    na2d_qk_rpb,
     na3d_av,
-    na3d_av_fused,
     na3d_qk,
-    na3d_qk_rpb,
 )
 from .varlen import attend_varlen, na1d_varlen, na2d_varlen, na3d_varlen
 

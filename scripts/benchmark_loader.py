@@ -26,7 +26,8 @@ from PIL import Image
 from natten_zoo.cli._results import ABOUT, append
 from natten_zoo.training import Recipe, add_arguments, overrides_from
 from natten_zoo.training.launch import make_trainer
-from natten_zoo.training.loop import Trainer, epoch_rows
+from natten_zoo.training.loop import Trainer
+from natten_zoo.training.rows import epoch_rows
 
 COLUMNS = (
     *("model", "batch", "workers", "loader_per_second", "step_per_second"),

@@ -32,7 +32,8 @@ import argparse
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
     from ..configs.tasks import TASKS
-    from ..training.config import Recipe, add_arguments
+    from ..training.arguments import add_arguments
+    from ..training.config import Recipe
 
     learned = [f"for {t.name} {t.learns_from}" for t in TASKS.values() if t.learns_from]
     parser.add_argument(

@@ -3,7 +3,8 @@
 Read `step.py` first: it is the whole training step.
 """
 
-from .config import Recipe, add_arguments, overrides_from
+from .arguments import add_arguments, overrides_from
+from .config import Recipe
 from .launch import report, run
 from .loop import Trainer
 

@@ -12,7 +12,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from natten_zoo import create_model, get_record, list_models
-from natten_zoo.models import NAUNETR, NAUNETRConfig, na_unetr
+from natten_zoo.models import NAUNETR, NAUNETRConfig, na_unetr_blocks
 from natten_zoo.models.cost import count_cost
 from natten_zoo.models.na_unetr import VolumeAttention
 from natten_zoo.models.swin_unetr import from_monai
@@ -196,7 +196,8 @@ def test_any_input_size(size):
 def test_convolutions_in_slabs_are_the_same(monkeypatch):
     model, x = small(), mx.random.normal((1, 24, 16, 16, 1))
     whole = model(x)
-    monkeypatch.setattr(na_unetr, "_UNFOLDED", 27 * 16 * 16 * 8 * 5)  # 5 rows, or 2 of 16 channels
+    rows = 5  # or 2 of 16 channels
+    monkeypatch.setattr(na_unetr_blocks, "_UNFOLDED", 27 * 16 * 16 * 8 * rows)
     np.testing.assert_allclose(model(x), whole, atol=1e-4)
 
 

@@ -98,7 +98,7 @@ def test_an_accuracy_of_zero_is_measured_too(recipe, monkeypatch):
 
 
 def test_batches_that_processes_cannot_share():
-    from natten_zoo.training.loop import check_batches
+    from natten_zoo.training.rows import check_batches
 
     with pytest.raises(ValueError, match=r"a multiple of processes x accumulate, 2 x 2, .* got 6"):
         check_batches(Recipe(batch_size=6, accumulate=2), 100, 2)
@@ -179,7 +179,7 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_state(recipe)
 
 
 def test_batches_cover_an_epoch_once_and_orders_differ(recipe):
-    from natten_zoo.training.loop import epoch_rows
+    from natten_zoo.training.rows import epoch_rows
 
     first, second = (epoch_rows(recipe(), epoch, 26, 0, 1) for epoch in (0, 1))
     assert first.shape == (3, 8) and len(np.unique(first)) == 24

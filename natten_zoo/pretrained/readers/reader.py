@@ -9,7 +9,7 @@
 | `.pkl` | a pickled dict of NumPy arrays (detectron2) |
 | `.npz` | NumPy's and MLX's own |
 
-Whatever the format, one function tells which entries are the weights (`weight_sets`).
+Whatever the format, one function tells which entries are the weights (`find_weights`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .errors import CheckpointError
 from .npz_file import read_npz
 from .safetensors_file import read_safetensors
 from .torch_weights import MAX_SHOWN, all_torch_arrays, open_torch_dict, torch_weights
-from .weight_sets import find_weights
+from .weight_choice import find_weights
 
 logger = logging.getLogger("natten_zoo")
 

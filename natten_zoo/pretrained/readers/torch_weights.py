@@ -16,7 +16,8 @@ from .inert import Foreign, Global
 from .torch_ema import with_shadows
 from .torch_globals import NumpyArray, TensorRef
 from .torch_pickle import TorchFile, read_numpy_pickle, read_torch
-from .weight_sets import AVERAGED, EMA_PARTS, RAW_PARTS, Entry, NoWeightsError, find_weights
+from .weight_choice import find_weights
+from .weight_sets import AVERAGED, EMA_PARTS, RAW_PARTS, Entry, NoWeightsError
 
 logger = logging.getLogger("natten_zoo")
 
