@@ -1,4 +1,8 @@
-"""Neighborhood attention: validate, describe the problem, hand it to a tier.
+"""Neighborhood attention: validate a call, and hand its problem to a tier.
+
+A *problem* is a call without its arrays: their shapes and all other arguments (`Problem`). A *tier*
+is one of several implementations: in MLX's own operations, in compiled C++, in kernels for a GPU
+(ops/tier.py). They compute the same; the first that can is taken, unless one is asked for.
 
 [`attend`][] takes a `Neighborhood` of any rank, which is its number of axes. ``na1d``,
 ``na2d`` and ``na3d`` make one of their arguments and call it. Arrays are heads-last:
@@ -22,7 +26,8 @@ OutAndLSE = tuple[mx.array, mx.array]
 Result = mx.array | OutAndLSE
 Rest = Callable[..., OutAndLSE]  # of a call's arrays
 
-# What keys without a place, which the kernels do not know of, can be merged with.
+# Additional keys lie nowhere on the map, and no tier knows of them: they are attended to apart, and
+# the results merged. This is what problems may ask for that are merged so.
 ADDITIONAL = Support(
     features=frozenset(("dilation", "stride", "window_stride", "is_causal", "has_rpb", "finer"))
 )
@@ -57,8 +62,8 @@ def attend(
         op: Who asks, for messages. Default: ``na{rank}d``.
 
     Returns:
-        The output and the LSE, as [`na2d`][] with ``return_lse``. Nobody pays for an LSE that is
-        not used.
+        The output and the LSE, the logarithm of the sum of the exponentials of each query's logits,
+        as [`na2d`][] with ``return_lse``. Nobody pays for an LSE that is not used.
 
     Raises:
         TypeError: If an argument has the wrong type or dtype.

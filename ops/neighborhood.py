@@ -1,4 +1,8 @@
-"""Which keys a query sees: the definition that every tier, mask and kernel parameter comes from."""
+"""Which keys a query sees: the definition that every implementation of attention comes from.
+
+A *query* is a token that attends, a *key* one that is attended to, and the *window* of a query is
+the keys that it sees. What takes a `Neighborhood` and computes is in ops/functional.py.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +54,8 @@ class Neighborhood:
 
     Args:
         kernel_size: Keys per query and axis; even sizes have the extra key on the left. -1 is
-            the whole axis, as in Cosmos' configurations, whatever its length: `on` says how many.
+            the whole axis, as in the configurations of NVIDIA's Cosmos, whatever its length: `on`
+            says how many.
         dilation: Step between the keys of a window.
         stride: Step between the queries that are kept.
         window_stride: Queries that share one window; at most ``kernel_size``.

@@ -1,5 +1,7 @@
 """NAT and DiNAT: hierarchical vision transformers of (dilated) neighborhood attention.
 
+An image becomes a map of tokens, which passes *levels*: layers at one resolution, then half of it.
+
 NAT: https://arxiv.org/abs/2204.07143. DiNAT: https://arxiv.org/abs/2209.15001. Dilation changes
 what a token sees but no weight: DiNAT is NAT with other ``dilations``.
 """
@@ -246,7 +248,7 @@ class Hierarchical(Staged):
         return math.prod(self.config.tokenizer_strides)
 
     def stage_parts(self) -> list[list[nn.Module]]:
-        """Each level."""
+        """The stages that `Staged` speaks of are the levels."""
         return [[level] for level in self[self.LEVELS]]
 
     def stages(self) -> list[str]:
