@@ -211,7 +211,6 @@ def _in_a_row(qkv: mx.array, rank: int) -> mx.array:
 
 def _checked_heads(op: str, rank: int, qkv: Any, num_heads: Any) -> int:
     """How many heads queries have."""
-    """``[batch, *spatial, heads + 2 * kv_heads, head_dim]``, and how many heads queries have."""
     check_floats(op, qkv=qkv)
     if num_heads is None and qkv.ndim == rank + 4 and qkv.shape[-3] == 3:
         return int(qkv.shape[-2])
