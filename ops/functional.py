@@ -17,20 +17,14 @@ from collections.abc import Callable
 import mlx.core as mx
 
 from . import autograd, backend, dense, known
+from .additional import attend_also, check_additional
 from .cross_resolution import bias_of_places
 from .neighborhood import BoolOrBools, IntOrInts, Neighborhood
-from .problem import Problem, attention_problem, check_floats, check_neighborhood, downsample
-from .tier import Support
+from .problem import Problem, attention_problem, check_neighborhood, downsample
 
 OutAndLSE = tuple[mx.array, mx.array]
 Result = mx.array | OutAndLSE
 Rest = Callable[..., OutAndLSE]  # of a call's arrays
-
-# Additional keys lie nowhere on the map, and no tier knows of them: they are attended to apart, and
-# the results merged. This is what problems may ask for that are merged so.
-ADDITIONAL = Support(
-    features=frozenset(("dilation", "stride", "window_stride", "is_causal", "has_rpb", "finer"))
-)
 
 
 def attend(
@@ -86,7 +80,7 @@ def attend(
         check_neighborhood("attend", hood)
         op = op or f"na{hood.rank}d"
         problem = attention_problem(op, hood, query, key, value, scale, rpb, may_be_finer=True)
-        _check_additional(op, problem, additional_keys, additional_values)
+        check_additional(op, problem, additional_keys, additional_values)
         rest = known.keep(call, _rest(op, problem, additional_keys is not None))
     return rest(query, key, value, rpb, additional_keys, additional_values)
 
@@ -115,10 +109,7 @@ def _rest(op: str, problem: Problem, has_additional: bool) -> Rest:
         out, lse, _ = run((query, key, value), bias_of_places(rpb, problem.finer), None)
         if more_keys is None or more_values is None:
             return out, lse
-        tokens = query.flatten(1, -3)
-        extra, extra_lse = dense.full_attention(tokens, more_keys, more_values, problem.scale)
-        extra, extra_lse = extra.reshape(out.shape), extra_lse.reshape(lse.shape)
-        return dense.merge_attentions([out, extra], [lse, extra_lse])
+        return attend_also(query, more_keys, more_values, problem.scale, out, lse)
 
     return rest
 
@@ -311,28 +302,3 @@ def attend_densely(
     mask = None if covers else dense.neighborhood_mask(hood, problem.spatial)
     out, lse = dense.attend_to(query, key, value, problem.scale, mask)
     return out.reshape(*shape, problem.value_dim), lse.reshape(shape)
-
-
-def _check_additional(
-    op: str, problem: Problem, keys: mx.array | None, values: mx.array | None
-) -> None:
-    """Raises unless additional keys and values are both absent or both fit the problem."""
-    if keys is None and values is None:
-        return
-    if keys is None or values is None:
-        raise ValueError(
-            f"[{op}] 'additional_keys' and 'additional_values' must be given together."
-        )
-    reason = ADDITIONAL.why_not(problem)
-    if reason:
-        raise ValueError(f"[{op}] 'additional_keys' must be None for this problem: {reason}.")
-    check_floats(op, additional_keys=keys, additional_values=values)
-    heads = problem.kv_heads
-    expected = {"additional_keys": problem.head_dim, "additional_values": problem.value_dim}
-    for (name, dim), x in zip(expected.items(), (keys, values), strict=True):
-        fits = x.ndim == 4 and x.shape[0] == problem.batch and x.shape[2:] == (heads, dim)
-        if not fits or x.shape[1] != keys.shape[1] or x.dtype != problem.dtype:
-            raise ValueError(
-                f"[{op}] '{name}' must have shape [{problem.batch}, tokens, {heads}, {dim}] and "
-                f"dtype {problem.dtype} but got {x.shape} and {x.dtype}."
-            )
