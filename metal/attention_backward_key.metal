@@ -14,7 +14,8 @@ constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T))), SIZE = CAPACITY * PITCH;
 constexpr int HELD = (FK + FV) * NA_HELD * NA_WIDE / 2 * (int(sizeof(T)) / 2 + 2);  // registers
-constexpr int ROUNDS = HELD > NA_MOST_HELD + 16 * (2 - RANK) ? 2 : 1;  // axes take some, too
+constexpr int OTHERS = NA_PARTS > 1 && RANK > 2 ? 16 : 0;  // that parts and axes take
+constexpr int ROUNDS = HELD + OTHERS > NA_MOST_HELD ? 2 : 1;
 NA_SHARED na_tour tour;
 NA_SLABS T slabs[NA_DYNAMIC(BUFFERS * 2 * SIZE)];
 NA_SHARED float exchange[2 * NA_HALF];
@@ -32,29 +33,27 @@ const na_point corner = na_team_place<AXIS>(thread_index / NA_TEAM_THREADS, team
 const int across = PACKED ? params[NA_HEADS] + 2 * kv_heads : kv_heads;  // rows of a token
 const int before = PACKED ? params[NA_HEADS] : 0;                         // those of queries
 const na_rows key_rows = na_rows_of<RANK, true>(params, tile, before + kv_head, across, NA_OWN);
-const float factor = na_float(params[NA_SCALE]), scale = factor * NA_LOG2E;
+const float scale = na_float(params[NA_SCALE]) * NA_LOG2E;
 na_table bins = na_table_of<RANK, true>(params);
 NA_EACH_AXIS(a) bins.pitch[a] *= tile.axis[a].rank_step;  // of a query t
 
 na_mine mine[NA_ROWS];
-long own[NA_ROWS];  // where a key begins
 na_frag<T> k[FK];
 na_find_mine<RANK, true, Q1, Q2>(mine, params, tile, key_rows, corner, me);
-NA_UNROLL for (int h = 0; h < NA_ROWS; h++)
-  own[h] = na_line_at<RANK>(key_strides, tile.batch, mine[h].token, kv_head);
 na_load_rows<RANK, D>(k, key, key_strides, tile.batch, kv_head, mine, me);
 const na_seen seen = na_seen_from<RANK, true>(tile, corner, few);
 if (thread_index == 0) {  // with the rows of the first head
   na_tile fine = tile;
   const na_source first = na_source_of<RANK, FINER>(params, kv_head * sharing, fine);
   tour = na_tour_of<SHAPE>(params, na_seen_from<RANK, true>(tile, na_size(0, 0, 0), many).any, CAPACITY);
-  tour.channel = int(key_strides[RANK + 2]);
+  tour.own = na_own_of<RANK, true>(tile, key_rows, kv_head);
   tour.rows = na_rows_of<RANK, false>(params, fine, first.head, first.heads, NA_OUTPUTS);
   na_come_from<D, DV>(tour, query, na_lines_of<RANK, false>(query_strides, fine, first.head),
                       d_out, na_lines_of<RANK, false>(d_out_strides, fine, first.head),
                       FINER ? na_all_steps<RANK>(query_strides) | na_all_steps<RANK>(d_out_strides) : 0);
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
+na_keep_seen(tour, seen, thread_index);
 const auto heads = na_heads_of<RANK, FINER>(params, sharing, query_strides, d_out_strides);
 na_clear_slabs<D, DV>(slabs, BUFFERS * 2 * SIZE, thread_index, threads);
 
@@ -74,7 +73,7 @@ NA_UNROLL for (int round = 0; round < ROUNDS; round++) {
         slabs, query, d_out, marks, tour, n, heads, thread_index, threads);
     const TGP T* gradients = queries + SIZE;
     const int ahead = na_quotient(n, tour.number);  // of the first head
-    na_walk walk = na_walk_over<SHAPE>(seen, tour.slab[n % 3]);
+    na_walk walk = na_walk_over<SHAPE>(na_seen_again(tour, seen, thread_index), tour.slab[n % 3]);
     na_keep_pace<SHAPE>(walk, tour, thread_index, threads);
     for (int beside = 0; beside < walk.to_width; beside += SHAPE::COLUMNS) {
       const na_column column = na_column_at<SHAPE>(walk, mine, beside, me);
@@ -91,9 +90,13 @@ NA_UNROLL for (int round = 0; round < ROUNDS; round++) {
         na_add_parts(s, dp, exchange, turn, thread_index, me);
         if (!NA_SAME_DOTS)
           NA_UNROLL for (int e = 0; e < NA_PAIRS; e++)
-            if (mark[na_token_of(e)][3] != 0.0f && na_in_sight<SHAPE>(walk, column, i, e))
-              s.e[e] = na_plain_dot<D>(key + own[na_row_of(e)], na_channel_again(tour),
-                                       queries + at.column[na_token_of(e)], 1);
+            if (mark[na_token_of(e)][3] != 0.0f && na_in_sight<SHAPE>(walk, column, i, e)) {
+              const uint again = na_again(tour);
+              const na_found found = na_find_again<RANK, AXIS, Q0, Q1, Q2>(
+                  tour.own, params + again, thread_index + again, me, na_row_of(e));
+              s.e[e] = na_plain_dot<D>(key + na_line_again<RANK>(key_strides, tour.own, found),
+                                       int(key_strides[RANK + 2]), queries + at.column[na_token_of(e)], 1);
+            }
         if (BIAS)
           NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) {
             const int bin = mine[na_row_of(e)].bin - na_entry_at<SHAPE>(bins, column, i, e);
@@ -114,17 +117,23 @@ NA_UNROLL for (int round = 0; round < ROUNDS; round++) {
       }
     }
   }
-  if (of_key) na_store_rows<D>(d_key, acc_dk, mine, factor, me);
-  if (of_value) na_store_rows<DV>(PACKED ? d_key : d_value, acc_dv, mine, 1.0f, me, PACKED ? kv_heads : 0);
-}
-if (PACKED) {  // the gradient of its queries comes along
-  for (int head = kv_head * sharing; head < (kv_head + 1) * sharing; head++) {
-    na_frag<T> dq[FK];
-    na_load_rows<RANK, D>(dq, d_query, d_query_strides, tile.batch, head, mine, me);
-    na_frag<float> same[FK];
-    NA_UNROLL for (int f = 0; f < FK; f++)
-      NA_UNROLL for (int e = 0; e < NA_HELD * NA_WIDE; e++) same[f].e[e] = float(dq[f].e[e]);
-    na_store_rows<D>(d_key, same, mine, 1.0f, me, head - before - kv_head);
+  const uint again = na_again(tour);
+  na_found found[NA_ROWS];
+  NA_UNROLL for (int h = 0; h < NA_ROWS; h++)
+    found[h] = na_find_again<RANK, AXIS, Q0, Q1, Q2>(tour.own, params + again, thread_index + again, me, h);
+  const int shared = PACKED ? params[again + NA_KV_HEADS] : 0;
+  if (of_key) na_store_rows<D>(d_key, acc_dk, found, na_float(params[again + NA_SCALE]), me);
+  if (of_value) na_store_rows<DV>(PACKED ? d_key : d_value, acc_dv, found, 1.0f, me, shared);
+  if (PACKED && of_key) {  // the gradient of its queries comes along
+    const int first = tour.own.head * sharing;
+    for (int head = first; head < first + sharing; head++) {
+      na_frag<T> dq[FK];
+      na_load_rows<RANK, D>(dq, d_query, d_query_strides, tour.own.batch, head, found, me);
+      na_frag<float> same[FK];
+      NA_UNROLL for (int f = 0; f < FK; f++)
+        NA_UNROLL for (int e = 0; e < NA_HELD * NA_WIDE; e++) same[f].e[e] = float(dq[f].e[e]);
+      na_store_rows<D>(d_key, same, found, 1.0f, me, head - params[NA_HEADS] - tour.own.head);
+    }
+    if (group == 0 && thread_index == 0) d_value[0] = T(0.0f);
   }
-  if (group == 0 && thread_index == 0) d_value[0] = T(0.0f);
 }

@@ -34,7 +34,7 @@ const DEV float* bias = rpb + head * count;
 TGP float* close = close_bins + (BINS > 0 ? team * count : 0);
 const long shares = long(head * slices + slice) * (threads / NA_TEAM_THREADS);  // before this threadgroup's
 DEV float* share_of_rpb = d_rpb + (shares + team) * count;
-const float factor = na_float(params[NA_SCALE]), scale = factor * NA_LOG2E;
+const float scale = na_float(params[NA_SCALE]) * NA_LOG2E;
 
 na_clear_slabs<D, DV>(slabs, BUFFERS * 2 * SIZE, thread_index, threads);
 if (BIAS && me.part == 0) na_clear_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
@@ -47,22 +47,21 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
   threadgroup_barrier(mem_flags::mem_threadgroup);
   if (thread_index == 0) {
     tour = na_tour_of<SHAPE>(params, na_seen_from<RANK, false>(tile, na_size(0, 0, 0), many).any, CAPACITY);
-    tour.channel = int(query_strides[RANK + 2]);
+    tour.own = na_own_of<RANK, false>(tile, rows, source.head);
     na_come_from<D, DV>(tour, key, na_lines_of<RANK, true>(key_strides, tile, kv_head),
                         value, na_lines_of<RANK, true>(value_strides, tile, kv_head));
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
+  const na_seen seen = na_seen_from<RANK, false>(tile, corner, few);
+  na_keep_seen(tour, seen, thread_index);
   na_mine mine[NA_ROWS];
   float delta[NA_ROWS];
-  long own[NA_ROWS];  // where a query begins
   na_stats softmax[NA_ROWS];
   bool large[NA_ROWS];
   na_frag<T> q[FK], o[FV], g_out[FV];
   na_frag<float> acc_dq[FK];
   na_clear<FK>(acc_dq);
   na_find_mine<RANK, false, Q1, Q2>(mine, params, tile, rows, corner, me);
-  NA_UNROLL for (int h = 0; h < NA_ROWS; h++)
-    own[h] = na_line_at<RANK>(query_strides, tile.batch, mine[h].token, source.head);
   na_load_rows<RANK, D>(q, query, query_strides, tile.batch, source.head, mine, me);
   na_load_rows<RANK, DV>(o, out, out_strides, tile.batch, source.head, mine, me);
   na_load_rows<RANK, DV>(g_out, d_out, d_out_strides, tile.batch, source.head, mine, me);
@@ -76,21 +75,21 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
     large[h] = na_is_large(softmax[h]);
     if (large[h])
       softmax[h] = na_recount<RANK, BIAS, D>(
-          mine[h], query + own[h], na_channel_again(tour), key, na_lines_again(tour, 0), bins, bias, scale);
+          mine[h], query + na_line_at<RANK>(query_strides, tile.batch, mine[h].token, source.head),
+          int(query_strides[RANK + 2]), key, na_lines_again(tour, 0), bins, bias, scale);
     if (mine[h].stored && me.column + me.part == 0) {
       const na_pack<float, 4> mark = {
           {-softmax[h].top, -softmax[h].log_sum, -delta[h], large[h] ? 1.0f : 0.0f}};
       *(DEV na_pack<float, 4>*)(marks + row * 4) = mark;
     }
   }
-  simdgroup_barrier(mem_flags::mem_none);  // there may be no slab, and none of its barriers
+  simdgroup_barrier(mem_flags::mem_none);  // as in na_keep_seen
 
-  const na_seen seen = na_seen_from<RANK, false>(tile, corner, few);
   for (int n = 0; n < tour.number; n++) {
     const TGP T* keys = na_next_slab<RANK, D, DV, PITCH, SIZE, BUFFERS>(
         slabs, key, value, tour, n, thread_index, threads);
     const TGP T* values = keys + SIZE;
-    na_walk walk = na_walk_over<SHAPE>(seen, tour.slab[n % 3]);
+    na_walk walk = na_walk_over<SHAPE>(na_seen_again(tour, seen, thread_index), tour.slab[n % 3]);
     na_keep_pace<SHAPE>(walk, tour, thread_index, threads);
     for (int across = 0; across < walk.to_width; across += SHAPE::COLUMNS) {
       const na_column column = na_column_at<SHAPE>(walk, mine, across, me);
@@ -104,9 +103,13 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
         na_add_parts(s, dp, exchange, turn, thread_index, me);
         if (!NA_SAME_DOTS)
           NA_UNROLL for (int e = 0; e < NA_PAIRS; e++)
-            if (large[na_row_of(e)] && na_in_sight<SHAPE>(walk, column, i, e))
-              s.e[e] = na_plain_dot<D>(
-                  query + own[na_row_of(e)], na_channel_again(tour), keys + at.column[na_token_of(e)], 1);
+            if (large[na_row_of(e)] && na_in_sight<SHAPE>(walk, column, i, e)) {
+              const uint again = na_again(tour);
+              const na_found found = na_find_again<RANK, AXIS, Q0, Q1, Q2>(
+                  tour.own, params + again, thread_index + again, me, na_row_of(e));
+              s.e[e] = na_plain_dot<D>(query + na_line_again<RANK>(query_strides, tour.own, found),
+                                       int(query_strides[RANK + 2]), keys + at.column[na_token_of(e)], 1);
+            }
         int bin[NA_PAIRS];
         if (BIAS)
           NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) {
@@ -127,9 +130,15 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
       }
     }
   }
+  const uint again = na_again(tour);
+  const float factor = na_float(params[again + NA_SCALE]);  // read by all lanes
+  na_found found[NA_ROWS];
   float factors[NA_ROWS];
-  NA_UNROLL for (int h = 0; h < NA_ROWS; h++) factors[h] = mine[h].live ? factor : 0.0f;
-  na_store_rows<D>(d_query, acc_dq, mine, factors, me);
+  NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
+    found[h] = na_find_again<RANK, AXIS, Q0, Q1, Q2>(tour.own, params + again, thread_index + again, me, h);
+    factors[h] = found[h].live ? factor : 0.0f;
+  }
+  na_store_rows<D>(d_query, acc_dq, found, factors, me);
 }
 if (BIAS && me.part == 0) na_write_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
 if (!BIAS && group == 0 && thread_index == 0) d_rpb[0] = 0.0f;

@@ -51,17 +51,19 @@ na_softmax softmax = na_softmax_of_none();
 const na_seen seen = na_seen_from<RANK, false>(tile, corner, few);
 if (thread_index == 0) {
   tour = na_tour_of<SHAPE>(params, na_seen_from<RANK, false>(tile, na_size(0, 0, 0), many).any, CAPACITY);
+  tour.own = na_own_of<RANK, false>(tile, rows, source.head);
   na_come_from<D, DV>(tour, key, na_lines_of<RANK, true>(key_strides, tile, kv_head),
                       value, na_lines_of<RANK, true>(value_strides, tile, kv_head));
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
+na_keep_seen(tour, seen, thread_index);
 na_clear_slabs<D, DV>(slabs, BUFFERS * 2 * SIZE, thread_index, threads);
 
 for (int n = 0; n < tour.number; n++) {
   const TGP T* keys = na_next_slab<RANK, D, DV, PITCH, SIZE, BUFFERS>(
       slabs, key, value, tour, n, thread_index, threads);
   const TGP T* values = keys + SIZE;
-  na_walk walk = na_walk_over<SHAPE>(seen, tour.slab[n % 3]);
+  na_walk walk = na_walk_over<SHAPE>(na_seen_again(tour, seen, thread_index), tour.slab[n % 3]);
   na_keep_pace<SHAPE>(walk, tour, thread_index, threads);
   for (int across = 0; across < walk.to_width; across += SHAPE::COLUMNS) {
     const na_column column = na_column_at<SHAPE>(walk, mine, across, me);
@@ -84,18 +86,21 @@ for (int n = 0; n < tour.number; n++) {
   }
 }
 
+const uint again = na_again(tour);
+na_found found[NA_ROWS];
 float norm[NA_ROWS];
 NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
+  found[h] = na_find_again<RANK, AXIS, Q0, Q1, Q2>(tour.own, params + again, thread_index + again, me, h);
   softmax.row_sum[h] = na_row_sum(softmax.row_sum[h]);
-  norm[h] = mine[h].live ? na_reciprocal(softmax.row_sum[h]) : 0.0f;
+  norm[h] = found[h].live ? na_reciprocal(softmax.row_sum[h]) : 0.0f;
 }
-na_store_rows<DV>(out, acc_o, mine, norm, me);
+na_store_rows<DV>(out, acc_o, found, norm, me);
 NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
-  if (!mine[h].stored || me.column + me.part != 0) continue;
-  const bool live = mine[h].live;
+  if (!found[h].stored || me.column + me.part != 0) continue;
+  const bool live = found[h].live;
   const float row_max = live ? softmax.row_max[h] : 0.0f;
   const float log_sum = live ? na_log2(softmax.row_sum[h]) : 0.0f;
-  lse[mine[h].row] = live ? (row_max + log_sum) * NA_LN2 : na_float(NA_MINUS_INFINITY);
-  stats[mine[h].row * 2] = row_max;
-  stats[mine[h].row * 2 + 1] = log_sum;
+  lse[found[h].row] = live ? (row_max + log_sum) * NA_LN2 : na_float(NA_MINUS_INFINITY);
+  stats[found[h].row * 2] = row_max;
+  stats[found[h].row * 2 + 1] = log_sum;
 }

@@ -1,6 +1,7 @@
 // Products of 8x8 matrices by Metal's simdgroups: a team is a simdgroup.
 
 enum { NA_SECOND_LANE = 8 };  // what the numbers of two lanes that share a row differ by, besides 1
+enum { NA_KEEPS_SEEN = 1 };   // in threadgroup memory (slab.h)
 enum { NA_SAME_DOTS = 0 };    // nobody promises an order of sums (rows.h)
 enum { NA_MOST_HELD = 56 };    // registers for a team's rows, that leave enough for all else
 

@@ -4,6 +4,7 @@
 // Windows of four neighbors overlap more than those of eight, so that less is masked than in
 // products of matrices.
 
+enum { NA_KEEPS_SEEN = 0 };   // in threadgroup memory (slab.h)
 enum { NA_SAME_DOTS = 0 };  // sums over lanes begin with the own one (rows.h)
 enum { NA_MOST_HELD = 1 << 20 };  // ops/gpu/programs.py sees to that
 

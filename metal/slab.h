@@ -28,13 +28,27 @@ struct na_tour {
   na_box slab[3];  // the last, this and the next
   na_lines lines[2];  // of the arrays that they come from,
   na_rows rows;       // and their number in a contiguous one, where a kernel wants it
+  na_own own;         // where the tile's own rows lie
+  na_seen seen[NA_KEEPS_SEEN ? NA_THREADS / NA_TEAM_THREADS : 1];  // by each team
   int depth[NA_PARTS > 1 ? NA_THREADS / NA_TEAM_THREADS : 1];  // of each team's walk,
   int width[NA_PARTS > 1 ? NA_THREADS / NA_TEAM_THREADS : 1];  // where they keep pace (parts.h)
   int wide;           // whether they move 16 bytes at once
-  int channel;        // from a channel of a tile's own rows to the next
   int none;        // 0, but no compiler knows: what is computed with it is not kept from slab to slab
 };
-static_assert(sizeof(na_tour) <= 288, "ops/gpu/tile.py counts on it");
+static_assert(sizeof(na_tour) <= 384 + sizeof(na_seen) * (NA_KEEPS_SEEN ? NA_THREADS / NA_TEAM_THREADS : 1),
+              "ops/gpu/tile.py counts on it");
+
+// What a team sees is asked for once a slab. Where lanes have no registers for it, it is kept in
+// threadgroup memory.
+NA_FN void na_keep_seen(TGP na_tour& tour, const na_seen seen, uint thread_index) {
+  if (NA_KEEPS_SEEN && thread_index % NA_TEAM_THREADS == 0)
+    tour.seen[thread_index / NA_TEAM_THREADS] = seen;
+  if (NA_KEEPS_SEEN) simdgroup_barrier(mem_flags::mem_none);  // there may be no slab, and none of its barriers
+}
+NA_FN na_seen na_seen_again(const TGP na_tour& tour, const na_seen seen, uint thread_index) {
+  if (!NA_KEEPS_SEEN) return seen;
+  return tour.seen[thread_index / NA_TEAM_THREADS];
+}
 
 // Slabs of at most `capacity` tokens, and on each axis of as many as the parameters allow. Teams of a
 // whole simdgroup have wide fragments: a slab takes all of the inner axes, if it may, and cuts
@@ -91,8 +105,8 @@ NA_FN na_lines na_lines_again(const volatile TGP na_tour& tour, int head) {
   return lines;
 }
 
-// From a channel of the tile's own rows to the next.
-NA_FN int na_channel_again(const volatile TGP na_tour& tour) { return tour.channel; }
+// 0: what is computed with it is computed then, not kept from before.
+NA_FN uint na_again(const volatile TGP na_tour& tour) { return uint(tour.none); }
 
 // ---- Filling a slab. Its tokens are numbered row by row, and each thread takes every so manieth.
 

@@ -96,3 +96,69 @@ NA_FN bool na_whole(const na_mine query, int volume) {
   NA_EACH_AXIS(a) count *= query.sight.count[a];
   return count == volume;
 }
+
+// Where a tile's own rows lie. A lane finds its rows again when it stores them: kept in registers, all
+// that tells where they are would lie beside its sums through the whole walk.
+struct na_own {
+  na_rows rows;
+  int batch, head;
+  int start[3];
+  int padded[3];  // how many the arrays have on each axis,
+  int live[3];    // and this sample
+  int token[3];   // where the first of the class lies,
+  int step[3];    // and from one to the next
+};
+
+template <int RANK, bool KEYS>
+NA_FN na_own na_own_of(const na_tile tile, const na_rows rows, int head) {
+  na_own own;
+  own.rows = rows;
+  own.batch = tile.batch;
+  own.head = head;
+  NA_UNROLL for (int a = 0; a < 3; a++) own.start[a] = own.padded[a] = own.live[a] = 0;
+  NA_UNROLL for (int a = 0; a < 3; a++) own.token[a] = own.step[a] = 0;
+  NA_EACH_AXIS(a) {
+    const na_axis axis = tile.axis[a];
+    own.start[a] = tile.start[a];
+    own.padded[a] = axis.padded;
+    own.live[a] = KEYS ? axis.keys : axis.queries;
+    own.token[a] = KEYS ? axis.key0 : axis.out0;
+    own.step[a] = KEYS ? axis.key_step : axis.out_step;
+  }
+  return own;
+}
+
+// What na_mine tells of a row's place.
+struct na_found {
+  long row;
+  na_point token;
+  bool stored;
+  bool live;
+};
+
+// Row h of those that a lane looks after. Before the walk they were found from the same: `p` and
+// `thread_index` are such that no compiler knows (na_again in slab.h).
+template <int RANK, int AXIS, int N0, int N1, int N2>
+NA_FN na_found na_find_again(const volatile TGP na_own& own, const DEV int* p, uint thread_index,
+                             na_lane me, int h) {
+  const uint team = thread_index / NA_TEAM_THREADS;
+  const na_point corner = na_team_place<AXIS>(team, na_teams<RANK>(p), na_size(N0, N1, N2));
+  const na_point place = na_place<N1, N2>(h * 8 + me.row);
+  na_found found;
+  found.stored = found.live = true;
+  found.row = own.rows.base;
+  NA_EACH_AXIS(a) {
+    const int at = own.start[a] + corner.at[a] + place.at[a];
+    found.stored = at < own.padded[a] && found.stored;  // all lanes read
+    found.live = at < own.live[a] && found.live;
+    found.token.at[a] = own.token[a] + at * own.step[a];
+    found.row += na_product(at, own.rows.step[a]);
+  }
+  return found;
+}
+
+// Where the row of a token begins in an array of such rows.
+template <int RANK, typename STRIDES>
+NA_FN long na_line_again(const STRIDES strides, const volatile TGP na_own& own, const na_found found) {
+  return na_line_at<RANK>(strides, own.batch, found.token, own.head);
+}

@@ -6,7 +6,7 @@ import pytest
 mx.default_stream(mx.cpu)  # number 0, which exported functions name, whatever threads a test starts
 
 MUST_RUN = bool(os.environ.get("NATTEN_ZOO_MUST_RUN"))
-EXCUSED = ("gpu", "weights", "natten")  # what they need .ci/run does not bring
+EXCUSED = ("gpu", "weights", "natten", "asahi")  # what they need .ci/run does not bring
 SLOW_NOTEBOOKS = ("03_finetune.ipynb", "09_detect.ipynb", "10_naf.ipynb", "11_emoji.ipynb")
 
 

@@ -35,14 +35,9 @@ class Shape:
     high: int
 
 
-def fragment(rank: int, kernel: Axes, core: Core, by_key: bool) -> Shape:
-    """The cheapest shape (`fragments`)."""
-    return fragments(rank, kernel, core, by_key)[0]
-
-
 @lru_cache(maxsize=4096)
 def fragments(rank: int, kernel: Axes, core: Core, by_key: bool) -> list[Shape]:
-    """All shapes, the cheapest first: whose queries see few fragments together, in few columns.
+    """All shapes of a team, the cheapest first: which sees few fragments, in few columns.
 
     Counted over a whole map, and with queries and keys in each other's places for tiles of keys:
     near a border fewer keys are seen, but more queries see a key.
@@ -65,10 +60,10 @@ def _shapes(rank: int, core: Core) -> Iterator[Shape]:
     if rank == 1:
         heights = [core.tokens]
     elif core.whole:  # a lane's two tokens are neighbors across columns; in 3-D columns are short
-        heights = [1, 2, 4] if rank == 2 else [1]
+        heights = [1, 2, 4] if rank == 2 else [1, 2] if core.name != "tensor" else [1]
     else:  # two columns, so that a slab may be cut between any two
         heights = [core.tokens // 2]
-    for queries, axis, high in product(_boxes(core.rows, rank), axes, heights):
+    for queries, axis, high in product(boxes(core.rows, rank), axes, heights):
         yield Shape(queries, axis, high)
 
 
@@ -82,7 +77,7 @@ def _extents(kernel: int, count: int, by_key: bool) -> list[int]:
     return [firsts[b] + kernel - firsts[a] for a, b in ends]
 
 
-def _boxes(volume: int, rank: int) -> list[Axes]:
+def boxes(volume: int, rank: int) -> list[Axes]:
     """All boxes of a volume, a power of two; a problem's axes are the last ones."""
     sides = [2**i for i in range(volume.bit_length())]
     boxes = product(*([sides if a >= 3 - rank else [1] for a in range(3)]))
@@ -100,15 +95,21 @@ def team_counts(core: Core) -> list[int]:
     return [t // core.team_threads for t in threads if t >= core.team_threads]
 
 
-def lay_teams(rank: int, kernel: Axes, shape: Shape, count: int, sizes: Axes, core: Core) -> Axes:
-    """How teams lie in a tile: such that it sees the fewest keys.
+def teams_together(core: Core, shape: Shape, count: int, size: int) -> int:
+    """How many teams lie along the columns.
 
-    Those of a simdgroup lie along the columns, where they keep pace (metal/tile.h), unless that
-    axis is too short for them.
+    Those of a simdgroup do, where they keep pace (metal/tile.h), unless that axis is too short for
+    them.
     """
     together = min(32 // core.lanes, count)
-    while together > 1 and (together - 1) * shape.rows[shape.axis] >= sizes[shape.axis]:
+    while together > 1 and (together - 1) * shape.rows[shape.axis] >= size:
         together //= 2
+    return together
+
+
+def lay_teams(rank: int, kernel: Axes, shape: Shape, count: int, sizes: Axes, core: Core) -> Axes:
+    """How teams lie in a tile: such that it sees the fewest keys."""
+    together = teams_together(core, shape, count, sizes[shape.axis])
 
     def seen(teams: Axes) -> tuple[float, int]:
         axes = list(zip(shape.rows, teams, kernel, strict=True))
@@ -122,7 +123,7 @@ def lay_teams(rank: int, kernel: Axes, shape: Shape, count: int, sizes: Axes, co
         )
         return along / busy, volume
 
-    return min((b for b in _boxes(count, rank) if b[shape.axis] % together == 0), key=seen)
+    return min((b for b in boxes(count, rank) if b[shape.axis] % together == 0), key=seen)
 
 
 # What beginning a fragment, a column of them and a slab takes, in tokens of a team's fragment; and
@@ -152,14 +153,12 @@ def slabs(
     shape: Shape,
     teams: Axes,
     capacity: int,
-    *,
-    of_first: bool,
 ) -> Slabs:
-    """The cheapest slabs of at most ``capacity`` tokens.
+    """The cheapest slabs of at most ``capacity`` tokens, on an NVIDIA GPU.
 
     A slab ends fragments, columns and, since all teams of a threadgroup wait for it, their work.
-    What it cuts a team's keys into is counted over all teams, or for the ``first`` alone, which has
-    the least: that is how the numbers below were found on an H200.
+    What it cuts a team's keys into is counted for the first team, which has the least: that is how
+    the numbers above were found on an H200.
     """
 
     def keys(queries: int, size: int, shared: int) -> int:
@@ -176,27 +175,21 @@ def slabs(
         even = {-(-box[axis] // n) for n in parts}
         return sorted({min(-(-n // piece) * piece, box[axis]) for n in even})
 
-    def pieces(axis: int, size: int) -> list[tuple[int, ...]]:
+    def pieces(axis: int, size: int) -> tuple[int, ...]:
         if core.parts > 1:  # in step, all go as far as any
-            return [_longest(box[axis], seen[axis], size, shape.rows[axis], teams[axis])]
-        shared = window_stride[axis]
-        many = 1 if of_first else teams[axis]
-        starts = {i * shape.rows[axis] // shared * shared for i in range(many)}
-        return [_pieces(start % size, seen[axis], size) for start in starts]
+            return _longest(box[axis], seen[axis], size, shape.rows[axis], teams[axis])
+        rest = seen[axis] % size
+        return (size,) * (seen[axis] // size) + ((rest,) if rest else ())
 
     @cache
     def deep(size: int) -> float:
-        return fmean(
-            sum(-(-n // shape.high) for n in cut) * (core.tokens + FRAGMENT) + len(cut) * COLUMN
-            for cut in pieces(shape.axis, size)
-        )
+        cut = pieces(shape.axis, size)
+        return sum(-(-n // shape.high) for n in cut) * (core.tokens + FRAGMENT) + len(cut) * COLUMN
 
     @cache
-    def wide(*sizes: int) -> float:
-        axes = [pieces(axis, size) for axis, size in zip((2, other), sizes, strict=False)]
-        return fmean(
-            sum(-(-math.prod(n) // columns) for n in product(*cuts)) for cuts in product(*axes)
-        )
+    def wide(*sizes: int) -> int:
+        cuts = [pieces(axis, size) for axis, size in zip((2, other), sizes, strict=False)]
+        return sum(-(-math.prod(n) // columns) for n in product(*cuts))
 
     def cost(reach: Axes) -> float:
         across = () if rank == 1 else (reach[2],) if rank == 2 else (reach[2], reach[other])
@@ -216,11 +209,3 @@ def _longest(box: int, seen: int, size: int, rows: int, teams: int) -> tuple[int
     firsts = [i * rows for i in range(teams)]
     most = (max(min(b, n + seen) - max(a, n) for n in firsts) for a, b in slabs)
     return tuple(n for n in most if n > 0)
-
-
-def _pieces(start: int, length: int, size: int) -> tuple[int, ...]:
-    """Of a length that begins so far into a slab of a size."""
-    first = min(size - start, length)
-    rest = length - first
-    pieces = (first,) + (size,) * (rest // size)
-    return (*pieces, rest % size) if rest % size else pieces

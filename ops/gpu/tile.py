@@ -13,6 +13,7 @@ from ..problem import Problem
 from .device import Device
 from .params import padded
 from .shapes import NO_LIMIT, Axes, Shape, fragments, lay_teams, slabs, team_counts
+from .walks import lay_out
 
 AT_ONCE = 8  # channels of a row that a lane had better not exceed: 16 bytes of float16
 FEW_KEYS = 32  # a fragment of neural accelerators has as many
@@ -28,10 +29,12 @@ FEW_SLABS = 10.5  # up to so many of a tile's keys are not worth a second buffer
 FEW_TOKENS = 32  # of a slab, for which Metal's threadgroups have all of their memory
 LARGEST_SLAB = 128  # tokens; larger ones are cut worse
 
+MOST_UNROLLED = 128  # channels of a simdgroup: its loops over them are written out
 TEAMS_IN_STEP = 2  # of parts: more of them wait for each other
 PART_REGISTERS = 12  # that parts take themselves (scripts/registers.py)
 WIDEST_PART = 256  # bytes of a row of more than 128 channels, on tensor cores
-TOUR_BYTES = 288  # of threadgroup memory: what a tile's threads share beside slabs (metal/slab.h)
+TOUR_BYTES = 384  # of threadgroup memory: what a tile's threads share beside slabs (metal/slab.h),
+SEEN_BYTES = 48  # and what each team does
 
 
 @dataclass(frozen=True)
@@ -178,23 +181,27 @@ def choose_tile(
         if not share:
             continue
         fitted = one if one.threads == share.threads else replace(one, threads=share.threads)
-        several = device.processor or not one.whole
-        for shape in shapes[: SHAPES_TRIED if several else 1]:
+        capacity = share.slab_bytes // row_bytes
+        if not device.processor:
+            tile = _largest(
+                device, fitted, shapes[0], share, windows, sizes, maps, problem.rank, bins
+            )
+            tiles = min(math.prod(tile.counts(sizes)), -(-device.enough_threadgroups // maps))
+            teams = math.prod(tile.teams)
+            layout = lay_out(problem, fitted, shapes, teams, capacity, tiles, by_key=by_key)
+            return replace(tile, shape=layout.shape, teams=layout.teams, reach=layout.reach)
+        for shape in shapes[:SHAPES_TRIED]:
             tile = _largest(device, fitted, shape, share, windows, sizes, maps, problem.rank, bins)
-            capacity = share.slab_bytes // row_bytes
             if not one.whole and tile.is_deep_in(capacity, windows[0]):
                 return tile
-            of_first = device.processor is not None
-            kv = slabs(
-                problem.rank, *windows, fitted, shape, tile.teams, capacity, of_first=of_first
-            )
+            kv = slabs(problem.rank, *windows, fitted, shape, tile.teams, capacity)
             warps = share.resident * share.threads // 32
             teams = math.prod(tile.counts(sizes)) * math.prod(tile.teams)
             cost = kv.cost * (1 + WAITING / warps) * teams
-            if device.processor:  # what a slab doesn't need is cache
-                needed = min(_in_steps(math.prod(kv.reach) * row_bytes), share.slab_bytes)
-                tile = replace(tile, share=share._replace(slab_bytes=needed))
-            found.append((cost, replace(tile, reach=kv.reach)))
+            # What a slab doesn't need is cache.
+            needed = min(_in_steps(math.prod(kv.reach) * row_bytes), share.slab_bytes)
+            tile = replace(tile, share=share._replace(slab_bytes=needed), reach=kv.reach)
+            found.append((cost, tile))
     return min(found, key=lambda one: one[0])[1]
 
 
@@ -312,17 +319,20 @@ def in_parts(problem: Problem, device: Device, core: Core, dim: int, held: Held)
         if device.processor:
             enough = wide <= 128 or parted.parts * WIDEST_PART >= wide * problem.dtype.size
         else:
-            enough = held.fits(problem, dim, parted)
+            few = parted.padded(dim) <= MOST_UNROLLED * parted.parts
+            enough = few and held.fits(problem, dim, parted)
         if enough:
             break
-        threads = min(TEAMS_IN_STEP * 2 * parted.team_threads, core.threads)
+        in_step = TEAMS_IN_STEP * 2 * parted.team_threads
+        threads = min(in_step, core.threads) if device.processor else core.threads
         parted = replace(core, parts=2 * parted.parts, threads=threads)
     return parted
 
 
 def bytes_beside_slabs(core: Core) -> int:
     """Of threadgroup memory, that a kernel has beside its slabs and bins, at most."""
-    return TOUR_BYTES + _exchanged_bytes(core, core.threads)
+    teams = core.threads // core.team_threads if core.whole else 1
+    return TOUR_BYTES + SEEN_BYTES * teams + _exchanged_bytes(core, core.threads)
 
 
 def _exchanged_bytes(core: Core, threads: int) -> int:

@@ -281,6 +281,17 @@ def test_who_multiplies(head_dim, batch, has_rpb, dtype, cores):
     assert {step.plan.core for step in products} == {MATRIX}
 
 
+@pytest.mark.parametrize("dtype", (mx.float16, mx.float32), ids=str)
+def test_no_simdgroup_has_more_than_128_channels(dtype):
+    """Loops over channels are written out: bodies of more are long to compile."""
+    for head_dim in range(8, MAX_DIM + 1, 8):
+        one = replace(problem(3, (20, 20), head_dim=head_dim, dtype=dtype), batch=64)
+        for op in ("forward", "backward", "qk", "av", "av_backward"):
+            for step in program(op, one, machine(None)).steps:
+                core = step.plan.core
+                assert core.padded(head_dim) <= 128 * core.parts, (head_dim, step.kernel)
+
+
 @pytest.mark.parametrize(
     ("generation", "core"),
     [("applegpu_g13g", MATRIX_M1), ("applegpu_g14s", MATRIX_M1), ("applegpu_g15p", MATRIX),
