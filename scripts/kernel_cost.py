@@ -21,6 +21,8 @@ and read from L2 once for each fragment, by every lane: at most what it may cost
 
 What is copied before a launch is ``copies``, and its time is added: counted with two heads, and
 with inputs that are views of one projection, as a layer has them; natten-mlx has them transposed.
+The rows of ``packed`` are such views where they lie, and one array of gradients; beside them is
+what the same would cost if each launch had its inputs copied, and gradients were joined.
 
 Cycles of a core are modelled from these and from published figures of Apple's GPUs; they
 compare designs and are no measurement. ``share`` is the roofline's part of the cycles: the time of
@@ -72,6 +74,8 @@ FIGURES = Figures()
 PRODUCTS = {"attention_forward": 2, "attention_backward_query": 3, "attention_backward_key": 4}
 CORES = {"matrix": MATRIX, "scalar4": SCALAR_4, "scalar8": SCALAR_8, "nax": NAX}
 GOALS = {"forward": 0.6, "backward": 0.5}  # of the roofline
+# Rows that copies read and write: of three arrays before each launch, and of gradients joined.
+COPIED = {"forward": 6, "backward": 2 * 6 + 6}
 # name: cores, GHz, GB/s of memory.
 CHIPS = {
     "M1": (8, 1.278, 68.3),
@@ -91,10 +95,16 @@ class Case:
     kernel_size: int
     head_dim: int
     window_stride: int = 1
+    is_packed: bool = False
+
+    @property
+    def heads(self) -> int:
+        """That are run; packed arrays are views where there are several."""
+        return 2 if self.is_packed else 1
 
     @property
     def problem(self) -> Problem:
-        return self.problem_of(1)
+        return self.problem_of(self.heads)
 
     def problem_of(self, heads: int) -> Problem:
         d = self.head_dim
@@ -111,7 +121,8 @@ class Case:
     def small(self) -> Case:
         """To count copies, which are the same for any size."""
         return replace(self, spatial=(2 * min(self.kernel_size, 7),) * len(self.spatial),
-                       kernel_size=min(self.kernel_size, 7), window_stride=1)  # fmt: skip
+                       kernel_size=min(self.kernel_size, 7), window_stride=1,
+                       is_packed=False)  # fmt: skip
 
     def arrays(self, heads: int = 1) -> list[mx.array]:
         """Query, key, value and the output's gradient; of several heads views of one projection."""
@@ -139,6 +150,8 @@ def cases() -> Iterator[Case]:
             yield Case(f"{name} D{head_dim}", spatial, kernel, head_dim)
     for head_dim in (64, 128):
         yield Case(f"2-D K32 S16 D{head_dim}", (48, 48), 32, head_dim, window_stride=16)
+    for head_dim in (32, 64):
+        yield Case(f"2-D K7 D{head_dim} packed", (56, 56), 7, head_dim, is_packed=True)
 
 
 @dataclass(frozen=True)
@@ -158,8 +171,12 @@ class Cost:
 
     @property
     def must(self) -> float:
-        """Bytes of each array once, backward in two passes, and of the LSE."""
-        return (4 if self.direction == "forward" else 12) * self.case.head_dim * 2 + 4
+        """Bytes of each array once, backward in two passes, and of the LSE.
+
+        Packed gradients take those of queries along, read and written.
+        """
+        rows = 4 if self.direction == "forward" else 14 if self.case.is_packed else 12
+        return rows * self.case.head_dim * 2 + 4
 
     @property
     def multiply_adds(self) -> float:
@@ -187,7 +204,7 @@ def cost(case: Case, who: str, direction: str, launches: list[Any], copies: floa
 
     def each(**weights: float) -> float:
         total = sum(getattr(c, name) * weight for c in counts for name, weight in weights.items())
-        return total / math.prod(case.spatial)
+        return total / (math.prod(case.spatial) * case.heads)
 
     return Cost(
         case,
@@ -213,15 +230,18 @@ def cost(case: Case, who: str, direction: str, launches: list[Any], copies: floa
 
 def ours(case: Case, core: Core | None, compiler: str | None) -> list[Cost]:
     """With the tile, and without another core the one, that many heads would get."""
-    q, k, v, g = case.arrays()
+    q, k, v, g = case.arrays(case.heads)
+    gradients = gpu.backward_packed if case.is_packed else gpu.backward
+    operation = "backward_packed" if case.is_packed else "backward"
     with use_device(replace(current(), enough_threadgroups=1, core=core)) as device:
         with metal_emulator.record() as forward:
             out, lse, stats = gpu.forward(case.problem, q, k, v, None, None)
         with metal_emulator.record() as backward:
-            gpu.backward(case.problem, q, k, v, None, None, out, stats, g, mx.zeros(lse.shape))
+            gradients(case.problem, q, k, v, None, None, out, stats, g, mx.zeros(lse.shape))
     costs = []
     for direction, launches in (("forward", forward), ("backward", backward)):
-        steps = program(direction, case.problem, device).steps
+        op = operation if direction == "backward" else direction
+        steps = program(op, case.problem, device).steps
         spilled = sum(spills(case, step, launches, compiler) for step in steps) if compiler else 0
         copies = copied(case, direction)
         costs.append(replace(cost(case, "ours", direction, launches, copies), spilled=spilled))
@@ -243,14 +263,26 @@ def copied(case: Case, direction: str) -> float:
 def spills(case: Case, step: Step, launches: list[Any], compiler: str) -> float:
     """Bytes per query and head. A product reads a fragment's tokens once from local memory."""
     counts = [x.counts for x in launches if step.kernel in x.name and x.counts.threads > 256]
-    read = sum(c.threadgroup_read_bytes for c in counts) / math.prod(case.spatial)
+    read = sum(c.threadgroup_read_bytes for c in counts) / (math.prod(case.spatial) * case.heads)
     core = step.plan.core
     fragments = read / (PRODUCTS[step.kernel] * core.tokens * case.head_dim * 2)
     return fragments * core.lanes * measure(step.kernel, step.plan, compiler).spilled * 8
 
 
+def with_copies(case: Case, core: Core | None) -> list[Cost]:
+    """What packed arrays would cost without the kernels that take them."""
+    if not case.is_packed:
+        return []
+    return [
+        replace(one, case=case, who="copied", copies=COPIED[one.direction] * case.head_dim * 2)
+        for one in ours(replace(case, is_packed=False), core, None)
+    ]
+
+
 def natten_mlx(case: Case) -> list[Cost]:
     """The same of natten-mlx; none without it."""
+    if case.is_packed:
+        return []
     try:
         peer = import_natten_mlx()
     except ImportError:
@@ -284,7 +316,7 @@ def goals(costs: list[Cost]) -> list[str]:
     """Of each of our rows, whether it meets what was set for it on an M1."""
     chip = CHIPS["M1"]
     clock = chip[2] / (chip[0] * chip[1])
-    peers = {(c.case, c.direction): c.cycles(clock) for c in costs if c.who != "ours"}
+    peers = {(c.case, c.direction): c.cycles(clock) for c in costs if c.who == "natten-mlx"}
     lines = []
     for one in (c for c in costs if c.who == "ours"):
         cycles, wanted = one.cycles(clock), GOALS[one.direction]
@@ -318,7 +350,9 @@ def main() -> None:
     found = []
     with metal_emulator.install(count_operations=True, strict=False):
         for case in (c for c in cases() if args.cases in c.name):
-            for one in (*ours(case, CORES.get(args.core), args.compiler), *natten_mlx(case)):
+            core = CORES.get(args.core)
+            counted = ours(case, core, args.compiler)
+            for one in (*counted, *with_copies(case, core), *natten_mlx(case)):
                 print(line(one), flush=True)
                 found.append(one)
     print("", *goals(found), sep="\n")
