@@ -18,8 +18,10 @@ from ...metal import MATRIX, MATRIX_M1, NAX, SCALAR_4, SCALAR_8, TENSORS, Core
 from ..neighborhood import kept_hash
 
 # Multiply-adds of rows that take a quarter of a second on the slowest Mac, an M1 of 7 cores of 128
-# lanes at 1.278 GHz: of their time the model of docs/kernels.md sees at least 34 % spent on them.
-QUARTER_SECOND = 0.25 * 0.34 * 7 * 128 * 1.278e9
+# lanes at 1.278 GHz: of their time the model of docs/kernels.md sees this much spent on them, at
+# least, if a row has BESIDE_KEYS more keys than it sees, for all that it takes beside them.
+SHARE, BESIDE_KEYS = 0.3, 16
+QUARTER_SECOND = 0.25 * SHARE * 7 * 128 * 1.278e9
 
 
 class Processor(NamedTuple):

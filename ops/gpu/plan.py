@@ -11,7 +11,7 @@ import mlx.core as mx
 from ...metal import Core
 from ..problem import Problem
 from .cuts import MOST_THREADS, Cut, cut_up
-from .device import Device
+from .device import BESIDE_KEYS, Device
 from .params import ONE_TOKEN, Axis, head_params, padded, parameter_block
 from .shapes import Axes
 from .tile import PRODUCT, Held, bytes_beside_slabs, choose_tile, near_bins
@@ -239,7 +239,7 @@ def lay_out(
 def _multiply_adds(problem: Problem, dims: tuple[int, int]) -> int:
     """Of a launch, at most: there are two products of rows of each of its arrays."""
     rows = problem.batch * problem.heads * math.prod(problem.out)
-    return 2 * sum(dims) * problem.neighborhood.volume * rows
+    return 2 * sum(dims) * (problem.neighborhood.volume + BESIDE_KEYS) * rows
 
 
 def smallest(plan: Plan) -> Plan:
