@@ -91,6 +91,7 @@ def special(mutant: Mutant | None) -> Iterator[Check]:
         (SCALAR_4, check_packed, packed),
         (MATRIX, check_attention, CASES["finer"]),
         (SCALAR_4, check_attention, CASES["finer"]),
+        (MATRIX, check_attention, aslant),
         (MATRIX, check_attention, apart),
         (MATRIX, check_attention, askew),
         (SCALAR_4, check_attention, askew),
@@ -147,6 +148,16 @@ def askew() -> Case:
     arrays = {name: getattr(case, name) for name in ("query", "key", "value")}
     wide = {n: mx.concatenate([x[..., :1], x], axis=-1) for n, x in arrays.items()}
     return replace(case, **{n: x[..., 1:] for n, x in wide.items()})
+
+
+def aslant() -> Case:
+    """Cells of which only the first rows begin where 16 bytes do."""
+    hood = Neighborhood.of(1, 3)
+    case = case_of(Problem(hood, 1, (8,), 4, 2, 16, 16, 0.25, mx.float32, finer=(2,)))
+    more = mx.concatenate([case.query, case.query[..., :2]], axis=-1)
+    lies = mx.contiguous(more.swapaxes(1, 2))
+    mx.eval(lies)
+    return replace(case, query=lies.swapaxes(1, 2)[..., :16])
 
 
 def check_padding(case: Case) -> dict[str, float]:

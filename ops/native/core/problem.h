@@ -48,7 +48,7 @@ struct View {
   int64_t axis_stride[kAxes] = {};
   int64_t head_stride = 0;
   int64_t channel_stride = 1;
-  int finer[kAxes] = {1, 1, 1};
+  int finer[kAxes] = {};  // if it is
   bool is_finer = false;
 
   // The same array on a finer map, seen as one on the map of its cells.
