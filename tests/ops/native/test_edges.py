@@ -5,7 +5,10 @@ Each test is the only one that sees some fault of those that scripts/mutants.py 
 
 from __future__ import annotations
 
+import math
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -89,22 +92,68 @@ def run(problem: Problem, q: mx.array, k: mx.array, v: mx.array) -> list[mx.arra
 def test_tiles_that_are_alike_but_for_one_lane(kernel):
     """Windows of two: the first tile sees as many rows as the next, but key 1 has one more."""
     hood = Neighborhood.of(1, kernel)
-    problem = Problem(hood, 1, (80,), 1, 1, 8, 8, 0.4, mx.float32)
+    hold(Problem(hood, 1, (80,), 1, 1, 8, 8, 0.4, mx.float32))
+
+
+def test_rows_that_are_multiplied_by_two():
+    """Of base 2: these rows, too, lie elsewhere than in their array."""
+    hold(Problem(Neighborhood.of(1, 3), 1, (40,), 1, 1, 8, 8, 2 * math.log(2), mx.float32))
+
+
+def hold(problem: Problem) -> None:
+    """Against float64."""
+    hood, shape = problem.neighborhood, (1, *problem.spatial, 1, problem.head_dim)
     reference = Reference(
-        (80,),
+        problem.spatial,
         hood.kernel_size,
         hood.dilation,
         hood.stride,
         hood.window_stride,
         hood.is_causal,
-        0.4,
+        problem.scale,
         None,
     )
-    inputs = [Case(seed, mx.float32).array(1, 80, 1, 8) for seed in range(3)]
+    inputs = [Case(seed, mx.float32).array(*shape) for seed in range(3)]
     out, lse, *grads = run(problem, *inputs)
     check((out, lse), reference.forward(*map(exact, inputs), None), mx.float32, problem)
     wanted = reference.backward(*map(exact, inputs), None, exact(out), exact(lse))
     check(grads, wanted[:3], mx.float32, problem)
+
+
+COUNT = """
+import importlib.util, sys
+import mlx.core
+spec = importlib.util.spec_from_file_location("natten_zoo.ops.native._ext", sys.argv[1])
+extension = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(extension)
+print(extension.thread_count())
+"""
+
+
+def test_the_number_of_threads():
+    """That which is asked for, else one for each processor."""
+    extension = native._extension().__file__
+    for asked, wanted in (("1", 1), ("3", 3), ("0", os.cpu_count()), ("many", os.cpu_count())):
+        environment = {**os.environ, "NATTEN_ZOO_THREADS": asked}
+        command = [sys.executable, "-c", COUNT, extension]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert int(done.stdout) == wanted, asked
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
+def test_what_threads_keep_does_not_grow():
+    """Rows of 20 channels are packed, which takes about half a megabyte of each task."""
+    problem = Problem(Neighborhood.of(2, 9), 1, (96, 96), 2, 2, 20, 20, 0.2, mx.float32)
+    inputs = [Case(seed, mx.float32).array(1, 96, 96, 2, 20) for seed in range(3)]
+
+    def resident() -> int:
+        for _ in range(5):
+            mx.eval(native.forward(problem, *inputs, None, None))
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    resident()
+    before = resident()
+    assert resident() < before + 2**22
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc")
