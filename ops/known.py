@@ -41,5 +41,6 @@ def keep(call: Hashable, rest: Rest) -> Rest:
     """Notes, and returns, what is left to do in calls of a kind that were found to be right."""
     if len(_known) >= KEPT:
         _known.clear()
-    _known[call] = rest
+    if call is not None:
+        _known[call] = rest
     return rest

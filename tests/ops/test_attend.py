@@ -4,7 +4,7 @@ import mlx.core as mx
 import pytest
 
 from natten_zoo import layers, ops
-from natten_zoo.ops import Neighborhood
+from natten_zoo.ops import Neighborhood, functional, known
 
 SPATIAL = {1: (12,), 2: (9, 8), 3: (4, 6, 5)}
 OPTIONS = {"dilation": 2, "window_stride": 2, "is_causal": True}
@@ -96,3 +96,33 @@ def test_the_positional_order_is_that_of_natten_mlx():
     wanted = ops.na2d_varlen(x, x, x, sizes, 7, dilation=2)
     assert mx.array_equal(ops.na2d_varlen(x, x, x, sizes, 7, 2), wanted)
     assert mx.array_equal(ops.na2d_av(weights, x, 7, 2), ops.na2d_av(weights, x, 7, dilation=2))
+
+
+def test_a_call_like_another_is_looked_up(monkeypatch):
+    """And one that differs in anything but its numbers is not."""
+    found, make = [], functional.attention_problem
+    monkeypatch.setattr(known, "_known", {})
+    monkeypatch.setattr(
+        functional, "attention_problem", lambda *a, **k: found.append(1) or make(*a, **k)
+    )
+    hood, x = Neighborhood.of(1, 3), mx.zeros((1, 9, 2, 8))
+    for _ in range(3):
+        ops.attend(hood, x, x, x, scale=1)
+    assert len(found) == 1
+    for other in (
+        lambda: ops.attend(hood, x, x, x, scale=2),
+        lambda: ops.attend(hood, x, x, x, scale=1, rpb=mx.zeros((2, 5))),
+        lambda: ops.attend(hood, *[x.astype(mx.float16)] * 3, scale=1),
+        lambda: ops.attend(hood, *[x[:, :8]] * 3, scale=1),
+        lambda: ops.attend(Neighborhood.of(1, 3, 2), x, x, x, scale=1),
+        lambda: ops.explain(ops.attend, hood, x, x, x, scale=1),
+        lambda: ops.attend(hood, x, x, x, scale=1, additional_keys=x, additional_values=x),
+    ):
+        before = len(found)
+        other()
+        assert len(found) == before + 1
+    with ops.use_backend("pure"):
+        ops.attend(hood, x, x, x, scale=1)
+    assert len(found) == before + 2
+    with pytest.raises(TypeError, match="'scale' must be a number"):
+        ops.attend(hood, x, x, x, scale=True)
