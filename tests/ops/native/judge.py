@@ -41,6 +41,7 @@ def tests() -> Iterator[Callable[[], Any]]:
         yield partial(test_activation.test_in_half_precision_it_is_rounded_once, dtype)
     for dtype in (mx.float32, mx.float16, mx.bfloat16):
         yield partial(test_edges.test_channels_that_lie_two_apart, dtype)
+    yield test_edges.test_tiles_that_are_alike_but_for_the_first_lane
     yield test_edges.test_rows_that_are_multiplied_by_two
     yield test_edges.test_the_number_of_threads
     yield test_edges.test_what_threads_keep_does_not_grow

@@ -95,6 +95,12 @@ def test_tiles_that_are_alike_but_for_one_lane(kernel):
     hold(Problem(hood, 1, (80,), 1, 1, 8, 8, 0.4, mx.float32))
 
 
+def test_tiles_that_are_alike_but_for_the_first_lane():
+    """Of 16 lanes two lie on z: the last tile but one has a first key that more queries see."""
+    hood = Neighborhood.of(3, (4, 2, 4))
+    hold(Problem(hood, 1, (12, 2, 4), 16, 16, 8, 8, 0.4, mx.float32))
+
+
 def test_rows_that_are_multiplied_by_two():
     """Of base 2: these rows, too, lie elsewhere than in their array."""
     hold(Problem(Neighborhood.of(1, 3), 1, (40,), 1, 1, 8, 8, 2 * math.log(2), mx.float32))
@@ -102,7 +108,8 @@ def test_rows_that_are_multiplied_by_two():
 
 def hold(problem: Problem) -> None:
     """Against float64."""
-    hood, shape = problem.neighborhood, (1, *problem.spatial, 1, problem.head_dim)
+    hood = problem.neighborhood
+    shape = (1, *problem.spatial, problem.heads, problem.head_dim)
     reference = Reference(
         problem.spatial,
         hood.kernel_size,
