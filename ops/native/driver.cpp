@@ -23,6 +23,9 @@ std::mt19937 random_bits(1);
 
 int draw(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_bits); }
 
+// A third of the rows end where a vector does.
+int channels() { return draw(0, 2) == 0 ? 16 * draw(1, 2) : draw(1, 40); }
+
 // A heads-last array, contiguous, and its view. Rows of queries may lie on a finer map.
 struct Tensor {
   std::vector<uint8_t> bytes;
@@ -73,12 +76,15 @@ struct Tensor {
 
 Problem random_problem() {
   Problem p;
-  const int rank = draw(1, 3), longest[] = {40, 12, 7}, largest[] = {9, 5, 3};
-  const bool finer = draw(0, 3) == 0;
+  const int rank = draw(1, 3);
+  const bool wide = draw(0, 15) == 0;  // more rows than a tile takes at once
+  const bool finer = !wide && draw(0, 3) == 0;
+  const int longest[] = {wide ? 300 : 40, wide ? 20 : 12, wide ? 9 : 7};
+  const int largest[] = {wide ? 200 : 9, wide ? 14 : 5, wide ? 6 : 3};
   for (int a = kAxes - rank; a < kAxes; ++a) {
     AxisSpec& axis = p.axis[a];
-    axis.kernel = draw(1, largest[rank - 1]);
-    axis.dilation = draw(1, 3);
+    axis.kernel = draw(wide ? largest[rank - 1] / 2 : 1, largest[rank - 1]);
+    axis.dilation = draw(1, wide ? 1 : 3);
     axis.stride = draw(1, axis.kernel);
     axis.window_stride = draw(1, axis.kernel);
     axis.causal = draw(0, 3) == 0;
@@ -88,8 +94,8 @@ Problem random_problem() {
   p.batch = draw(1, 2);
   p.kv_heads = draw(1, 2);
   p.heads = p.kv_heads * draw(1, 2) * p.places();
-  p.head_dim = draw(1, 40);
-  p.value_dim = draw(1, 40);
+  p.head_dim = channels();
+  p.value_dim = channels();
   p.scale = 0.3f;
   return p;
 }
@@ -197,6 +203,8 @@ struct Run {
     for (int b = 0; ragged && b < p.batch; ++b) {
       for (const AxisSpec& axis : p.axis) lengths.push_back(draw(0, axis.length));
     }
+    rpb.shrink_to_fit();  // of exact size, too
+    lengths.shrink_to_fit();
     a.query = query.view();
     a.key = key.view();
     a.value = value.view();
