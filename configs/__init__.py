@@ -34,7 +34,7 @@ PAGES = (
 
 @cache
 def load_page(name: str) -> dict[str, Any]:
-    """The YAML page ``configs/<name>.yaml`` as plain data; don't change what it returns."""
+    """The YAML page `configs/<name>.yaml` as plain data; don't change what it returns."""
     page: dict[str, Any] = yaml.safe_load(
         (files(__name__) / f"{name}.yaml").read_text(encoding="utf-8")
     )
@@ -42,7 +42,7 @@ def load_page(name: str) -> dict[str, Any]:
 
 
 def variants() -> dict[str, dict[str, Any]]:
-    """``{variant: {"architecture", "model", "checkpoint"}}`` of all pages, defaults filled in."""
+    """`{variant: {"architecture", "model", "checkpoint"}}` of all pages, defaults filled in."""
     result: dict[str, dict[str, Any]] = {}
     for page in map(load_page, PAGES):
         defaults = page["defaults"]
@@ -56,10 +56,10 @@ def variants() -> dict[str, dict[str, Any]]:
 
 
 def named_dilations(name: str, depths: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """The dilations that a page of ``configs/dilations.yaml`` has for levels of some depths.
+    """The dilations that a page of `configs/dilations.yaml` has for levels of some depths.
 
     Args:
-        name: Such as ``"detection-800"``.
+        name: Such as `"detection-800"`.
         depths: Layers per level.
 
     Raises:

@@ -24,21 +24,21 @@ WEIGHTS = ("hub", "url", "mirror", "file", "sha256", "parity")
 class Record:
     """What is known of a published model: its configuration, its weights, how to feed it.
 
-    Records are written in ``configs/*.yaml``; `natten_zoo.get_record` looks one up.
+    Records are written in `configs/*.yaml`; `natten_zoo.get_record` looks one up.
 
     Args:
-        name: The variant, as upstream's constructor is called (``"nat_mini"``).
-        architecture: Name of the model class in [`natten_zoo.models`][] (``"NAT"``).
+        name: The variant, as upstream's constructor is called (`"nat_mini"`).
+        architecture: Name of the model class in [`natten_zoo.models`][] (`"NAT"`).
         model: Arguments of that class's configuration.
         hub: Hugging Face repository of the weights.
         url: Upstream's own file.
         mirror: Another address of the same file.
-        file: Weights that ship in the package, relative to the ``natten_zoo`` folder.
+        file: Weights that ship in the package, relative to the `natten_zoo` folder.
         sha256: Digest of the weights file, where it is known.
         license: License of the weights.
         source: Project that published them.
         paper: Where the model is described.
-        parity: The weights, ``"trained"`` or ``"generated"``, with which this project's tests
+        parity: The weights, `"trained"` or `"generated"`, with which this project's tests
             compare the model with a reference; None where there is none.
         input_size: Side of the square image in pixels (of the cube of voxels) that the published
             figures are for; 0 where any size is as good, or an input has no sides. What an input is
@@ -47,27 +47,27 @@ class Record:
         spacing: Millimeters per voxel and axis that volumes are resampled to. Default: their own.
         intensity: The values of volumes, Hounsfield units for a CT, that become 0 and 1; others are
             clipped. Default: each volume is scaled to mean 0 and variance 1.
-        crop_pct: The short side is resized to ``floor(input_size / crop_pct)``.
-        crop_mode: ``"center"`` (resize the short side, crop the center), ``"squash"`` (resize to a
-            square), ``"whole"`` (resize the short side, for segmentation) or ``"volume"`` (cubes
+        crop_pct: The short side is resized to `floor(input_size / crop_pct)`.
+        crop_mode: `"center"` (resize the short side, crop the center), `"squash"` (resize to a
+            square), `"whole"` (resize the short side, for segmentation) or `"volume"` (cubes
             that slide over a volume).
-        longest: The long side is at most this many pixels, with ``crop_mode`` ``"whole"``. Default:
-            four times ``input_size``.
+        longest: The long side is at most this many pixels, with `crop_mode` `"whole"`. Default:
+            four times `input_size`.
         interpolation: Resampling filter of that resize.
         mean: Per channel mean, of values in 0..1.
         std: Per channel standard deviation.
         num_classes: Size of the classifier.
-        classes: Name of the label set (``"imagenet-1k"``, ``"imagenet-22k"``,
-            ``"fashion-mnist"``), or the classes' names.
+        classes: Name of the label set (`"imagenet-1k"`, `"imagenet-22k"`,
+            `"fashion-mnist"`), or the classes' names.
         top1: Published top-1 accuracy in percent.
         miou: Published mean intersection over union in percent, at one scale.
         miou_multi_scale: The same, averaged over six scales and their mirror images.
         pq: Published panoptic quality in percent.
         ap: Published average precision of instances in percent.
-        tasks: What a model that finds segments was trained for: ``"panoptic"``, ``"instance"``,
-            ``"semantic"``. Empty where that is not known, or for models that do one thing.
+        tasks: What a model that finds segments was trained for: `"panoptic"`, `"instance"`,
+            `"semantic"`. Empty where that is not known, or for models that do one thing.
         params: Number of parameters, classifier included.
-        gmacs: Billions of multiply-adds for one input, of ``input_size`` where that is not 0.
+        gmacs: Billions of multiply-adds for one input, of `input_size` where that is not 0.
         note: Anything a user of these weights should know.
     """
 
@@ -148,8 +148,8 @@ class Record:
     def for_config(self, changed: Mapping[str, Any]) -> Record:
         """The record of a model some arguments of whose configuration are others.
 
-        Figures are of one architecture, which all of them change but rates and ``num_classes``,
-        for which see [`for_classes`][]. Means and deviations follow ``in_chans`` as the weights
+        Figures are of one architecture, which all of them change but rates and `num_classes`,
+        for which see [`for_classes`][]. Means and deviations follow `in_chans` as the weights
         of the first convolution do (`adapt_input_channels`).
         """
         facts: dict[str, Any] = {}

@@ -10,17 +10,17 @@ class Task:
     """What a kind of model does, takes and learns from.
 
     Args:
-        name: What ``Model.TASK`` says: Hugging Face's name where it has one.
+        name: What `Model.TASK` says: Hugging Face's name where it has one.
         short: A word for it, where a line has little room.
         inputs: What its models look at, in the plural.
-        verb: The command that does it, ``natten-zoo VERB``; ``""`` if none does.
-        hub: What the Hub files it under. Default: ``name``.
+        verb: The command that does it, `natten-zoo VERB`; `""` if none does.
+        hub: What the Hub files it under. Default: `name`.
         sides: Whether an input has sides, so that a size tells what it costs.
         unit: What a side is counted in.
-        use: How a model is used, for its card: Python in which ``{name}`` is the model's class and
-            ``{repo_id}`` its repository.
+        use: How a model is used, for its card: Python in which `{name}` is the model's class and
+            `{repo_id}` its repository.
         data_sets: Names of the data sets that the trainer has for it.
-        files: The files of a user's that it can be trained on; ``""`` if there are none.
+        files: The files of a user's that it can be trained on; `""` if there are none.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Task:
 
     @property
     def learns_from(self) -> str:
-        """What the trainer takes for it, in words; ``""`` if it does not train such models."""
+        """What the trainer takes for it, in words; `""` if it does not train such models."""
         return " or ".join((*filter(None, (self.files,)), *self.data_sets))
 
     @property

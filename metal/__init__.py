@@ -1,6 +1,6 @@
-"""The kernel sources: one text for ``mx.fast.metal_kernel`` and ``mx.fast.cuda_kernel``.
+"""The kernel sources: one text for `mx.fast.metal_kernel` and `mx.fast.cuda_kernel`.
 
-Each ``*.metal`` file is the body of one kernel and names its inputs, outputs and template arguments
+Each `*.metal` file is the body of one kernel and names its inputs, outputs and template arguments
 at the top; the headers come before every body. docs/kernels.md explains the design. What a caller
 has to know of the texts stands here: the arrays of each kernel (`KERNELS`), which core's
 headers and numbers it is built with (`Core`), and where a number lies in the parameter block
@@ -69,7 +69,7 @@ class Core:
     """Who multiplies: how many lanes work together as a team, on how much at once (fragment.h).
 
     Attributes:
-        name: Of its header, ``core_{name}.h``.
+        name: Of its header, `core_{name}.h`.
         lanes: Of a team, or of each of its parts.
         rows: Of a team: queries, or keys in the pass over keys.
         tokens: Of a fragment.
@@ -98,7 +98,7 @@ class Core:
         return not self.on_trial or dtype.size == 2
 
     def padded(self, dim: int) -> int:
-        """Channels of a row with ``dim`` of them, filled up with zeros."""
+        """Channels of a row with `dim` of them, filled up with zeros."""
         at_once = self.depth * self.parts
         return -(-dim // at_once) * at_once
 
@@ -165,7 +165,7 @@ SCALAR_8 = Core("scalar", lanes=8, rows=4, tokens=4, threads=128)
 def enumerators(enum: str) -> Mapping[str, int]:
     """The numbers of an enum of tile.h by their names: its text is the one place that has them.
 
-    ``na_param`` is what the parameter block begins with, ``na_axis_param`` what each axis adds.
+    `na_param` is what the parameter block begins with, `na_axis_param` what each axis adds.
     """
     found = re.search(rf"enum {enum} {{(.*?)}};", source("tile.h"), re.DOTALL)
     if found is None:
@@ -194,7 +194,7 @@ def header(dialect: str, core: Core, resident: int = 1) -> str:
     """All that precedes a body.
 
     Args:
-        dialect: ``"metal"`` or ``"cuda"``.
+        dialect: `"metal"` or `"cuda"`.
         core: Who multiplies.
         resident: Threadgroups that a processor is to hold at once, for CUDA. For Metal whether its
             compiler is told how many threads they have.

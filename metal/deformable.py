@@ -32,7 +32,7 @@ def header(dialect: str, lanes: int) -> str:
     """All that precedes a body.
 
     Args:
-        dialect: ``"metal"`` or ``"cuda"``.
+        dialect: `"metal"` or `"cuda"`.
         lanes: Threads that share a row: a power of two, 32 at most.
     """
     defined = {"NA_THREADS": THREADS, "NA_RESIDENT": 1, "NA_TEAM": lanes}

@@ -1,4 +1,4 @@
-"""``python -m natten_zoo`` is the command ``natten-zoo``."""
+"""`python -m natten_zoo` is the command `natten-zoo`."""
 
 import sys
 

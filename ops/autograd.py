@@ -1,7 +1,7 @@
 """The differentiation rules, written once for all tiers.
 
 A tier computes; it need know nothing of automatic differentiation. Each function here makes of a
-problem and its tier a function of arrays that ``mx.grad``, ``mx.vmap`` and ``mx.compile``
+problem and its tier a function of arrays that `mx.grad`, `mx.vmap` and `mx.compile`
 understand: one that wraps the tier's forward and backward. A tier whose arrays carry the same rule,
 as the compiled one's do on a CPU, gives its own. One that turns out to be unable to build its
 kernels on this device hands the problem on to the pure tier.
@@ -29,9 +29,9 @@ Mapped = tuple[list[mx.array], list[int]]  # arrays, and the axis of each that w
 
 
 def attention(problem: Problem, tier: Tier) -> Run:
-    """``(query, key, value) -> (out, lse, stats)`` of `Tier.forward`.
+    """`(query, key, value) -> (out, lse, stats)` of `Tier.forward`.
 
-    Differentiable in ``out`` and ``lse``; ``stats`` is what the tier's backward needs to find the
+    Differentiable in `out` and `lse`; `stats` is what the tier's backward needs to find the
     weights again (see `Problem`).
     """
     return _run("forward", problem, tier, _attention)
@@ -43,12 +43,12 @@ def packed_attention(problem: Problem, tier: Tier) -> Run:
 
 
 def qk(problem: Problem, tier: Tier) -> Run:
-    """``(query, key) -> (logits,)`` of `Tier.qk`."""
+    """`(query, key) -> (logits,)` of `Tier.qk`."""
     return _run("qk", problem, tier, _qk)
 
 
 def av(problem: Problem, tier: Tier) -> Run:
-    """``(attn, value) -> (out,)``, the weighted values of `Tier.av`."""
+    """`(attn, value) -> (out,)`, the weighted values of `Tier.av`."""
     return _run("av", problem, tier, _av)
 
 
@@ -150,7 +150,7 @@ def _av(problem: Problem, tier: Tier, exported: bool) -> ArrayFunction:
 
 
 def _unpack(problem: Problem, inputs: Arrays, arrays: int) -> tuple[Any, ...]:
-    """The given arrays followed by ``rpb`` and ``lengths``, None where the problem has none."""
+    """The given arrays followed by `rpb` and `lengths`, None where the problem has none."""
     rpb = inputs[arrays] if problem.has_rpb else None
     lengths = inputs[-1] if problem.has_lengths else None
     return (*inputs[:arrays], rpb, lengths)
@@ -243,7 +243,7 @@ def _gradient(problem: Problem, backward: ArrayFunction) -> ArrayFunction:
 def _fold(
     problem: Problem, function: ArrayFunction, inputs: Arrays, axes: Axes, shared: int | None = None
 ) -> Mapped:
-    """Maps over an axis by folding it into the batch of every input but ``shared``."""
+    """Maps over an axis by folding it into the batch of every input but `shared`."""
     n = _mapped_size(inputs, axes)
     folded = []
     for i, (x, axis) in enumerate(zip(inputs, axes, strict=True)):

@@ -52,13 +52,13 @@ class Explanation:
 
 
 def get_backend() -> str:
-    """The tier asked for: ``"auto"``, or the one that is forced here and now.
+    """The tier asked for: `"auto"`, or the one that is forced here and now.
 
     What [`use_backend`][] says comes first, then [`set_backend`][], then what the environment
-    variable ``NATTEN_BACKEND`` said when this was imported, unless it was empty.
+    variable `NATTEN_BACKEND` said when this was imported, unless it was empty.
 
     Raises:
-        ValueError: If ``NATTEN_BACKEND`` named no tier.
+        ValueError: If `NATTEN_BACKEND` named no tier.
     """
     asked = _used.get() or _set
     if asked not in NAMES:  # all others were checked
@@ -72,8 +72,8 @@ def set_backend(name: str) -> None:
     Within [`use_backend`][natten_zoo.ops.use_backend] it has no effect before the block ends.
 
     Args:
-        name: ``"auto"`` for the fastest tier that can run each problem, else ``"pure"``,
-            ``"fast_metal"``, ``"cuda"`` or ``"nanobind"``. A forced tier that cannot run a problem
+        name: `"auto"` for the fastest tier that can run each problem, else `"pure"`,
+            `"fast_metal"`, `"cuda"` or `"nanobind"`. A forced tier that cannot run a problem
             raises a `RuntimeError` that says why.
 
     Raises:
@@ -85,7 +85,7 @@ def set_backend(name: str) -> None:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Forces a tier for the length of a ``with`` block, in this thread or task alone.
+    """Forces a tier for the length of a `with` block, in this thread or task alone.
 
     Raises:
         ValueError: If there is no tier of that name.
@@ -98,11 +98,11 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Explanation]:
-    """Which tier runs each problem of ``function(*args, **kwargs)``, and why others do not.
+    """Which tier runs each problem of `function(*args, **kwargs)`, and why others do not.
 
-    ``function`` may be an operator, a layer or a whole model. It is called once; MLX being lazy,
+    `function` may be an operator, a layer or a whole model. It is called once; MLX being lazy,
     nothing is computed. Calls of plain attention (a kernel that covers its input) show as
-    ``"dense"``. Calls of other threads do not show.
+    `"dense"`. Calls of other threads do not show.
 
     Examples:
         >>> import mlx.core as mx
@@ -128,7 +128,7 @@ def _with_cores(one: Explanation) -> Explanation:
 
 
 def get_support_matrix() -> dict[str, dict[str, str]]:
-    """``{tier: {operator: "yes" or why not}}`` for float32 examples on the default device."""
+    """`{tier: {operator: "yes" or why not}}` for float32 examples on the default device."""
     examples = {}
     for rank in (1, 2, 3):
         one = _example(rank)
@@ -158,7 +158,7 @@ def has_nanobind() -> bool:
 
 
 def choose(problem: Problem, op: str) -> Tier:
-    """The tier that computes ``problem``: the forced one, or the first that can.
+    """The tier that computes `problem`: the forced one, or the first that can.
 
     Raises:
         RuntimeError: If the forced tier cannot, or none.

@@ -1,8 +1,8 @@
 """Queries on a finer map than the keys: the window of a query is that of the cell it lies in.
 
-A block of ``r x r`` queries shares one cell of the keys' map, and so one window: on that map the
+A block of `r x r` queries shares one cell of the keys' map, and so one window: on that map the
 block's queries are heads that share the keys of their own head, grouped-query attention with
-``r * r`` times as many query heads. That is what a `Problem` with ``finer`` says. Its arrays of
+`r * r` times as many query heads. That is what a `Problem` with `finer` says. Its arrays of
 queries stay as they are: every tier finds their rows on the fine map, and nothing is copied to the
 coarse one, or upsampled from it.
 """

@@ -37,15 +37,15 @@ def sample_maps(
     numbers or more, MLX's operations do.
 
     Args:
-        values: ``[batch, tokens, heads, channels]``, the tokens of all maps one after the other,
+        values: `[batch, tokens, heads, channels]`, the tokens of all maps one after the other,
             each map row by row.
-        points: ``[batch, queries, heads, maps, points, 2]``, x before y in pixels of the map:
+        points: `[batch, queries, heads, maps, points, 2]`, x before y in pixels of the map:
             (0, 0) is the center of its first pixel. They must be numbers.
-        weights: ``[batch, queries, heads, maps, points]``.
+        weights: `[batch, queries, heads, maps, points]`.
         sizes: Height and width of each map.
 
     Returns:
-        ``[batch, queries, heads, channels]`` in the dtype of ``values``.
+        `[batch, queries, heads, channels]` in the dtype of `values`.
 
     Raises:
         ValueError: Shapes do not go together.

@@ -38,7 +38,7 @@ def why_not(problem: Problem) -> str | None:
 
 @lru_cache(maxsize=8)
 def neighborhood_mask(hood: Neighborhood, spatial: tuple[int, ...]) -> mx.array:
-    """``[queries, keys]``: whether a kept query sees a key."""
+    """`[queries, keys]`: whether a kept query sees a key."""
     axes = [hood.mask(axis, length) for axis, length in enumerate(spatial)]
     mask = mx.array(reduce(np.kron, axes).astype(bool))
     mx.eval(mask)
@@ -53,14 +53,14 @@ def merge_attentions(
     $$o = \sum_i e^{l_i - l} o_i, \qquad l = \log \sum_i e^{l_i}$$
 
     Differentiable in the outputs and the LSEs. A set that a query does not see has an LSE of
-    ``-inf``, and its output is ignored; where all have, output and gradients are zero.
+    `-inf`, and its output is ignored; where all have, output and gradients are zero.
 
     Args:
-        outputs: At least one array ``[..., heads, head_dim]``.
-        lse_tensors: For each its LSE, natural logarithm, ``[..., heads]``.
+        outputs: At least one array `[..., heads, head_dim]`.
+        lse_tensors: For each its LSE, natural logarithm, `[..., heads]`.
 
     Returns:
-        ``(output, lse)``: in the dtype of ``outputs[0]``, and in float32.
+        `(output, lse)`: in the dtype of `outputs[0]`, and in float32.
 
     Raises:
         TypeError: If an argument is not a sequence of floating-point arrays.
@@ -116,21 +116,21 @@ def attention(
     mask of packed or causal attention takes one byte per query and key.
 
     Args:
-        query: ``[batch, queries, heads, head_dim]``; float32, float16 or bfloat16.
-        key: ``[batch, keys, kv_heads, head_dim]``, where ``kv_heads`` divides ``heads``.
-        value: ``[batch, keys, kv_heads, value_dim]``.
-        is_causal: Whether query ``i`` sees only the keys up to ``i``, counted from the start of
+        query: `[batch, queries, heads, head_dim]`; float32, float16 or bfloat16.
+        key: `[batch, keys, kv_heads, head_dim]`, where `kv_heads` divides `heads`.
+        value: `[batch, keys, kv_heads, value_dim]`.
+        is_causal: Whether query `i` sees only the keys up to `i`, counted from the start of
             its sequence, also where there are more keys than queries (as NATTEN does).
-        scale: Factor of the logits. Default: ``head_dim ** -0.5``.
-        cumulative_seqlen_q: int32 ``[sequences + 1]``, starting with 0: the sums of the lengths of
+        scale: Factor of the logits. Default: `head_dim ** -0.5`.
+        cumulative_seqlen_q: int32 `[sequences + 1]`, starting with 0: the sums of the lengths of
             the packed query sequences. Tokens behind the last sum belong to no sequence.
         cumulative_seqlen_kv: Likewise for keys and values; given if and only if the other is.
         return_lse: Whether to return the logarithm of the sum of exponentials, too.
 
     Returns:
-        ``[batch, queries, heads, value_dim]`` in the dtype of ``query``; with ``return_lse`` a pair
-        with the LSE ``[batch, queries, heads]``, float32, natural logarithm. A query that sees
-        nothing gives zeros and ``-inf``.
+        `[batch, queries, heads, value_dim]` in the dtype of `query`; with `return_lse` a pair
+        with the LSE `[batch, queries, heads]`, float32, natural logarithm. A query that sees
+        nothing gives zeros and `-inf`.
 
     Raises:
         TypeError: If an argument has the wrong type or dtype.
@@ -159,10 +159,10 @@ def attention(
 def full_attention(
     query: mx.array, key: mx.array, value: mx.array, scale: float, mask: mx.array | None = None
 ) -> tuple[mx.array, mx.array]:
-    """Attention to all keys that ``mask`` ``[Q, K]`` lets through.
+    """Attention to all keys that `mask` `[Q, K]` lets through.
 
-    Output ``[B, Q, H, Dv]`` and LSE ``[B, Q, H]``. ``query`` is ``[B, Q, H, D]``, ``key``
-    ``[B, K, Hkv, D]``, ``value`` ``[B, K, Hkv, Dv]``. Being lazy, an LSE that nobody uses costs
+    Output `[B, Q, H, Dv]` and LSE `[B, Q, H]`. `query` is `[B, Q, H, D]`, `key`
+    `[B, K, Hkv, D]`, `value` `[B, K, Hkv, Dv]`. Being lazy, an LSE that nobody uses costs
     nothing.
     """
     if mask is None:
@@ -196,7 +196,7 @@ def attend_to(
 def _mask(
     queries: int, keys: int, is_causal: bool, starts: tuple[mx.array, mx.array] | None
 ) -> mx.array | None:
-    """``[queries, keys]``: who sees whom; None if everybody sees everything."""
+    """`[queries, keys]`: who sees whom; None if everybody sees everything."""
     if starts is None:
         return mx.arange(queries)[:, None] >= mx.arange(keys) if is_causal else None
     of_query, query = _sequences(queries, starts[0])
@@ -206,7 +206,7 @@ def _mask(
 
 
 def _sequences(tokens: int, starts: mx.array) -> tuple[mx.array, mx.array]:
-    """Of each token its sequence and its place in it, ``[tokens]``."""
+    """Of each token its sequence and its place in it, `[tokens]`."""
     token = mx.arange(tokens)
     sequence = (token[:, None] >= starts[1:]).sum(axis=-1)
     return sequence, token - starts[sequence]

@@ -15,7 +15,7 @@ _target: ContextVar[str | None] = ContextVar("natten_zoo_exporting", default=Non
 
 @contextlib.contextmanager
 def exporting(target: str = "cpu") -> Iterator[None]:
-    """Has operators record what `mx.export_function` can write, in a ``with`` block.
+    """Has operators record what `mx.export_function` can write, in a `with` block.
 
     MLX writes its own operations and custom kernels, but no custom functions, and those carry the
     gradients. Whether an operator is being differentiated or exported it can't see, and a model in
@@ -26,14 +26,14 @@ def exporting(target: str = "cpu") -> Iterator[None]:
     bits.
 
     Args:
-        target: Where the function is going to run. ``"cpu"``: in the pure tier. ``"metal"``: in
+        target: Where the function is going to run. `"cpu"`: in the pure tier. `"metal"`: in
             the Metal kernels, which need no GPU to be recorded, and in the pure tier where they do
             not support a problem. Without a GPU, operators can then be called by
             `mx.export_function` only.
 
     Raises:
         ValueError: If the target is another.
-        RuntimeError: If it is ``"metal"`` and this MLX is for CUDA.
+        RuntimeError: If it is `"metal"` and this MLX is for CUDA.
 
     Examples:
         >>> import mlx.core as mx

@@ -4,10 +4,10 @@ A *problem* is a call without its arrays: their shapes and all other arguments (
 is one of several implementations: in MLX's own operations, in compiled C++, in kernels for a GPU
 (ops/tier.py). They compute the same; the first that can is taken, unless one is asked for.
 
-[`attend`][] takes a `Neighborhood` of any rank, which is its number of axes. ``na1d``,
-``na2d`` and ``na3d`` make one of their arguments and call it. Arrays are heads-last:
-``[batch, length, heads, head_dim]``, ``[batch, height, width, heads, head_dim]``,
-``[batch, depth, height, width, heads, head_dim]``.
+[`attend`][] takes a `Neighborhood` of any rank, which is its number of axes. `na1d`,
+`na2d` and `na3d` make one of their arguments and call it. Arrays are heads-last:
+`[batch, length, heads, head_dim]`, `[batch, height, width, heads, head_dim]`,
+`[batch, depth, height, width, heads, head_dim]`.
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ def attend(
 
     Args:
         hood: Who sees whom; its rank is that of the arrays.
-        query: ``[batch, *spatial, heads, head_dim]``, or finer: see [`na2d`][].
-        key: ``[batch, *spatial, kv_heads, head_dim]``.
-        value: ``[batch, *spatial, kv_heads, value_dim]``.
+        query: `[batch, *spatial, heads, head_dim]`, or finer: see [`na2d`][].
+        key: `[batch, *spatial, kv_heads, head_dim]`.
+        value: `[batch, *spatial, kv_heads, value_dim]`.
         scale: As in [`na2d`][natten_zoo.ops.na2d], and so is all that follows.
-        rpb: ``[heads, *hood.bias_shape]``.
-        additional_keys: ``[batch, tokens, kv_heads, head_dim]``.
-        additional_values: ``[batch, tokens, kv_heads, value_dim]``.
-        op: Who asks, for messages. Default: ``na{rank}d``.
+        rpb: `[heads, *hood.bias_shape]`.
+        additional_keys: `[batch, tokens, kv_heads, head_dim]`.
+        additional_values: `[batch, tokens, kv_heads, value_dim]`.
+        op: Who asks, for messages. Default: `na{rank}d`.
 
     Returns:
         The output and the LSE, the logarithm of the sum of the exponentials of each query's logits,
-        as [`na2d`][] with ``return_lse``. Nobody pays for an LSE that is not used.
+        as [`na2d`][] with `return_lse`. Nobody pays for an LSE that is not used.
 
     Raises:
         TypeError: If an argument has the wrong type or dtype.
-        ValueError: If shapes do not fit, or ``kernel_size * dilation`` exceeds an axis.
+        ValueError: If shapes do not fit, or `kernel_size * dilation` exceeds an axis.
 
     Examples:
         >>> import mlx.core as mx
@@ -144,38 +144,38 @@ def na2d(
     for that is less.
 
     Args:
-        query: ``[batch, height, width, heads, head_dim]``; float32, float16 or bfloat16. Its height
+        query: `[batch, height, width, heads, head_dim]`; float32, float16 or bfloat16. Its height
             and width may be multiples of the key's, each by a factor of its own: a query then has
-            the window of the cell of the keys' map that it lies in (``stride`` has to be 1), as if
+            the window of the cell of the keys' map that it lies in (`stride` has to be 1), as if
             keys and values were upsampled and dilated by the factors, which they need not be.
-        key: ``[batch, height, width, kv_heads, head_dim]``, where ``kv_heads`` divides ``heads``:
-            query head ``h`` uses key head ``h // (heads // kv_heads)``.
-        value: ``[batch, height, width, kv_heads, value_dim]``.
+        key: `[batch, height, width, kv_heads, head_dim]`, where `kv_heads` divides `heads`:
+            query head `h` uses key head `h // (heads // kv_heads)`.
+        value: `[batch, height, width, kv_heads, value_dim]`.
         kernel_size: Keys per query and axis, an integer or one per axis; -1 for a whole axis.
-        stride: Keeps the queries 0, s, 2s, ...: the output has ``ceil(size / stride)`` tokens. Not
-            what NATTEN >= 0.20 calls stride: that is ``window_stride``. Note the order, which is
-            natten-mlx's: ``na2d(q, k, v, 7, 2)`` has a stride of 2, but ``na2d_qk(q, k, 7, 2)``,
-            ``na2d_av`` and ``na2d_varlen`` take the dilation next. Name what follows
-            ``kernel_size``, and you need not remember.
+        stride: Keeps the queries 0, s, 2s, ...: the output has `ceil(size / stride)` tokens. Not
+            what NATTEN >= 0.20 calls stride: that is `window_stride`. Note the order, which is
+            natten-mlx's: `na2d(q, k, v, 7, 2)` has a stride of 2, but `na2d_qk(q, k, 7, 2)`,
+            `na2d_av` and `na2d_varlen` take the dilation next. Name what follows
+            `kernel_size`, and you need not remember.
         dilation: Step between the keys of a window.
         is_causal: Whether a query sees only keys up to itself, for all axes or one per axis.
-        scale: Factor of the logits, a finite number. Default: ``head_dim ** -0.5``.
-        rpb: Relative position bias ``[heads, 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1]``,
-            added after scaling at the index ``(key - query) / dilation + kernel_size - 1``.
-        additional_keys: ``[batch, tokens, kv_heads, head_dim]``: keys that every query sees, too.
-        additional_values: ``[batch, tokens, kv_heads, value_dim]``.
+        scale: Factor of the logits, a finite number. Default: `head_dim ** -0.5`.
+        rpb: Relative position bias `[heads, 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1]`,
+            added after scaling at the index `(key - query) / dilation + kernel_size - 1`.
+        additional_keys: `[batch, tokens, kv_heads, head_dim]`: keys that every query sees, too.
+        additional_values: `[batch, tokens, kv_heads, value_dim]`.
         window_stride: Queries that share the window of their leader (generalized neighborhood
             attention, https://arxiv.org/abs/2504.16922); the output keeps its size.
         return_lse: Whether to return the logarithm of the sum of exponentials, too.
 
     Returns:
-        ``[batch, height', width', heads, value_dim]`` in the dtype of ``query``; with
-        ``return_lse`` a pair with the LSE ``[batch, height', width', heads]``, float32, natural
+        `[batch, height', width', heads, value_dim]` in the dtype of `query`; with
+        `return_lse` a pair with the LSE `[batch, height', width', heads]`, float32, natural
         logarithm, additional keys included.
 
     Raises:
         TypeError: If an argument has the wrong type or dtype.
-        ValueError: If shapes do not fit, or ``kernel_size * dilation`` exceeds an axis.
+        ValueError: If shapes do not fit, or `kernel_size * dilation` exceeds an axis.
 
     Examples:
         >>> import mlx.core as mx
@@ -216,9 +216,9 @@ def na1d(
     window_stride: IntOrInts = 1,
     return_lse: bool = False,
 ) -> Result:
-    """1-D neighborhood attention: [`na2d`][] on ``[batch, length, heads, head_dim]``.
+    """1-D neighborhood attention: [`na2d`][] on `[batch, length, heads, head_dim]`.
 
-    ``rpb`` is ``[heads, 2 * kernel_size - 1]``.
+    `rpb` is `[heads, 2 * kernel_size - 1]`.
 
     Examples:
         >>> import mlx.core as mx
@@ -260,8 +260,8 @@ def na3d(
 ) -> Result:
     """3-D neighborhood attention: [`na2d`][] with one more axis in front.
 
-    Arrays are ``[batch, depth, height, width, heads, head_dim]``; ``rpb`` has one entry per head
-    and relative position, ``[heads, 2 * kernel_size - 1 per axis]``.
+    Arrays are `[batch, depth, height, width, heads, head_dim]`; `rpb` has one entry per head
+    and relative position, `[heads, 2 * kernel_size - 1 per axis]`.
 
     Examples:
         >>> import mlx.core as mx

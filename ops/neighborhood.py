@@ -41,16 +41,16 @@ class Neighborhood:
     """A sliding window over the tokens of 1, 2 or 3 axes.
 
     Each axis is independent and the n-D neighborhood is the Cartesian product of its axes; their
-    number is the neighborhood's *rank*. With dilation ``d`` the tokens ``i`` with equal ``i % d``
-    form a *dilation group*, in which ``i // d`` is the token's *ordinal*. A query sees the
-    ``kernel_size`` ordinals of its group around its own, moved inwards at the borders so that their
-    number stays ``kernel_size``. On a causal axis it sees its own ordinal and the
-    ``kernel_size - 1`` before it, fewer at the left border.
+    number is the neighborhood's *rank*. With dilation `d` the tokens `i` with equal `i % d`
+    form a *dilation group*, in which `i // d` is the token's *ordinal*. A query sees the
+    `kernel_size` ordinals of its group around its own, moved inwards at the borders so that their
+    number stays `kernel_size`. On a causal axis it sees its own ordinal and the
+    `kernel_size - 1` before it, fewer at the left border.
 
-    Two strides exist and differ: ``stride`` keeps only the queries 0, s, 2s, ... (the output
-    shrinks), ``window_stride`` has that many neighboring queries share the window of one of them,
+    Two strides exist and differ: `stride` keeps only the queries 0, s, 2s, ... (the output
+    shrinks), `window_stride` has that many neighboring queries share the window of one of them,
     their *leader* (the output does not shrink; generalized neighborhood attention,
-    https://arxiv.org/abs/2504.16922, named ``stride`` in NATTEN >= 0.20).
+    https://arxiv.org/abs/2504.16922, named `stride` in NATTEN >= 0.20).
 
     Args:
         kernel_size: Keys per query and axis; even sizes have the extra key on the left. -1 is
@@ -58,7 +58,7 @@ class Neighborhood:
             says how many.
         dilation: Step between the keys of a window.
         stride: Step between the queries that are kept.
-        window_stride: Queries that share one window; at most ``kernel_size``.
+        window_stride: Queries that share one window; at most `kernel_size`.
         is_causal: Whether a query sees only keys up to itself.
 
     Every attribute is a tuple with one entry per axis. `of` broadcasts and validates; what
@@ -85,22 +85,22 @@ class Neighborhood:
         *,
         op: str = "Neighborhood",
     ) -> Neighborhood:
-        """Builds the neighborhood of ``rank`` axes from single values or one value per axis.
+        """Builds the neighborhood of `rank` axes from single values or one value per axis.
 
         Args:
             rank: Number of axes.
             kernel_size: Of all axes, or one per axis. All that follows likewise, in the order of
                 the attributes; better name it, for operators have other orders.
             dilation: See the attributes.
-            stride: See the attributes; at most ``kernel_size``.
-            window_stride: See the attributes; at most ``kernel_size``.
+            stride: See the attributes; at most `kernel_size`.
+            window_stride: See the attributes; at most `kernel_size`.
             is_causal: See the attributes.
             op: Who asks, for messages.
 
         Raises:
             TypeError: If a size is not an integer (bools are refused) or a flag not a bool.
-            ValueError: If a size is below 1 and no ``kernel_size`` of -1, a sequence has another
-                length than ``rank``, a stride is larger than the kernel, or a whole axis dilated.
+            ValueError: If a size is below 1 and no `kernel_size` of -1, a sequence has another
+                length than `rank`, a stride is larger than the kernel, or a whole axis dilated.
         """
         # Validation costs as much as a small forward pass; repr tells 1 from True and np.int64(1).
         key = repr((rank, kernel_size, dilation, stride, window_stride, is_causal))
@@ -150,7 +150,7 @@ class Neighborhood:
 
     @property
     def bias_shape(self) -> tuple[int, ...]:
-        """Relative positions per axis, ``2 * kernel_size - 1``: the table of ``rpb``."""
+        """Relative positions per axis, `2 * kernel_size - 1`: the table of `rpb`."""
         return tuple(2 * k - 1 for k in self._known_size())
 
     def _known_size(self) -> tuple[int, ...]:
@@ -162,7 +162,7 @@ class Neighborhood:
         return self.kernel_size
 
     def on(self, size: Sequence[int], op: str = "Neighborhood") -> Neighborhood:
-        """The same neighborhood with axes that a window spans counted: ``size`` tokens per axis.
+        """The same neighborhood with axes that a window spans counted: `size` tokens per axis.
 
         Raises:
             ValueError: If a stride is larger than such an axis.
@@ -185,20 +185,20 @@ class Neighborhood:
         )
 
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Queries per axis that ``stride`` keeps of ``size`` tokens."""
+        """Queries per axis that `stride` keeps of `size` tokens."""
         return tuple(-(-n // s) for n, s in zip(size, self.stride, strict=True))
 
     def covers(self, size: Sequence[int]) -> bool:
-        """Whether every query sees every token of ``size``: plain self-attention."""
+        """Whether every query sees every token of `size`: plain self-attention."""
         whole = tuple(size) == self.kernel_size
         return whole and not any(self.is_causal) and all(d == 1 for d in self.dilation)
 
     def fits(self, size: Sequence[int]) -> bool:
-        """Whether every window is whole in ``size`` tokens, one number per axis."""
+        """Whether every window is whole in `size` tokens, one number per axis."""
         return all(map(ge, size, self.minimum_size))
 
     def check_size(self, size: Sequence[int], op: str) -> None:
-        """Raises a `TooSmallError` when a window does not fit into ``size`` tokens."""
+        """Raises a `TooSmallError` when a window does not fit into `size` tokens."""
         if not self.fits(size):
             raise TooSmallError(
                 f"[{op}] 'kernel_size' * 'dilation' must fit into the input on every axis but got "
@@ -212,12 +212,12 @@ class Neighborhood:
         Args:
             axis: The axis, from 0.
             query: Token index of the query, an integer or an array.
-            length: Tokens on the axis, an integer or an array that broadcasts with ``query``.
+            length: Tokens on the axis, an integer or an array that broadcasts with `query`.
                 Where a dilation group is shorter than the kernel its window is the whole group.
-            xp: ``numpy`` or ``mlx.core``, whichever ``query`` belongs to.
+            xp: `numpy` or `mlx.core`, whichever `query` belongs to.
 
         Returns:
-            ``(first, count)``: the query sees the keys ``first + t * dilation`` with ``t < count``.
+            `(first, count)`: the query sees the keys `first + t * dilation` with `t < count`.
         """
         k, d, s = self.kernel_size[axis], self.dilation[axis], self.window_stride[axis]
         group, ordinal = query % d, query // d
@@ -244,11 +244,11 @@ class Neighborhood:
         return int(first) + self.dilation[axis] * np.arange(count)
 
     def windows(self, axis: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """``(first, count)`` of every kept query on one axis, each ``[ceil(length / stride)]``."""
+        """`(first, count)` of every kept query on one axis, each `[ceil(length / stride)]`."""
         return _windows(self, axis, length)
 
     def mask(self, axis: int, length: int) -> np.ndarray:
-        """``[queries, keys]`` on one axis: whether the kept query sees the key."""
+        """`[queries, keys]` on one axis: whether the kept query sees the key."""
         first, count = self.windows(axis, length)
         step, offset = np.divmod(np.arange(length) - first[:, None], self.dilation[axis])
         seen: np.ndarray = (offset == 0) & (step >= 0) & (step < count[:, None])
@@ -271,7 +271,7 @@ def _windows(hood: Neighborhood, axis: int, length: int) -> tuple[np.ndarray, np
 def per_axis(
     op: str, name: str, value: IntOrInts, rank: int, *, or_whole: bool = False
 ) -> tuple[int, ...]:
-    """One positive integer (or `WHOLE`) per axis from an integer or a sequence of ``rank``."""
+    """One positive integer (or `WHOLE`) per axis from an integer or a sequence of `rank`."""
     values = [value] * rank if isinstance(value, numbers.Integral) else _sequence(op, name, value)
     for v in values:
         if isinstance(v, (bool, np.bool_)) or not isinstance(v, numbers.Integral):
@@ -289,7 +289,7 @@ def per_axis(
 
 
 def flags_per_axis(op: str, name: str, value: BoolOrBools, rank: int) -> tuple[bool, ...]:
-    """One bool per axis from a bool or a sequence of ``rank`` bools."""
+    """One bool per axis from a bool or a sequence of `rank` bools."""
     flat = isinstance(value, (bool, np.bool_))
     values = [value] * rank if flat else _sequence(op, name, value)
     if any(not isinstance(v, (bool, np.bool_)) for v in values):

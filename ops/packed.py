@@ -39,20 +39,20 @@ def attend_packed(
 
     Args:
         hood: Who sees whom; its rank is that of the array.
-        qkv: ``[batch, *spatial, 3, heads, head_dim]``, or with ``num_heads`` ``[batch, *spatial,
-            num_heads + 2 * kv_heads, head_dim]``: see [`na2d_qkvpacked`][].
+        qkv: `[batch, *spatial, 3, heads, head_dim]`, or with `num_heads` `[batch, *spatial,
+            num_heads + 2 * kv_heads, head_dim]`: see [`na2d_qkvpacked`][].
         num_heads: Of the queries.
         scale: As in [`na2d`][natten_zoo.ops.na2d].
-        rpb: ``[heads, *hood.bias_shape]``.
-        sizes: Integers ``[batch, rank]``: see [`na2d_varlen`][natten_zoo.ops.na2d_varlen].
-        op: Who asks, for messages. Default: ``na{rank}d_qkvpacked``.
+        rpb: `[heads, *hood.bias_shape]`.
+        sizes: Integers `[batch, rank]`: see [`na2d_varlen`][natten_zoo.ops.na2d_varlen].
+        op: Who asks, for messages. Default: `na{rank}d_qkvpacked`.
 
     Returns:
-        The output and the LSE, as `na2d_qkvpacked` with ``return_lse``.
+        The output and the LSE, as `na2d_qkvpacked` with `return_lse`.
 
     Raises:
         TypeError: If an argument has the wrong type or dtype.
-        ValueError: If shapes do not fit, or ``kernel_size * dilation`` exceeds an axis.
+        ValueError: If shapes do not fit, or `kernel_size * dilation` exceeds an axis.
     """
     operator = "attend_packed" if sizes is None else "attend_packed, varlen"
     call = known.kind(operator, (op, type(num_heads), num_heads), hood, scale, qkv, rpb)
@@ -102,30 +102,30 @@ def na2d_qkvpacked(
     flash-attention has for it (https://github.com/Dao-AILab/flash-attention).
 
     The same numbers as those of `na2d` on the three parts. What it adds is the gradient, one array
-    that nobody has to join; with a ``stride`` and in the pure tier it is joined by a copy.
+    that nobody has to join; with a `stride` and in the pure tier it is joined by a copy.
 
     Args:
-        qkv: ``[batch, height, width, 3, heads, head_dim]``, in this order: query, key, value.
-            With fewer heads of keys and values than of queries ``[batch, height, width, num_heads
-            + 2 * kv_heads, head_dim]``: the heads of the queries, then those of the keys, then
+        qkv: `[batch, height, width, 3, heads, head_dim]`, in this order: query, key, value.
+            With fewer heads of keys and values than of queries `[batch, height, width, num_heads
+            + 2 * kv_heads, head_dim]`: the heads of the queries, then those of the keys, then
             those of the values. So a projection to all their channels makes it.
         kernel_size: Keys per query and axis. This and what follows as in `na2d`.
         stride: Keeps the queries 0, s, 2s, ...
         dilation: Step between the keys of a window.
         is_causal: Whether a query sees only keys up to itself.
-        scale: Factor of the logits. Default: ``head_dim ** -0.5``.
+        scale: Factor of the logits. Default: `head_dim ** -0.5`.
         num_heads: Of the queries: needed where heads are in one row, and only there.
-        rpb: Relative position bias ``[heads, 2 * kernel_size - 1 per axis]``.
+        rpb: Relative position bias `[heads, 2 * kernel_size - 1 per axis]`.
         window_stride: Queries that share the window of their leader.
         return_lse: Whether to return the logarithm of the sum of exponentials, too.
 
     Returns:
-        ``[batch, height', width', heads, head_dim]`` in the dtype of ``qkv``; with ``return_lse`` a
-        pair with the LSE ``[batch, height', width', heads]``, float32.
+        `[batch, height', width', heads, head_dim]` in the dtype of `qkv`; with `return_lse` a
+        pair with the LSE `[batch, height', width', heads]`, float32.
 
     Raises:
         TypeError: If an argument has the wrong type or dtype.
-        ValueError: If shapes do not fit, or ``kernel_size * dilation`` exceeds an axis.
+        ValueError: If shapes do not fit, or `kernel_size * dilation` exceeds an axis.
 
     Examples:
         >>> import mlx.core as mx
@@ -159,7 +159,7 @@ def na1d_qkvpacked(
     window_stride: IntOrInts = 1,
     return_lse: bool = False,
 ) -> Result:
-    """1-D [`na2d_qkvpacked`][]: ``[batch, length, 3, heads, head_dim]``.
+    """1-D [`na2d_qkvpacked`][]: `[batch, length, 3, heads, head_dim]`.
 
     Examples:
         >>> import mlx.core as mx
@@ -188,7 +188,7 @@ def na3d_qkvpacked(
     window_stride: IntOrInts = 1,
     return_lse: bool = False,
 ) -> Result:
-    """3-D [`na2d_qkvpacked`][]: ``[batch, depth, height, width, 3, heads, head_dim]``.
+    """3-D [`na2d_qkvpacked`][]: `[batch, depth, height, width, 3, heads, head_dim]`.
 
     Examples:
         >>> import mlx.core as mx
@@ -205,7 +205,7 @@ def na3d_qkvpacked(
 
 
 def _in_a_row(qkv: mx.array, rank: int) -> mx.array:
-    """``[batch, *spatial, heads + 2 * kv_heads, head_dim]``."""
+    """`[batch, *spatial, heads + 2 * kv_heads, head_dim]`."""
     return qkv if qkv.ndim == rank + 3 else qkv.flatten(-3, -2)
 
 

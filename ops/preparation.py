@@ -39,7 +39,7 @@ class Preparation:
 def prepare(
     function: Callable[..., Any], *args: Any, gradients: bool = False, **kwargs: Any
 ) -> Preparation:
-    """Builds the kernels of ``function(*args, **kwargs)``, so that its first call doesn't wait.
+    """Builds the kernels of `function(*args, **kwargs)`, so that its first call doesn't wait.
 
     On a GPU the first call of an operator builds its kernels, which takes a moment for each. A
     kernel is built for a dtype, the number of axes, head_dims and the kind of problem, not for
@@ -47,14 +47,14 @@ def prepare(
     more work another core may multiply, which is another kernel.) Elsewhere there is nothing to
     build.
 
-    ``function`` is called once; MLX being lazy, nothing of it is computed.
+    `function` is called once; MLX being lazy, nothing of it is computed.
 
     Args:
         function: An operator, a layer or a whole model.
         *args: What it will be called with, or arrays of the same shapes and dtypes.
         gradients: Whether to build what differentiating it needs, too: in its trainable parameters
             if it is a module, and in the floating-point arrays among the arguments.
-        **kwargs: As ``args``.
+        **kwargs: As `args`.
 
     Raises:
         ValueError: If there is nothing to differentiate in.

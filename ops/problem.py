@@ -22,28 +22,28 @@ LARGEST_SCALE = 2.3e38  # times log2(e), as the tiers have it, it is a float32
 class Problem:
     """The shapes and parameters of one call; hashable.
 
-    Arrays of a problem, ``out`` being ``neighborhood.output_size(spatial)``:
+    Arrays of a problem, `out` being `neighborhood.output_size(spatial)`:
 
-    - query: ``[*queries, head_dim]``, `queries` being ``(batch, *out, heads)``: entry ``o`` of an
-      axis is token ``o * stride``
-    - key: ``[batch, *spatial, kv_heads, head_dim]``
-    - value: ``[batch, *spatial, kv_heads, value_dim]``
-    - rpb: ``[heads, *neighborhood.bias_shape]`` or absent
-    - lengths: int32 ``[batch, rank]`` or absent: tokens of each sample on each axis
-    - output: ``[*queries, value_dim]`` in the dtype of the query
-    - LSE: ``[*queries]``, float32, natural logarithm
-    - stats: ``[*queries, 2]``, float32, base 2: a number ``r`` near a row's largest logit
-      and the logarithm of the sum of ``2^(logit - r)``. Apart, because one float32 would lose the
+    - query: `[*queries, head_dim]`, `queries` being `(batch, *out, heads)`: entry `o` of an
+      axis is token `o * stride`
+    - key: `[batch, *spatial, kv_heads, head_dim]`
+    - value: `[batch, *spatial, kv_heads, value_dim]`
+    - rpb: `[heads, *neighborhood.bias_shape]` or absent
+    - lengths: int32 `[batch, rank]` or absent: tokens of each sample on each axis
+    - output: `[*queries, value_dim]` in the dtype of the query
+    - LSE: `[*queries]`, float32, natural logarithm
+    - stats: `[*queries, 2]`, float32, base 2: a number `r` near a row's largest logit
+      and the logarithm of the sum of `2^(logit - r)`. Apart, because one float32 would lose the
       sum of large logits
 
-    With ``lengths`` sample ``b`` is the corner ``[0, lengths[b])`` of the padded array and its
+    With `lengths` sample `b` is the corner `[0, lengths[b])` of the padded array and its
     windows are those of an array of that size. Queries outside it give zeros, an LSE of
-    ``-inf`` and no gradient; keys outside it are never seen.
+    `-inf` and no gradient; keys outside it are never seen.
 
-    With ``finer`` queries lie on a map so many times finer on each axis (cross_resolution.py), and
-    their arrays are ``[batch, *(out * finer), heads / prod(finer), ...]``. Of head ``h //
-    prod(finer)`` of these, head ``h`` of the problem has one query of every cell, that at the place
-    ``h % prod(finer)`` of it, counted row by row.
+    With `finer` queries lie on a map so many times finer on each axis (cross_resolution.py), and
+    their arrays are `[batch, *(out * finer), heads / prod(finer), ...]`. Of head `h //
+    prod(finer)` of these, head `h` of the problem has one query of every cell, that at the place
+    `h % prod(finer)` of it, counted row by row.
     """
 
     neighborhood: Neighborhood
@@ -96,7 +96,7 @@ class Problem:
 
 
 def check_neighborhood(op: str, hood: Any) -> None:
-    """Raises unless ``hood`` is a `Neighborhood`, which has been validated."""
+    """Raises unless `hood` is a `Neighborhood`, which has been validated."""
     if not isinstance(hood, Neighborhood):
         raise TypeError(f"[{op}] 'hood' must be a Neighborhood but got {hood!r}.")
 
@@ -117,7 +117,7 @@ def check_floats(op: str, **arrays: Any) -> None:
 
 
 def checked_scale(op: str, scale: Any, head_dim: int, name: str = "scale") -> float:
-    """``scale``, by default ``head_dim ** -0.5``.
+    """`scale`, by default `head_dim ** -0.5`.
 
     Raises:
         TypeError: If it is not a number. An array would be evaluated, and lose its gradient.
@@ -156,7 +156,7 @@ def check_heads(op: str, heads: int, kv_heads: int) -> None:
 
 
 def check_rpb(op: str, rpb: Any, heads: int, hood: Neighborhood) -> None:
-    """Raises unless ``rpb`` is a bias table ``[heads, 2 * kernel_size - 1 per axis]``."""
+    """Raises unless `rpb` is a bias table `[heads, 2 * kernel_size - 1 per axis]`."""
     check_floats(op, rpb=rpb)
     if rpb.shape != (heads, *hood.bias_shape):
         raise ValueError(
@@ -179,7 +179,7 @@ def attention_problem(
 ) -> Problem:
     """Validates the arrays of one attention call, the query before it is downsampled.
 
-    Lengths are validated apart: their numbers count. Where queries ``may_be_finer`` they may lie on
+    Lengths are validated apart: their numbers count. Where queries `may_be_finer` they may lie on
     a finer map than keys.
 
     Raises:
@@ -224,7 +224,7 @@ def attention_problem(
 
 
 def check_token_arrays(op: str, rank: int, **arrays: mx.array) -> None:
-    """Raises unless all arrays are ``[batch, *spatial, heads, head_dim]`` of one batch and size."""
+    """Raises unless all arrays are `[batch, *spatial, heads, head_dim]` of one batch and size."""
     first, reference = next(iter(arrays.items()))
     axes = ("length",) if rank == 1 else ("depth", "height", "width")[3 - rank :]
     layout = ", ".join(["batch", *axes, "heads", "head_dim"])
@@ -242,11 +242,11 @@ def check_token_arrays(op: str, rank: int, **arrays: mx.array) -> None:
 
 
 def inside_samples(tokens: Sequence[mx.array], lengths: mx.array) -> mx.array:
-    """Whether tokens lie inside each sample: ``[B, *tokens of each axis]`` of bools.
+    """Whether tokens lie inside each sample: `[B, *tokens of each axis]` of bools.
 
     Args:
         tokens: Those that are asked for, one array per axis.
-        lengths: ``[B, rank]``.
+        lengths: `[B, rank]`.
     """
     inside = mx.array(True)
     for axis, token in enumerate(tokens):
@@ -256,13 +256,13 @@ def inside_samples(tokens: Sequence[mx.array], lengths: mx.array) -> mx.array:
 
 
 def unpack(problem: Problem, qkv: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-    """Query, key and value of ``[B, *spatial, heads + 2 * kv_heads, D]``: views of it."""
+    """Query, key and value of `[B, *spatial, heads + 2 * kv_heads, D]`: views of it."""
     query, key, value = split_heads(qkv, problem.heads)
     return downsample(problem, query), key, value
 
 
 def split_heads(qkv: mx.array, heads: int) -> list[mx.array]:
-    """Views of ``[..., heads + 2 * kv_heads, D]``: the heads of queries, of keys and of values."""
+    """Views of `[..., heads + 2 * kv_heads, D]`: the heads of queries, of keys and of values."""
     kv_heads = (qkv.shape[-2] - heads) // 2
     return list(mx.split(qkv, [heads, heads + kv_heads], axis=-2))
 
@@ -277,7 +277,7 @@ def pack(problem: Problem, query: mx.array, key: mx.array, value: mx.array) -> m
 
 
 def downsample(problem: Problem, query: mx.array) -> mx.array:
-    """Keeps every ``stride``-th query: ``[B, *spatial, ...] -> [B, *out, ...]``."""
+    """Keeps every `stride`-th query: `[B, *spatial, ...] -> [B, *out, ...]`."""
     if problem.out == problem.spatial:
         return query
     return query[_kept(problem)]

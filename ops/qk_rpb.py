@@ -1,4 +1,4 @@
-"""The two halves under the names of natten-mlx's ``extras.allin1``: biased logits, and values."""
+"""The two halves under the names of natten-mlx's `extras.allin1`: biased logits, and values."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def na1d_qk_rpb(
     *,
     scale: float | None = None,
 ) -> mx.array:
-    """[`na1d_qk`][] with a bias and, unless ``scale`` is given, without scaling.
+    """[`na1d_qk`][] with a bias and, unless `scale` is given, without scaling.
 
-    ``rpb`` is ``[heads, 2 * kernel_size - 1]``.
+    `rpb` is `[heads, 2 * kernel_size - 1]`.
     """
     op = "na1d_qk_rpb"
     hood = Neighborhood.of(1, kernel_size, dilation, op=op)
@@ -36,10 +36,10 @@ def na2d_qk_rpb(
     *,
     scale: float | None = None,
 ) -> mx.array:
-    """[`na2d_qk`][] with a bias and, unless ``scale`` is given, without scaling.
+    """[`na2d_qk`][] with a bias and, unless `scale` is given, without scaling.
 
-    The signature that DiNAT-based models know from natten-mlx's ``extras.allin1``, for kernels of
-    any size. ``rpb`` is ``[heads, 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1]``.
+    The signature that DiNAT-based models know from natten-mlx's `extras.allin1`, for kernels of
+    any size. `rpb` is `[heads, 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1]`.
     """
     op = "na2d_qk_rpb"
     hood = Neighborhood.of(2, kernel_size, dilation, op=op)
@@ -56,9 +56,9 @@ def na3d_qk_rpb(
     *,
     scale: float | None = None,
 ) -> mx.array:
-    """[`na3d_qk`][] with a bias and, unless ``scale`` is given, without scaling.
+    """[`na3d_qk`][] with a bias and, unless `scale` is given, without scaling.
 
-    ``rpb`` is ``[heads, 2 * kernel_size - 1 per axis]``.
+    `rpb` is `[heads, 2 * kernel_size - 1 per axis]`.
     """
     op = "na3d_qk_rpb"
     hood = Neighborhood.of(3, kernel_size, dilation, op=op)

@@ -1,6 +1,6 @@
 """What a tier is: its face, what it says that it can do, and the face of those that launch by name.
 
-A tier is a module of this folder that `Tier` describes: ``pure``, ``gpu`` or ``native``.
+A tier is a module of this folder that `Tier` describes: `pure`, `gpu` or `native`.
 Nothing here imports one; ops/backend.py chooses among them.
 """
 
@@ -99,14 +99,14 @@ class Tier(Protocol):
     def why_dense(self, problem: Problem) -> str | None:
         """Why MLX's own attention to all keys is taken for a problem instead; None if it is not.
 
-        It is asked only where that can compute the problem (``dense.why_not``).
+        It is asked only where that can compute the problem (`dense.why_not`).
         """
 
     def differentiable(self, op: str, problem: Problem) -> Run | None:
         """A function whose results carry their gradients, None if ops/autograd.py has the rules.
 
         Args:
-            op: ``"forward"``, ``"qk"`` or ``"av"``, or ``"forward_packed"``, which takes the first
+            op: `"forward"`, `"qk"` or `"av"`, or `"forward_packed"`, which takes the first
                 three arrays in one (`pack`).
             problem: To compute.
         """
@@ -120,9 +120,9 @@ class Tier(Protocol):
         rpb: mx.array | None,
         lengths: mx.array | None,
     ) -> tuple[mx.array, mx.array, mx.array]:
-        """``(out, lse, stats)``: ``softmax(scale * q k^T + rpb) v`` over each window, and its LSE.
+        """`(out, lse, stats)`: `softmax(scale * q k^T + rpb) v` over each window, and its LSE.
 
-        ``stats`` is what `backward` computes the weights from: the LSE in two parts.
+        `stats` is what `backward` computes the weights from: the LSE in two parts.
         """
 
     def backward(
@@ -138,7 +138,7 @@ class Tier(Protocol):
         d_out: mx.array,
         d_lse: mx.array,
     ) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
-        """``(d_query, d_key, d_value, d_rpb)``, the weights recomputed from ``stats``."""
+        """`(d_query, d_key, d_value, d_rpb)`, the weights recomputed from `stats`."""
 
     def backward_packed(
         self,
@@ -153,7 +153,7 @@ class Tier(Protocol):
         d_out: mx.array,
         d_lse: mx.array,
     ) -> tuple[mx.array, mx.array | None]:
-        """``(d_qkv, d_rpb)``: the same, the first three in one array (`pack`)."""
+        """`(d_qkv, d_rpb)`: the same, the first three in one array (`pack`)."""
 
     def qk(
         self,
@@ -163,7 +163,7 @@ class Tier(Protocol):
         rpb: mx.array | None,
         lengths: mx.array | None,
     ) -> mx.array:
-        """Logits ``[B, *out, H, prod K]`` by window slot, ``-inf`` in slots without a key."""
+        """Logits `[B, *out, H, prod K]` by window slot, `-inf` in slots without a key."""
 
     def qk_backward(
         self,
@@ -174,12 +174,12 @@ class Tier(Protocol):
         lengths: mx.array | None,
         d_logits: mx.array,
     ) -> tuple[mx.array, mx.array, mx.array | None]:
-        """``(d_query, d_key, d_rpb)``."""
+        """`(d_query, d_key, d_rpb)`."""
 
     def av(
         self, problem: Problem, attn: mx.array, value: mx.array, lengths: mx.array | None
     ) -> mx.array:
-        """``[B, *out, H, Dv]``: the values of each window, weighted by slot; others are ignored."""
+        """`[B, *out, H, Dv]`: the values of each window, weighted by slot; others are ignored."""
 
     def av_backward(
         self,
@@ -189,7 +189,7 @@ class Tier(Protocol):
         lengths: mx.array | None,
         d_out: mx.array,
     ) -> tuple[mx.array, mx.array]:
-        """``(d_attn, d_value)``."""
+        """`(d_attn, d_value)`."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Neighborhood attention in two halves, with the attention weights in the open.
 
-``softmax(na2d_qk(query, key, ...), axis=-1)`` and [`na2d_av`][] are `na2d`, with room for
-dropout or a look between them. The weights take ``kernel volume`` numbers per query and head.
+`softmax(na2d_qk(query, key, ...), axis=-1)` and [`na2d_av`][] are `na2d`, with room for
+dropout or a look between them. The weights take `kernel volume` numbers per query and head.
 [`attend_qk`][] and [`attend_av`][] take a `Neighborhood` of any rank; all others make
 one of their arguments.
 """
@@ -36,18 +36,18 @@ def attend_qk(
 
     Args:
         hood: Who sees whom; its rank is that of the arrays.
-        query: ``[batch, *spatial, heads, head_dim]``.
-        key: ``[batch, *spatial, kv_heads, head_dim]``.
+        query: `[batch, *spatial, heads, head_dim]`.
+        key: `[batch, *spatial, kv_heads, head_dim]`.
         scale: As in [`na2d_qk`][natten_zoo.ops.na2d_qk].
-        rpb: ``[heads, *hood.bias_shape]``.
-        op: Who asks, for messages. Default: ``na{rank}d_qk``.
+        rpb: `[heads, *hood.bias_shape]`.
+        op: Who asks, for messages. Default: `na{rank}d_qk`.
 
     Returns:
-        ``[batch, *spatial', heads, hood.volume]``, as [`na2d_qk`][natten_zoo.ops.na2d_qk].
+        `[batch, *spatial', heads, hood.volume]`, as [`na2d_qk`][natten_zoo.ops.na2d_qk].
 
     Raises:
         TypeError: If an argument has the wrong type or dtype.
-        ValueError: If shapes do not fit, or ``kernel_size * dilation`` exceeds an axis.
+        ValueError: If shapes do not fit, or `kernel_size * dilation` exceeds an axis.
     """
     call = known.kind("attend_qk", op, hood, scale, query, key, rpb)
     rest = known.rest(call)
@@ -69,16 +69,16 @@ def attend_av(
 
     Args:
         hood: Who sees whom; its rank is that of the arrays.
-        attn: ``[batch, *spatial', heads, hood.volume]``, as [`attend_qk`][] gives.
-        value: ``[batch, *spatial, kv_heads, value_dim]``.
-        op: Who asks, for messages. Default: ``na{rank}d_av``.
+        attn: `[batch, *spatial', heads, hood.volume]`, as [`attend_qk`][] gives.
+        value: `[batch, *spatial, kv_heads, value_dim]`.
+        op: Who asks, for messages. Default: `na{rank}d_av`.
 
     Returns:
-        ``[batch, *spatial', heads, value_dim]``.
+        `[batch, *spatial', heads, value_dim]`.
 
     Raises:
         TypeError: If an argument has the wrong type or dtype.
-        ValueError: If shapes do not fit, or ``kernel_size * dilation`` exceeds an axis.
+        ValueError: If shapes do not fit, or `kernel_size * dilation` exceeds an axis.
     """
     call = known.kind("attend_av", op, hood, None, attn, value)
     rest = known.rest(call)
@@ -109,29 +109,29 @@ def na2d_qk(
     $$l_{i, t} = s \, q_i \cdot k_j + b_{(j - i) / d}, \qquad j = \rho_t(i)$$
 
     with $\rho_t(i)$ the key in slot $t$ of the window of $i$. Slots are in
-    row-major order over the axes; on each axis slot ``t`` holds the key ``t * dilation`` after the
-    first of the window. Windows that a border cuts (causal axes only) have ``-inf`` in their last
+    row-major order over the axes; on each axis slot `t` holds the key `t * dilation` after the
+    first of the window. Windows that a border cuts (causal axes only) have `-inf` in their last
     slots. Products are summed in float32.
 
     Args:
-        query: ``[batch, height, width, heads, head_dim]``; float32, float16 or bfloat16.
-        key: ``[batch, height, width, kv_heads, head_dim]``; ``kv_heads`` divides ``heads``.
+        query: `[batch, height, width, heads, head_dim]`; float32, float16 or bfloat16.
+        key: `[batch, height, width, kv_heads, head_dim]`; `kv_heads` divides `heads`.
         kernel_size: Keys per query and axis, an integer or one per axis.
         dilation: Step between the keys of a window. It comes next, as in natten-mlx, where
-            `na2d` has ``stride``: ``na2d_qk(q, k, 7, 2)`` is a dilation of 2, and
-            ``na2d(q, k, v, 7, 2)`` a stride of 2.
-        stride: Keeps every ``stride``-th query, as in [`na2d`][natten_zoo.ops.na2d].
+            `na2d` has `stride`: `na2d_qk(q, k, 7, 2)` is a dilation of 2, and
+            `na2d(q, k, v, 7, 2)` a stride of 2.
+        stride: Keeps every `stride`-th query, as in [`na2d`][natten_zoo.ops.na2d].
         is_causal: Whether a query sees only keys up to itself, for all axes or one per axis.
-        scale: Factor of the products. Default: ``head_dim ** -0.5``.
-        rpb: Relative position bias ``[heads, 2 * kernel_size - 1 per axis]``, added after scaling.
+        scale: Factor of the products. Default: `head_dim ** -0.5`.
+        rpb: Relative position bias `[heads, 2 * kernel_size - 1 per axis]`, added after scaling.
         window_stride: Queries that share the window of their leader, as in `na2d`.
 
     Returns:
-        ``[batch, height', width', heads, prod(kernel_size)]`` in the dtype of ``query``.
+        `[batch, height', width', heads, prod(kernel_size)]` in the dtype of `query`.
 
     Raises:
         TypeError: If an argument has the wrong type or dtype.
-        ValueError: If shapes do not fit, or ``kernel_size * dilation`` exceeds an axis.
+        ValueError: If shapes do not fit, or `kernel_size * dilation` exceeds an axis.
 
     Examples:
         >>> import mlx.core as mx
@@ -159,8 +159,8 @@ def na1d_qk(
     rpb: mx.array | None = None,
     window_stride: IntOrInts = 1,
 ) -> mx.array:
-    """1-D [`na2d_qk`][]: ``[batch, length, heads, head_dim]`` to
-    ``[batch, length', heads, kernel_size]``.
+    """1-D [`na2d_qk`][]: `[batch, length, heads, head_dim]` to
+    `[batch, length', heads, kernel_size]`.
     """
     hood = Neighborhood.of(1, kernel_size, dilation, stride, window_stride, is_causal, op="na1d_qk")
     return attend_qk(hood, query, key, scale=scale, rpb=rpb)
@@ -178,8 +178,8 @@ def na3d_qk(
     rpb: mx.array | None = None,
     window_stride: IntOrInts = 1,
 ) -> mx.array:
-    """3-D [`na2d_qk`][]: ``[batch, depth, height, width, heads, head_dim]`` to
-    ``[batch, depth', height', width', heads, prod(kernel_size)]``.
+    """3-D [`na2d_qk`][]: `[batch, depth, height, width, heads, head_dim]` to
+    `[batch, depth', height', width', heads, prod(kernel_size)]`.
     """
     hood = Neighborhood.of(3, kernel_size, dilation, stride, window_stride, is_causal, op="na3d_qk")
     return attend_qk(hood, query, key, scale=scale, rpb=rpb)
@@ -203,20 +203,20 @@ def na2d_av(
     key are ignored, whatever they hold.
 
     Args:
-        attn: ``[batch, height', width', heads, prod(kernel_size)]``; any weights.
-        value: ``[batch, height, width, kv_heads, value_dim]``, in the dtype of ``attn``.
+        attn: `[batch, height', width', heads, prod(kernel_size)]`; any weights.
+        value: `[batch, height, width, kv_heads, value_dim]`, in the dtype of `attn`.
         kernel_size: As in [`na2d_qk`][].
         dilation: As in [`na2d_qk`][].
-        stride: As in [`na2d_qk`][]: ``height'`` is ``ceil(height / stride)``.
+        stride: As in [`na2d_qk`][]: `height'` is `ceil(height / stride)`.
         is_causal: As in [`na2d_qk`][].
         window_stride: As in [`na2d_qk`][].
 
     Returns:
-        ``[batch, height', width', heads, value_dim]``.
+        `[batch, height', width', heads, value_dim]`.
 
     Raises:
         TypeError: If an argument has the wrong type or dtype.
-        ValueError: If shapes do not fit, or ``kernel_size * dilation`` exceeds an axis.
+        ValueError: If shapes do not fit, or `kernel_size * dilation` exceeds an axis.
     """
     hood = Neighborhood.of(2, kernel_size, dilation, stride, window_stride, is_causal, op="na2d_av")
     return attend_av(hood, attn, value)
@@ -232,8 +232,8 @@ def na1d_av(
     is_causal: BoolOrBools = False,
     window_stride: IntOrInts = 1,
 ) -> mx.array:
-    """1-D [`na2d_av`][]: ``[batch, length', heads, kernel_size]`` to
-    ``[batch, length', heads, value_dim]``.
+    """1-D [`na2d_av`][]: `[batch, length', heads, kernel_size]` to
+    `[batch, length', heads, value_dim]`.
     """
     hood = Neighborhood.of(1, kernel_size, dilation, stride, window_stride, is_causal, op="na1d_av")
     return attend_av(hood, attn, value)
@@ -249,8 +249,8 @@ def na3d_av(
     is_causal: BoolOrBools = False,
     window_stride: IntOrInts = 1,
 ) -> mx.array:
-    """3-D [`na2d_av`][]: ``[batch, depth', height', width', heads, prod(kernel_size)]`` to
-    ``[batch, depth', height', width', heads, value_dim]``.
+    """3-D [`na2d_av`][]: `[batch, depth', height', width', heads, prod(kernel_size)]` to
+    `[batch, depth', height', width', heads, value_dim]`.
     """
     hood = Neighborhood.of(3, kernel_size, dilation, stride, window_stride, is_causal, op="na3d_av")
     return attend_av(hood, attn, value)

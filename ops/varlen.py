@@ -35,16 +35,16 @@ def attend_varlen(
 
     Args:
         hood: Who sees whom; its rank is that of the arrays.
-        query: ``[batch, *spatial, heads, head_dim]``, padded.
-        key: ``[batch, *spatial, kv_heads, head_dim]``.
-        value: ``[batch, *spatial, kv_heads, value_dim]``.
-        sizes: Integers ``[batch, rank]``, for one axis also ``[batch]``; see [`na2d_varlen`][].
+        query: `[batch, *spatial, heads, head_dim]`, padded.
+        key: `[batch, *spatial, kv_heads, head_dim]`.
+        value: `[batch, *spatial, kv_heads, value_dim]`.
+        sizes: Integers `[batch, rank]`, for one axis also `[batch]`; see [`na2d_varlen`][].
         scale: As in [`na2d`][natten_zoo.ops.na2d].
-        rpb: ``[heads, *hood.bias_shape]``.
-        op: Who asks, for messages. Default: ``na{rank}d_varlen``.
+        rpb: `[heads, *hood.bias_shape]`.
+        op: Who asks, for messages. Default: `na{rank}d_varlen`.
 
     Returns:
-        The output and the LSE, as `na2d_varlen` with ``return_lse``.
+        The output and the LSE, as `na2d_varlen` with `return_lse`.
 
     Raises:
         TypeError: If an argument has the wrong type or dtype.
@@ -89,32 +89,32 @@ def na2d_varlen(
     window_stride: IntOrInts = 1,
     return_lse: bool = False,
 ) -> Result:
-    """`na2d` where sample ``b`` is only the corner ``spatial_sizes[b]`` of its array.
+    """`na2d` where sample `b` is only the corner `spatial_sizes[b]` of its array.
 
     The windows of a sample are those of an array of its size: its borders move them, and what lies
     outside is never seen, whatever it holds. Nothing is evaluated, so sizes may come out of a
     computation, and a compiled function serves all of them.
 
     Args:
-        query: ``[batch, height, width, heads, head_dim]``, padded.
-        key: ``[batch, height, width, kv_heads, head_dim]``.
-        value: ``[batch, height, width, kv_heads, value_dim]``.
-        spatial_sizes: Integers ``[batch, 2]``. On axes where a sample is smaller than ``kernel_size
-            * dilation`` its queries see the whole dilation group. Those of an ``mx.array``, whose
+        query: `[batch, height, width, heads, head_dim]`, padded.
+        key: `[batch, height, width, kv_heads, head_dim]`.
+        value: `[batch, height, width, kv_heads, value_dim]`.
+        spatial_sizes: Integers `[batch, 2]`. On axes where a sample is smaller than `kernel_size
+            * dilation` its queries see the whole dilation group. Those of an `mx.array`, whose
             numbers are not known yet, are clipped to the padded size; others are checked.
         kernel_size: Keys per query and axis, an integer or one per axis.
         dilation: Step between the keys of a window. It comes next, as in natten-mlx, where
-            [`na2d`][natten_zoo.ops.na2d] has ``stride``.
-        scale: Factor of the logits. Default: ``head_dim ** -0.5``.
-        stride: Keeps every ``stride``-th query, as in [`na2d`][natten_zoo.ops.na2d].
+            [`na2d`][natten_zoo.ops.na2d] has `stride`.
+        scale: Factor of the logits. Default: `head_dim ** -0.5`.
+        stride: Keeps every `stride`-th query, as in [`na2d`][natten_zoo.ops.na2d].
         is_causal: Whether a query sees only keys up to itself, for all axes or one per axis.
-        rpb: Relative position bias ``[heads, 2 * kernel_size - 1 per axis]``.
+        rpb: Relative position bias `[heads, 2 * kernel_size - 1 per axis]`.
         window_stride: Queries that share the window of their leader, as in `na2d`.
         return_lse: Whether to return the logarithm of the sum of exponentials, too.
 
     Returns:
-        ``[batch, height', width', heads, value_dim]`` as `na2d`, zero outside of the samples;
-        with ``return_lse`` a pair with the LSE, ``-inf`` outside.
+        `[batch, height', width', heads, value_dim]` as `na2d`, zero outside of the samples;
+        with `return_lse` a pair with the LSE, `-inf` outside.
 
     Raises:
         TypeError: If an argument has the wrong type or dtype.
@@ -152,7 +152,7 @@ def na1d_varlen(
     window_stride: IntOrInts = 1,
     return_lse: bool = False,
 ) -> Result:
-    """1-D [`na2d_varlen`][]: arrays ``[batch, length, heads, head_dim]``, lengths ``[batch]``.
+    """1-D [`na2d_varlen`][]: arrays `[batch, length, heads, head_dim]`, lengths `[batch]`.
 
     Examples:
         >>> import mlx.core as mx
@@ -184,8 +184,8 @@ def na3d_varlen(
     window_stride: IntOrInts = 1,
     return_lse: bool = False,
 ) -> Result:
-    """3-D [`na2d_varlen`][]: arrays ``[batch, depth, height, width, heads, head_dim]``, sizes
-    ``[batch, 3]``.
+    """3-D [`na2d_varlen`][]: arrays `[batch, depth, height, width, heads, head_dim]`, sizes
+    `[batch, 3]`.
     """
     hood = Neighborhood.of(
         3, kernel_size, dilation, stride, window_stride, is_causal, op="na3d_varlen"
@@ -196,7 +196,7 @@ def na3d_varlen(
 
 
 def checked_lengths(op: str, sizes: Sizes, problem: Problem) -> mx.array:
-    """int32 ``[batch, rank]`` within the padded size."""
+    """int32 `[batch, rank]` within the padded size."""
     batch, spatial = problem.batch, problem.spatial
     name = "seq_lens" if len(spatial) == 1 else "spatial_sizes"
     expected = [batch] if len(spatial) == 1 else [batch, len(spatial)]

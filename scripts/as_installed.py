@@ -10,7 +10,7 @@ BESIDE = ("ops", "metal", "configs")
 
 
 def link_package(folder: Path) -> Path:
-    """Makes ``folder/natten_zoo`` of links to what the installed package consists of."""
+    """Makes `folder/natten_zoo` of links to what the installed package consists of."""
     package = folder / "natten_zoo"
     package.mkdir(parents=True)
     inside = [p for p in (ROOT / "natten_zoo").iterdir() if p.name != "__pycache__"]
@@ -20,7 +20,7 @@ def link_package(folder: Path) -> Path:
 
 
 def link_in_place(package: Path) -> None:
-    """Links the folders that lie beside ``package`` into it."""
+    """Links the folders that lie beside `package` into it."""
     for name in BESIDE:
         link = package / name
         if not link.is_symlink():

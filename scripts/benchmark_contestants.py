@@ -39,7 +39,7 @@ class Case:
         return Problem(self.hood, batch, self.spatial, self.heads, self.heads, d, d, d**-0.5, dtype)
 
     def mask(self) -> np.ndarray:
-        """``[tokens, tokens]``: whether a query sees a key."""
+        """`[tokens, tokens]`: whether a query sees a key."""
         mask = np.ones((1, 1), bool)
         for axis, length in enumerate(self.spatial):
             mask = np.kron(mask, self.hood.mask(axis, length))
@@ -59,7 +59,7 @@ TURN = 0.01  # seconds of timed calls
 
 @dataclass
 class Contestant:
-    """``forward(q, k, v, d_out)``, and ``backward`` with it, evaluated before they return."""
+    """`forward(q, k, v, d_out)`, and `backward` with it, evaluated before they return."""
 
     name: str
     forward: Callable[..., Any]
@@ -139,7 +139,7 @@ def gather(case: Case) -> Attention:
 
 
 def tier(case: Case, name: str) -> Attention:
-    """The operator of ``natten_zoo``, forced to one tier."""
+    """The operator of `natten_zoo`, forced to one tier."""
     function = (ops.na1d, ops.na2d, ops.na3d)[len(case.spatial) - 1]
 
     def attention(query: mx.array, key: mx.array, value: mx.array) -> mx.array:

@@ -2,8 +2,8 @@
 
     python scripts/build_native.py && python scripts/benchmark_dispatch.py
 
-``build`` is the time to add the operation to MLX's graph, ``one`` a call with its evaluation,
-``chain`` a call of thirty in a row, evaluated at once. Medians of rounds in microseconds; the tiers
+`build` is the time to add the operation to MLX's graph, `one` a call with its evaluation,
+`chain` a call of thirty in a row, evaluated at once. Medians of rounds in microseconds; the tiers
 take turns. First of all both must give the same bits.
 """
 

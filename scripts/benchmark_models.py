@@ -2,11 +2,11 @@
 
     python scripts/benchmark_models.py nat_mini dinat_mini nat_tiny --json models.json
 
-Beside each model, where torch is installed, the same model in torch (``scripts/torch_nat.py``) with
+Beside each model, where torch is installed, the same model in torch (`scripts/torch_nat.py`) with
 the same weights; contestants take turns and the median round counts. A training step is forward,
 backward and AdamW for the whole batch, in float32. Shares are of one image's
 forward pass with every part evaluated by itself. On Linux MLX's wheel brings the reference BLAS;
-OpenBLAS is several times faster: install it and set ``LD_PRELOAD`` as the README says.
+OpenBLAS is several times faster: install it and set `LD_PRELOAD` as the README says.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ PARTS = {
 
 
 def main() -> None:
-    """Prints a table; with ``--json`` writes it, too."""
+    """Prints a table; with `--json` writes it, too."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

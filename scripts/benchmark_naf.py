@@ -3,10 +3,10 @@
     python scripts/benchmark_naf.py --sizes 32,512 64,1024 --channels 1024
     python scripts/benchmark_naf.py --sizes 32,512 --gradients
 
-NAF has four heads, windows of 9 x 9, 256 channels of queries and keys. ``finer queries`` is what it
-does: each pixel asks the coarse cells around its own. ``upsampled`` is what its authors' code does:
+NAF has four heads, windows of 9 x 9, 256 channels of queries and keys. `finer queries` is what it
+does: each pixel asks the coarse cells around its own. `upsampled` is what its authors' code does:
 keys and values are repeated to the pixels' resolution, and the window takes steps of a cell.
-``folded`` has the pixels of a cell copied to its place, as heads, and the output back. All give the
+`folded` has the pixels of a cell copied to its place, as heads, and the output back. All give the
 same numbers, which is checked. Contestants take turns, and the median round counts; memory is the
 peak above the inputs, the results included, as MLX counts it.
 """

@@ -6,8 +6,8 @@ Each row is one shape: forward, forward+backward (gradients of query, key and va
 memory of the latter above its inputs, as MLX's allocator counts it. Contestants take turns, round
 by round, and the median round counts, or, with --statistic min, the least disturbed one, where
 other work shares the machine; in a turn the first call is not timed, those of the next 10
-ms are. ``gather`` is the baseline: neighborhood attention as one would write it in MLX, each query
-with a copy of its keys and values. ``x`` columns are the baseline's time over the contestant's.
+ms are. `gather` is the baseline: neighborhood attention as one would write it in MLX, each query
+with a copy of its keys and values. `x` columns are the baseline's time over the contestant's.
 The floor of a shape is its multiply-adds (only keys in the window) and the bytes of query, key,
 value and output.
 """
@@ -93,7 +93,7 @@ def contestants(case: Case, wanted: list[str], batch: int, dtype: str) -> list[C
 
 
 def torch_peer(name: str, case: Case, batch: int, dtype: str) -> Contestant:
-    """One of ``torch_contestants.py``, which needs torch."""
+    """One of `torch_contestants.py`, which needs torch."""
     from torch_contestants import torch_contestant
 
     return torch_contestant(name, case, batch, dtype)

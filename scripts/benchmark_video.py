@@ -2,8 +2,8 @@
 
     python scripts/benchmark_video.py --sizes 12,16,16 16,24,24
 
-Four heads of 64 channels, windows of 11 x 11 x 11. ``natten_zoo`` is `na3d` on the tier that it
-chooses; ``dense mask`` is MLX's attention of all tokens with all, with a mask; ``slabs`` what ports
+Four heads of 64 channels, windows of 11 x 11 x 11. `natten_zoo` is `na3d` on the tier that it
+chooses; `dense mask` is MLX's attention of all tokens with all, with a mask; `slabs` what ports
 without such an operator write: for each few frames and rows the keys around them are cut out, and
 MLX's attention masks those outside a window. Contestants take turns, round by round, in an order
 that changes; the median round counts. Memory is the peak above the inputs, as MLX counts it.
@@ -54,7 +54,7 @@ def seen(axis: int, length: int, first: int, last: int) -> tuple[slice, np.ndarr
 def masked(
     query: mx.array, key: mx.array, value: mx.array, masks: Sequence[np.ndarray]
 ) -> mx.array:
-    """MLX's attention of arrays ``[B, T, H, W, heads, d]``, with a mask per axis."""
+    """MLX's attention of arrays `[B, T, H, W, heads, d]`, with a mask per axis."""
     time, row, column = map(mx.array, masks)
     mask = (
         time[:, None, None, :, None, None]

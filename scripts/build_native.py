@@ -1,7 +1,7 @@
-"""Compiles the native tier of a clone, in place: ``python scripts/build_native.py``.
+"""Compiles the native tier of a clone, in place: `python scripts/build_native.py`.
 
-Needs a C++20 compiler (GCC 12 or newer, Clang 15 or newer), ``cmake``, ``ninja`` and the release of
-``nanobind`` that MLX was built with; ``pip install 'natten-zoo[native]'`` has the last three.
+Needs a C++20 compiler (GCC 12 or newer, Clang 15 or newer), `cmake`, `ninja` and the release of
+`nanobind` that MLX was built with; `pip install 'natten-zoo[native]'` has the last three.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def missing() -> str | None:
 
 
 def build(march: str, sanitize: str, build_dir: Path, target: Path) -> None:
-    """Configures and compiles; the extension lands in ``target``."""
+    """Configures and compiles; the extension lands in `target`."""
     cmake, ninja = _program("cmake") or "cmake", _program("ninja") or "ninja"
     built = build_dir / "extension"
     configure = [

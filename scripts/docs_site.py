@@ -75,7 +75,7 @@ class TupleTargets(griffe.Extension):
 
 
 def public_names(module: ModuleType) -> list[str]:
-    """What a module offers: its ``__all__``, else what it defines under a name without ``_``."""
+    """What a module offers: its `__all__`, else what it defines under a name without `_`."""
     listed = getattr(module, "__all__", None)
     if listed is not None:
         return list(listed)

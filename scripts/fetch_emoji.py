@@ -117,7 +117,7 @@ def write(data: bytes, vendor: str, by: str, tones: bool, folder: Path) -> int:
 
 
 def slug(name: str) -> str:
-    """A folder's name: ``Smileys & Emotion`` is ``smileys-emotion``."""
+    """A folder's name: `Smileys & Emotion` is `smileys-emotion`."""
     return re.sub(r"\W+", "-", name.lower()).strip("-")
 
 

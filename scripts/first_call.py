@@ -1,4 +1,4 @@
-"""How many kernels a model has built before its first result: ``python scripts/first_call.py``.
+"""How many kernels a model has built before its first result: `python scripts/first_call.py`.
 
 On a GPU they are built, and it says how long that took; elsewhere a Metal device is played that
 builds nothing, and the number is the same.

@@ -5,12 +5,12 @@
     python scripts/gpu_check.py --only bench --cases "K13" --dtypes float16
     python scripts/gpu_check.py --only bench --shapes large --contestants ours --dtypes float16
 
-``check`` holds random problems against a float64 reference, each twice: the results must be the
+`check` holds random problems against a float64 reference, each twice: the results must be the
 same to the last bit, and so must those of views of the arrays, and the gradients that are written
-into one. ``memory`` runs a few of them under compute-sanitizer, where it is installed.
-``large`` computes arrays of more than 2^31 elements and holds their ends against short ones; it
+into one. `memory` runs a few of them under compute-sanitizer, where it is installed.
+`large` computes arrays of more than 2^31 elements and holds their ends against short ones; it
 needs about 50 GB.
-``bench`` times forward, and forward with backward, of ours, MLX's dense attention with the
+`bench` times forward, and forward with backward, of ours, MLX's dense attention with the
 neighborhood as a mask, a gather per query (all under mx.compile), and torch's compiled
 flex_attention, where torch is installed: medians of rounds after a warm-up, inputs rotating, beside
 the two floors of each shape (bytes and operations).
@@ -164,7 +164,7 @@ def bench(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def flex(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Torch's flex_attention, in a process of its own that is given ``--flex-seconds``."""
+    """Torch's flex_attention, in a process of its own that is given `--flex-seconds`."""
     import mlx.core as mx
 
     mx.clear_cache()  # MLX keeps what it had: torch needs memory of the same GPU

@@ -3,13 +3,13 @@
     python scripts/gpu_models.py nat_mini dinat_base --batch 64 --out models.json
     python scripts/gpu_models.py upernet_nat_mini na_unetr_small --batch 2 --contestants ours
 
-``ours`` is the model compiled by mx.compile, ``dense`` and ``flex`` the same in torch
+`ours` is the model compiled by mx.compile, `dense` and `flex` the same in torch
 (scripts/torch_nat.py, classifiers only): attention with a dense mask, and compiled flex_attention
-with the bias as its score_mod; with ``--whole`` torch.compile is given all of the model. Each is
+with the bias as its score_mod; with `--whole` torch.compile is given all of the model. Each is
 timed in a process of its own, one after the other: medians of rounds after a warm-up. A training
 step is forward, backward and AdamW in the dtype given.
 
-``attention`` is what the attention of all layers takes by itself, from projected queries, keys and
+`attention` is what the attention of all layers takes by itself, from projected queries, keys and
 values on and back to their gradient: what is left of a step is MLX's products, norms and
 activations.
 """

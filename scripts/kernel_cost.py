@@ -8,25 +8,25 @@ Needs clang 19 or newer (tests/metal_emulator/README.md). For each case one head
 run through the emulated Metal kernels and counted, per query and head; natten-mlx's kernels too,
 where that package is installed:
 
-* ``lines``  bytes of the 128-byte lines that each threadgroup touches in device memory, the traffic
-             below a core's cache; ``must`` is every array once
-* ``local``  bytes of threadgroup memory read and written
-* ``mma``    products of 8x8 matrices, or as many as those of an M5's accelerators are, and how many
+* `lines`  bytes of the 128-byte lines that each threadgroup touches in device memory, the traffic
+             below a core's cache; `must` is every array once
+* `local`  bytes of threadgroup memory read and written
+* `mma`    products of 8x8 matrices, or as many as those of an M5's accelerators are, and how many
              times those that the windows need
-* ``ops``    all other arithmetic of single lanes, integers included; widening a float16 is free, as
+* `ops`    all other arithmetic of single lanes, integers included; widening a float16 is free, as
              it is for operands of an Apple GPU's multiply-add (dougallj.github.io/applegpu)
 
-With ``--compiler`` (see registers.py) a word that Mesa's compiler spills is charged as written to
+With `--compiler` (see registers.py) a word that Mesa's compiler spills is charged as written to
 and read from L2 once for each fragment, by every lane: at most what it may cost.
 
-What is copied before a launch is ``copies``, and its time is added: counted with two heads, and
+What is copied before a launch is `copies`, and its time is added: counted with two heads, and
 with inputs that are views of one projection, as a layer has them; natten-mlx has them transposed.
-The rows of ``packed`` are such views where they lie, and one array of gradients; beside them is
+The rows of `packed` are such views where they lie, and one array of gradients; beside them is
 what the same would cost if each launch had its inputs copied, and gradients were joined.
 
 Cycles of a core are modelled from these and from published figures of Apple's GPUs; they
-compare designs and are no measurement. ``share`` is the roofline's part of the cycles: the time of
-``must``, or of the windows' multiply-adds at peak of single lanes, whichever is longer. The goals:
+compare designs and are no measurement. `share` is the roofline's part of the cycles: the time of
+`must`, or of the windows' multiply-adds at peak of single lanes, whichever is longer. The goals:
 from K 13 and in 3-D from K 5 on, with head_dim 64 and 128, 60 % of an M1's roofline forward and
 50 % backward; in 2-D and 3-D a quarter of natten-mlx's cycles.
 """

@@ -3,9 +3,9 @@
     python scripts/on_arm64.py tests/ops/native/test_native.py -k attention
 
 Debian's Python for arm64, MLX's wheel for it, and the compiled tier, compiled here for it. The
-first two are fetched into ``--folder`` where they are missing, which takes the network, root, and
+first two are fetched into `--folder` where they are missing, which takes the network, root, and
 from Debian debootstrap, qemu-user-static and g++-aarch64-linux-gnu. Options that this script
-doesn't know are pytest's. There is no C++ compiler for arm64 in there, which ``mx.compile`` wants
+doesn't know are pytest's. There is no C++ compiler for arm64 in there, which `mx.compile` wants
 on a CPU, and how fast anything is tells nothing.
 """
 

@@ -4,10 +4,10 @@
     python scripts/registers.py --only "forward 2-D .* matrix"      # rows that a pattern finds
     python scripts/registers.py --check docs/kernels.md             # whether its table is today's
 
-`asahi_clc` (also: ``ASAHI_CLC``) is what Mesa builds its own M1 kernels with: SPIR-V in, machine
+`asahi_clc` (also: `ASAHI_CLC`) is what Mesa builds its own M1 kernels with: SPIR-V in, machine
 code and statistics out. Mesa 25.0 needs a few lines more for clang's SPIR-V: entry points exported,
 `shuffle_xor` taken as the instruction that it is, wide loads from threadgroup memory, spilling
-allowed, ``DEMAND`` (half-registers before allocation) and ``BLOCK`` (depth, instructions) printed.
+allowed, `DEMAND` (half-registers before allocation) and `BLOCK` (depth, instructions) printed.
 
 **It is not Apple's compiler.** How many registers a kernel wants tells how tight it is in a file of
 128, not what Apple's allocator makes of it. Mesa keeps in registers of each thread what is the same

@@ -35,7 +35,7 @@ def pivot(path: Path, rows: str, of: str, columns: list[str]) -> str:
 
 
 def cell(lines: Lines, what: str) -> str:
-    """What ``NAME:FIELD/FIELD`` or ``NAME,NAME over NAME:FIELD/FIELD`` is of one thing.
+    """What `NAME:FIELD/FIELD` or `NAME,NAME over NAME:FIELD/FIELD` is of one thing.
 
     Fields that a name lacks are left out: not everybody takes part in all of it.
     """

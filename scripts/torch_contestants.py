@@ -1,6 +1,6 @@
 """The peers of benchmark_ops.py that need torch; on a GPU where torch finds one.
 
-Their arrays are ``[batch, heads, tokens, head_dim]``, the layout that they compute in.
+Their arrays are `[batch, heads, tokens, head_dim]`, the layout that they compute in.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ PEERS = {"torch dense mask": dense_mask, "torch flex": flex, "natten 0.17.5": na
 
 
 def torch_contestant(name: str, case: Case, batch: int, dtype: str) -> Contestant:
-    """A contestant of one of ``PEERS``, whose gradients are torch's autograd."""
+    """A contestant of one of `PEERS`, whose gradients are torch's autograd."""
     attention = PEERS[name](case)
 
     def wait() -> None:

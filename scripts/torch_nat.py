@@ -1,8 +1,8 @@
-"""NAT in PyTorch, the peer of ``scripts/benchmark_models.py`` and ``scripts/gpu_models.py``.
+"""NAT in PyTorch, the peer of `scripts/benchmark_models.py` and `scripts/gpu_models.py`.
 
-Attention is ``scaled_dot_product_attention`` with the neighborhood and its bias as one dense mask
+Attention is `scaled_dot_product_attention` with the neighborhood and its bias as one dense mask
 per layer, for inference built once: the fastest of what torch has on a CPU for maps of these sizes
-(no release of NATTEN runs these models on a current torch). Or it is compiled ``flex_attention``.
+(no release of NATTEN runs these models on a current torch). Or it is compiled `flex_attention`.
 Parameter names are upstream's: a state dict of ours, back in torch's layout, loads strictly.
 """
 
@@ -45,7 +45,7 @@ class Attention(nn.Module):
         return self.proj(x.transpose(1, 2).reshape(b, h, w, c))
 
     def mask(self, size: tuple[int, ...]) -> torch.Tensor:
-        """``[heads, HW, HW]``: the bias where a query sees a key, -inf elsewhere."""
+        """`[heads, HW, HW]`: the bias where a query sees a key, -inf elsewhere."""
         if self.training or size not in self.masks:
             entry, hidden = self.place(size)
             bias = self.rpb.flatten(1)[:, entry].masked_fill(hidden, -math.inf)
@@ -164,7 +164,7 @@ class PatchEmbed(nn.Module):
 
 
 class TorchNAT(nn.Module):
-    """NAT or DiNAT: ``[B, 3, H, W] -> [B, classes]``, for maps no smaller than their windows."""
+    """NAT or DiNAT: `[B, 3, H, W] -> [B, classes]`, for maps no smaller than their windows."""
 
     def __init__(self, config: NATConfig, how: str = "dense") -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Weights as a formula of their name and shape, so that full-size tests need no weight files.
 
-The reference outputs in ``data/models/full`` come from upstream's model code filled by these very
+The reference outputs in `data/models/full` come from upstream's model code filled by these very
 functions; changing them invalidates the outputs.
 """
 
@@ -12,7 +12,7 @@ GAINS = ("gamma1", "gamma2", "layer_scale_parameters")
 
 
 def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The float32 values of upstream's parameter ``name``."""
+    """The float32 values of upstream's parameter `name`."""
     random = np.random.RandomState(zlib.crc32(name.encode()) & 0x7FFFFFFF)
     leaf = name.rpartition(".")[2]
     if leaf in GAINS:

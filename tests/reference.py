@@ -12,7 +12,7 @@ import numpy as np
 
 
 def axis_keys(i: int, length: int, kernel: int, dilation: int, stride: int, causal: bool) -> list:
-    """The tokens that query ``i`` sees on one axis; ``stride`` is the stride between windows."""
+    """The tokens that query `i` sees on one axis; `stride` is the stride between windows."""
     group, rank = i % dilation, i // dilation
     n = length // dilation + (1 if group < length % dilation else 0)
     left, right = kernel // 2, kernel // 2 + kernel % 2 - 1
@@ -32,8 +32,8 @@ def axis_keys(i: int, length: int, kernel: int, dilation: int, stride: int, caus
 class Reference:
     """One problem in float64; arrays are heads-last as in the operators.
 
-    ``query`` holds the kept queries only (``stride`` downsamples), ``lengths`` the size of each
-    sample. Every result is a method: ``forward`` and ``backward``, ``qk``, ``av`` and theirs.
+    `query` holds the kept queries only (`stride` downsamples), `lengths` the size of each
+    sample. Every result is a method: `forward` and `backward`, `qk`, `av` and theirs.
     """
 
     spatial: tuple
@@ -50,7 +50,7 @@ class Reference:
         return tuple(-(-n // s) for n, s in zip(self.spatial, self.stride, strict=True))
 
     def tables(self, size: tuple) -> tuple[np.ndarray, np.ndarray]:
-        """Key and bias index of each query and slot ``[prod(out), prod(kernel)]``, -1 if none."""
+        """Key and bias index of each query and slot `[prod(out), prod(kernel)]`, -1 if none."""
         keys, bias, rank = np.zeros(1, int), np.zeros(1, int), len(self.spatial)
         missing = np.zeros(1, bool)
         for a, kernel in enumerate(self.kernel_size):
@@ -87,7 +87,7 @@ class Reference:
         return cache[size]
 
     def qk(self, query, key, rpb=None) -> np.ndarray:
-        """Logits ``[B, *out, H, prod(kernel)]``, -inf in slots without a key."""
+        """Logits `[B, *out, H, prod(kernel)]`, -inf in slots without a key."""
         q, k = flat(query), flat(key)
         group = q.shape[2] // k.shape[2]
         logits = np.full((*q.shape[:3], np.prod(self.kernel_size)), -np.inf)
@@ -100,7 +100,7 @@ class Reference:
         return logits.reshape(*query.shape[:-1], -1)
 
     def qk_backward(self, query, key, rpb, d_logits):
-        """``(d_query, d_key, d_rpb)`` of `qk`."""
+        """`(d_query, d_key, d_rpb)` of `qk`."""
         q, k = flat(query), flat(key)
         group = q.shape[2] // k.shape[2]
         grad = flat(d_logits)
@@ -118,7 +118,7 @@ class Reference:
         return d_q.reshape(query.shape), d_k.reshape(key.shape), d_rpb
 
     def av(self, attn, value) -> np.ndarray:
-        """``[B, *out, H, Dv]``; slots without a key are ignored."""
+        """`[B, *out, H, Dv]`; slots without a key are ignored."""
         p, v = flat(attn), flat(value)
         group = p.shape[2] // v.shape[2]
         out = np.zeros((*p.shape[:3], v.shape[-1]))
@@ -128,7 +128,7 @@ class Reference:
         return out.reshape(*attn.shape[:-1], -1)
 
     def av_backward(self, attn, value, d_out):
-        """``(d_attn, d_value)`` of `av`."""
+        """`(d_attn, d_value)` of `av`."""
         p, v, grad = flat(attn), flat(value), flat(d_out)
         group = p.shape[2] // v.shape[2]
         d_p, d_v = np.zeros_like(p), np.zeros_like(v)
@@ -141,7 +141,7 @@ class Reference:
         return d_p.reshape(attn.shape), d_v.reshape(value.shape)
 
     def softmax(self, logits):
-        """``(probabilities, lse)``; a query that sees nothing has zeros and -inf."""
+        """`(probabilities, lse)`; a query that sees nothing has zeros and -inf."""
         top = np.max(logits, axis=-1, keepdims=True)
         p = np.exp(logits - np.where(np.isfinite(top), top, 0))
         total = p.sum(-1, keepdims=True)
@@ -150,12 +150,12 @@ class Reference:
         return p / np.where(total == 0, 1, total), lse[..., 0]
 
     def forward(self, query, key, value, rpb=None):
-        """``(out, lse)``."""
+        """`(out, lse)`."""
         p, lse = self.softmax(self.qk(query, key, rpb))
         return self.av(p, value), lse
 
     def backward(self, query, key, value, rpb, d_out, d_lse):
-        """``(d_query, d_key, d_value, d_rpb)``."""
+        """`(d_query, d_key, d_value, d_rpb)`."""
         p, lse = self.softmax(self.qk(query, key, rpb))
         d_p, d_v = self.av_backward(p, value, d_out)
         d_lse = np.where(np.isfinite(lse), d_lse, 0)[..., None]
@@ -165,12 +165,12 @@ class Reference:
 
 
 def flat(x) -> np.ndarray:
-    """``[B, *spatial, H, D] -> [B, tokens, H, D]`` in float64."""
+    """`[B, *spatial, H, D] -> [B, tokens, H, D]` in float64."""
     x = np.asarray(x, np.float64)
     return x.reshape(x.shape[0], int(np.prod(x.shape[1:-2])), *x.shape[-2:])
 
 
 def by_group(pairs: np.ndarray, group: int) -> np.ndarray:
-    """Sums the query heads that share a key head: ``[q, k, H, D] -> [q, k, H / group, D]``."""
+    """Sums the query heads that share a key head: `[q, k, H, D] -> [q, k, H / group, D]`."""
     q, k, h, d = pairs.shape
     return pairs.reshape(q, k, h // group, group, d).sum(3)

@@ -1,7 +1,7 @@
 """Neighborhood attention models for MLX: classify images, look at models, convert and train them.
 
-Every verb is a module of this package: its docstring is the help, ``configure`` adds its
-arguments, ``run`` does the work and returns the exit status. They import what is heavy only when
+Every verb is a module of this package: its docstring is the help, `configure` adds its
+arguments, `run` does the work and returns the exit status. They import what is heavy only when
 they run, so that help is quick.
 """
 
@@ -29,7 +29,7 @@ Exit status: 0 everything was done, 1 some of it failed, 2 nothing could be done
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs ``natten-zoo`` with the given arguments, the process's own by default."""
+    """Runs `natten-zoo` with the given arguments, the process's own by default."""
     _open_standard_streams()
     arguments = [*(sys.argv[1:] if argv is None else argv)]
     verb, options = (arguments[0] if arguments else ""), {}

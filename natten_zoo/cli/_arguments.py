@@ -12,7 +12,7 @@ DEFAULT_MODEL = "nat_pico_fashion"
 
 
 def add_model_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--model``, the same for every verb."""
+    """Adds `--model`, the same for every verb."""
     parser.add_argument(
         "-m",
         "--model",
@@ -24,7 +24,7 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_own_model_argument(parser: argparse.ArgumentParser, default: str) -> None:
-    """Adds ``--model`` to a verb whose models are no classifiers, with the one it takes else."""
+    """Adds `--model` to a verb whose models are no classifiers, with the one it takes else."""
     parser.add_argument(
         "-m",
         "--model",
@@ -47,7 +47,7 @@ def chosen_model(args: argparse.Namespace, *, aloud: bool = True) -> str:
 
 
 def add_variant_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--variant`` and the choice of weights, for files that do not tell what they hold."""
+    """Adds `--variant` and the choice of weights, for files that do not tell what they hold."""
     parser.add_argument(
         "--variant",
         metavar="NAME",
@@ -81,7 +81,7 @@ def weights_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_csv_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--csv``, for verbs that measure."""
+    """Adds `--csv`, for verbs that measure."""
     parser.add_argument(
         "--csv",
         type=Path,
@@ -92,7 +92,7 @@ def add_csv_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_order_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--by-order``, for data whose classes are called otherwise than the model's."""
+    """Adds `--by-order`, for data whose classes are called otherwise than the model's."""
     parser.add_argument(
         "--by-order",
         action="store_true",
@@ -101,7 +101,7 @@ def add_order_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_top_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--top``, for verbs that show the most probable classes."""
+    """Adds `--top`, for verbs that show the most probable classes."""
     parser.add_argument(
         "-k", "--top", type=positive, default=5, metavar="K", help="classes shown (default: 5)"
     )

@@ -148,7 +148,7 @@ def blas_in_words(libraries: Sequence[str]) -> str:
 
 
 def tiers() -> dict[str, str]:
-    """``"runs"``, or why not, of every tier."""
+    """`"runs"`, or why not, of every tier."""
     verdicts = {}
     for name, answers in backend.get_support_matrix().items():
         verdicts[name] = next((answer for answer in answers.values() if answer != "yes"), "runs")

@@ -55,7 +55,7 @@ def progress(total: int, batch_size: int, unit: str = "image") -> tqdm:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
-    """Columns of text; ``align`` has ``<`` or ``>`` for each of them.
+    """Columns of text; `align` has `<` or `>` for each of them.
 
     Examples:
         >>> print(table(["name", "n"], [["a", "1"], ["bcdef", "23"]], "<>"))
@@ -85,9 +85,9 @@ def print_result(
     """Prints the classes of a file, or on standard error why it has none.
 
     Args:
-        result: ``file``, and ``classes`` as `as_plain` makes them or else ``error``.
+        result: `file`, and `classes` as `as_plain` makes them or else `error`.
         as_json: As one line of JSON, an error too.
-        write: What prints a text, on standard output or ``file``; that of a progress bar makes room
+        write: What prints a text, on standard output or `file`; that of a progress bar makes room
             for it.
     """
     if "error" in result:

@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_spectrograms(path: str) -> mx.array:
-    """Reads ``[4, frames, 81]`` from an ``.npz`` file.
+    """Reads `[4, frames, 81]` from an `.npz` file.
 
     Raises:
         ValueError: The file is none, or it is not told which of its arrays is meant.

@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def point(text: str) -> tuple[int, int]:
-    """Reads ``Y,X``."""
+    """Reads `Y,X`."""
     y, x = map(int, text.split(","))
     return y, x
 

@@ -3,11 +3,11 @@
 Each module has a release's public names in its argument order, layout, scaling, defaults and
 errors; its layers load that release's state dicts.
 
-- ``v014``: NATTEN 0.14.6: ``natten2dqkrpb`` and ``natten2dav``, heads first, unscaled
-- ``v015``: NATTEN 0.15.1: 3-D, additional keys, ``na2d_qk_with_bias``
-- ``v017``: NATTEN 0.17.5: fused ``na2d`` heads last, unfused ``na2d_qk`` heads first, causal
-- ``v020``: NATTEN 0.20.1: ``stride`` (our ``window_stride``), ``attention``; no bias
-- ``v021``: NATTEN 0.21.x: ``return_lse``, causal and variable-length ``attention``
+- `v014`: NATTEN 0.14.6: `natten2dqkrpb` and `natten2dav`, heads first, unscaled
+- `v015`: NATTEN 0.15.1: 3-D, additional keys, `na2d_qk_with_bias`
+- `v017`: NATTEN 0.17.5: fused `na2d` heads last, unfused `na2d_qk` heads first, causal
+- `v020`: NATTEN 0.20.1: `stride` (our `window_stride`), `attention`; no bias
+- `v021`: NATTEN 0.21.x: `return_lse`, causal and variable-length `attention`
 
 Examples:
     >>> from natten_zoo import compat
@@ -25,7 +25,7 @@ _RELEASES = {(0, 14): "v014", (0, 15): "v015", (0, 17): "v017", (0, 20): "v020",
 
 
 def for_version(version: str) -> ModuleType:
-    """The module with the API of NATTEN ``version``, such as ``"0.17.5"``.
+    """The module with the API of NATTEN `version`, such as `"0.17.5"`.
 
     Raises:
         ValueError: If there is none for that release.

@@ -102,5 +102,5 @@ class Layer(layers.NeighborhoodAttention):
 
     @property
     def stride(self) -> tuple[int, ...]:
-        """What these releases call so: our ``window_stride``, per axis."""
+        """What these releases call so: our `window_stride`, per axis."""
         return self.neighborhood.window_stride

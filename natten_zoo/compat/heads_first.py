@@ -26,16 +26,16 @@ def qk(
     Args:
         op: Name in errors.
         rank: Spatial axes.
-        query: ``[batch, heads, *spatial, head_dim]``.
+        query: `[batch, heads, *spatial, head_dim]`.
         key: Likewise.
         kernel_size: Odd.
         dilation: Step between keys.
-        is_causal: Masked keys have a logit of ``-inf``, in the last slots.
-        rpb: ``[heads, 2 * kernel_size - 1 per axis]`` or None.
-        additional_keys: ``[batch, heads, tokens, head_dim]`` or None.
+        is_causal: Masked keys have a logit of `-inf`, in the last slots.
+        rpb: `[heads, 2 * kernel_size - 1 per axis]` or None.
+        additional_keys: `[batch, heads, tokens, head_dim]` or None.
 
     Returns:
-        ``[batch, heads, *spatial, prod(kernel_size) + tokens]``.
+        `[batch, heads, *spatial, prod(kernel_size) + tokens]`.
     """
     check_odd(op, rank, kernel_size)
     query_last, key_last = (
@@ -63,8 +63,8 @@ def av(
 ) -> mx.array:
     """The values of a window and the additional ones, weighted: the other half of `qk`.
 
-    ``attn`` is ``[batch, heads, *spatial, prod(kernel_size) + tokens]``, the output shaped as
-    ``value``, ``[batch, heads, *spatial, head_dim]``.
+    `attn` is `[batch, heads, *spatial, prod(kernel_size) + tokens]`, the output shaped as
+    `value`, `[batch, heads, *spatial, head_dim]`.
     """
     volume = math.prod(check_odd(op, rank, kernel_size))
     extra = 0
@@ -87,7 +87,7 @@ def av(
 
 
 def heads_last(op: str, rank: int, name: str, x: mx.array) -> mx.array:
-    """``[batch, heads, *spatial, dim] -> [batch, *spatial, heads, dim]``."""
+    """`[batch, heads, *spatial, dim] -> [batch, *spatial, heads, dim]`."""
     if not isinstance(x, mx.array) or x.ndim != rank + 3:
         got = x.shape if isinstance(x, mx.array) else type(x).__name__
         raise ValueError(
@@ -105,7 +105,7 @@ def check_odd(op: str, rank: int, kernel_size: IntOrInts) -> tuple[int, ...]:
 
 
 def check_additional(op: str, name: str, tokens: mx.array, like: mx.array) -> None:
-    """Raises unless ``tokens`` is ``[batch, heads, tokens, head_dim]`` to go with ``like``."""
+    """Raises unless `tokens` is `[batch, heads, tokens, head_dim]` to go with `like`."""
     if tokens.ndim != 4 or tokens.shape[:2] != like.shape[:2] or tokens.shape[-1] != like.shape[-1]:
         raise ValueError(
             f"[{op}] '{name}' must have shape [{like.shape[0]}, {like.shape[1]}, tokens, "

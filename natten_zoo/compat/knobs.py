@@ -176,10 +176,10 @@ def disable_gemm_na() -> None:
 
 
 def set_memory_usage_preference(pref: str = "default") -> None:
-    """Remembers ``"default"``, ``"strict"`` or ``"unrestricted"``; without effect on MLX.
+    """Remembers `"default"`, `"strict"` or `"unrestricted"`; without effect on MLX.
 
     Raises:
-        ValueError: If ``pref`` is something else.
+        ValueError: If `pref` is something else.
     """
     if pref not in ("default", "strict", "unrestricted"):
         raise ValueError(
@@ -195,17 +195,17 @@ def get_memory_usage_preference() -> str:
 
 
 def is_memory_usage_default() -> bool:
-    """Whether the preference is ``"default"``."""
+    """Whether the preference is `"default"`."""
     return get_memory_usage_preference() == "default"
 
 
 def is_memory_usage_strict() -> bool:
-    """Whether the preference is ``"strict"``."""
+    """Whether the preference is `"strict"`."""
     return get_memory_usage_preference() == "strict"
 
 
 def is_memory_usage_unrestricted() -> bool:
-    """Whether the preference is ``"unrestricted"``."""
+    """Whether the preference is `"unrestricted"`."""
     return get_memory_usage_preference() == "unrestricted"
 
 

@@ -1,6 +1,6 @@
-"""NATTEN 0.14: ``natten.functional``, the layers and the FLOP counter's names.
+"""NATTEN 0.14: `natten.functional`, the layers and the FLOP counter's names.
 
-Operators are heads first, ``[batch, heads, *spatial, head_dim]``, and leave scaling to the caller.
+Operators are heads first, `[batch, heads, *spatial, head_dim]`, and leave scaling to the caller.
 """
 
 from __future__ import annotations
@@ -32,39 +32,39 @@ __all__ = [
 def natten1dqkrpb(
     query: mx.array, key: mx.array, rpb: mx.array | None, kernel_size: int, dilation: int
 ) -> mx.array:
-    """Logits ``[B, heads, L, K]`` with the bias ``[heads, 2K-1]``, which may be None."""
+    """Logits `[B, heads, L, K]` with the bias `[heads, 2K-1]`, which may be None."""
     return qk("natten1dqkrpb", 1, query, key, kernel_size, dilation, rpb=rpb)
 
 
 def natten1dqk(query: mx.array, key: mx.array, kernel_size: int, dilation: int) -> mx.array:
-    """Logits ``[B, heads, L, K]``."""
+    """Logits `[B, heads, L, K]`."""
     return qk("natten1dqk", 1, query, key, kernel_size, dilation)
 
 
 def natten1dav(attn: mx.array, value: mx.array, kernel_size: int, dilation: int) -> mx.array:
-    """Weighted values ``[B, heads, L, head_dim]``."""
+    """Weighted values `[B, heads, L, head_dim]`."""
     return av("natten1dav", 1, attn, value, kernel_size, dilation)
 
 
 def natten2dqkrpb(
     query: mx.array, key: mx.array, rpb: mx.array | None, kernel_size: int, dilation: int
 ) -> mx.array:
-    """Logits ``[B, heads, H, W, K*K]`` with the bias ``[heads, 2K-1, 2K-1]``, which may be None."""
+    """Logits `[B, heads, H, W, K*K]` with the bias `[heads, 2K-1, 2K-1]`, which may be None."""
     return qk("natten2dqkrpb", 2, query, key, kernel_size, dilation, rpb=rpb)
 
 
 def natten2dqk(query: mx.array, key: mx.array, kernel_size: int, dilation: int) -> mx.array:
-    """Logits ``[B, heads, H, W, K*K]``."""
+    """Logits `[B, heads, H, W, K*K]`."""
     return qk("natten2dqk", 2, query, key, kernel_size, dilation)
 
 
 def natten2dav(attn: mx.array, value: mx.array, kernel_size: int, dilation: int) -> mx.array:
-    """Weighted values ``[B, heads, H, W, head_dim]``."""
+    """Weighted values `[B, heads, H, W, head_dim]`."""
     return av("natten2dav", 2, attn, value, kernel_size, dilation)
 
 
 class Layer(layers.NeighborhoodAttention):
-    """The layers of NATTEN 0.14: ``bias`` is the positional one; small inputs are padded."""
+    """The layers of NATTEN 0.14: `bias` is the positional one; small inputs are padded."""
 
     def __init__(
         self,

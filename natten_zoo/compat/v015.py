@@ -1,7 +1,7 @@
-"""NATTEN 0.15: 3-D, additional keys and values, and ``na*d`` names beside the older ones.
+"""NATTEN 0.15: 3-D, additional keys and values, and `na*d` names beside the older ones.
 
-Operators are heads first and unscaled. A 3-D kernel is ``kernel_size_d`` in depth and
-``kernel_size`` in height and width.
+Operators are heads first and unscaled. A 3-D kernel is `kernel_size_d` in depth and
+`kernel_size` in height and width.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def na1d_qk(
     dilation: int,
     additional_keys: mx.array | None = None,
 ) -> mx.array:
-    """Logits ``[B, heads, L, K + additional]``."""
+    """Logits `[B, heads, L, K + additional]`."""
     return qk("na1d_qk", 1, query, key, kernel_size, dilation, additional_keys=additional_keys)
 
 
@@ -95,7 +95,7 @@ def na1d_qk_with_bias(
     dilation: int,
     additional_keys: mx.array | None = None,
 ) -> mx.array:
-    """Logits ``[B, heads, L, K + additional]`` with the bias ``[heads, 2K-1]``."""
+    """Logits `[B, heads, L, K + additional]` with the bias `[heads, 2K-1]`."""
     more = additional_keys
     return qk("na1d_qk_with_bias", 1, query, key, kernel_size, dilation, False, bias, more)
 
@@ -107,7 +107,7 @@ def na1d_av(
     dilation: int,
     additional_values: mx.array | None = None,
 ) -> mx.array:
-    """Weighted values ``[B, heads, L, head_dim]``."""
+    """Weighted values `[B, heads, L, head_dim]`."""
     return av("na1d_av", 1, attn, value, kernel_size, dilation, False, additional_values)
 
 
@@ -118,7 +118,7 @@ def na2d_qk(
     dilation: int,
     additional_keys: mx.array | None = None,
 ) -> mx.array:
-    """Logits ``[B, heads, H, W, K*K + additional]``."""
+    """Logits `[B, heads, H, W, K*K + additional]`."""
     return qk("na2d_qk", 2, query, key, kernel_size, dilation, additional_keys=additional_keys)
 
 
@@ -130,7 +130,7 @@ def na2d_qk_with_bias(
     dilation: int,
     additional_keys: mx.array | None = None,
 ) -> mx.array:
-    """Logits ``[B, heads, H, W, K*K + additional]`` with the bias ``[heads, 2K-1, 2K-1]``."""
+    """Logits `[B, heads, H, W, K*K + additional]` with the bias `[heads, 2K-1, 2K-1]`."""
     more = additional_keys
     return qk("na2d_qk_with_bias", 2, query, key, kernel_size, dilation, False, bias, more)
 
@@ -142,7 +142,7 @@ def na2d_av(
     dilation: int,
     additional_values: mx.array | None = None,
 ) -> mx.array:
-    """Weighted values ``[B, heads, H, W, head_dim]``."""
+    """Weighted values `[B, heads, H, W, head_dim]`."""
     return av("na2d_av", 2, attn, value, kernel_size, dilation, False, additional_values)
 
 
@@ -156,7 +156,7 @@ def na3d_qk_with_bias(
     dilation: int,
     additional_keys: mx.array | None = None,
 ) -> mx.array:
-    """Logits ``[B, heads, D, H, W, Kd*K*K + additional]``, bias ``[heads, 2Kd-1, 2K-1, 2K-1]``."""
+    """Logits `[B, heads, D, H, W, Kd*K*K + additional]`, bias `[heads, 2Kd-1, 2K-1, 2K-1]`."""
     kernel, step = (kernel_size_d, kernel_size, kernel_size), (dilation_d, dilation, dilation)
     return qk("na3d_qk_with_bias", 3, query, key, kernel, step, False, bias, additional_keys)
 
@@ -170,7 +170,7 @@ def na3d_qk(
     dilation: int,
     additional_keys: mx.array | None = None,
 ) -> mx.array:
-    """Logits ``[B, heads, D, H, W, Kd*K*K + additional]``."""
+    """Logits `[B, heads, D, H, W, Kd*K*K + additional]`."""
     sizes = kernel_size_d, kernel_size, dilation_d, dilation
     return na3d_qk_with_bias(query, key, None, *sizes, additional_keys)
 
@@ -184,7 +184,7 @@ def na3d_av(
     dilation: int,
     additional_values: mx.array | None = None,
 ) -> mx.array:
-    """Weighted values ``[B, heads, D, H, W, head_dim]``."""
+    """Weighted values `[B, heads, D, H, W, head_dim]`."""
     kernel, step = (kernel_size_d, kernel_size, kernel_size), (dilation_d, dilation, dilation)
     return av("na3d_av", 3, attn, value, kernel, step, False, additional_values)
 

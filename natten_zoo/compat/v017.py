@@ -1,6 +1,6 @@
 """NATTEN 0.17: fused and unfused operators, causal masking and parameters per axis.
 
-``na*d`` are heads last and scaled, ``na*d_qk`` and ``na*d_av`` heads first and unscaled.
+`na*d` are heads last and scaled, `na*d_qk` and `na*d_av` heads first and unscaled.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def na1d_qk(
     is_causal: BoolOrBools = False,
     rpb: mx.array | None = None,
 ) -> mx.array:
-    """Logits ``[B, heads, L, K + additional]``."""
+    """Logits `[B, heads, L, K + additional]`."""
     return _qk("na1d_qk", 1, query, key, kernel_size, dilation, additional_keys, is_causal, rpb)
 
 
@@ -147,7 +147,7 @@ def na2d_qk(
     is_causal: BoolOrBools = False,
     rpb: mx.array | None = None,
 ) -> mx.array:
-    """Logits ``[B, heads, H, W, prod(K) + additional]``."""
+    """Logits `[B, heads, H, W, prod(K) + additional]`."""
     return _qk("na2d_qk", 2, query, key, kernel_size, dilation, additional_keys, is_causal, rpb)
 
 
@@ -160,7 +160,7 @@ def na3d_qk(
     is_causal: BoolOrBools = False,
     rpb: mx.array | None = None,
 ) -> mx.array:
-    """Logits ``[B, heads, D, H, W, prod(K) + additional]``."""
+    """Logits `[B, heads, D, H, W, prod(K) + additional]`."""
     return _qk("na3d_qk", 3, query, key, kernel_size, dilation, additional_keys, is_causal, rpb)
 
 
@@ -172,7 +172,7 @@ def na1d_av(
     additional_values: mx.array | None = None,
     is_causal: BoolOrBools = False,
 ) -> mx.array:
-    """Weighted values ``[B, heads, L, head_dim]``."""
+    """Weighted values `[B, heads, L, head_dim]`."""
     return av("na1d_av", 1, attn, value, kernel_size, dilation, is_causal, additional_values)
 
 
@@ -184,7 +184,7 @@ def na2d_av(
     additional_values: mx.array | None = None,
     is_causal: BoolOrBools = False,
 ) -> mx.array:
-    """Weighted values ``[B, heads, H, W, head_dim]``."""
+    """Weighted values `[B, heads, H, W, head_dim]`."""
     return av("na2d_av", 2, attn, value, kernel_size, dilation, is_causal, additional_values)
 
 
@@ -196,7 +196,7 @@ def na3d_av(
     additional_values: mx.array | None = None,
     is_causal: BoolOrBools = False,
 ) -> mx.array:
-    """Weighted values ``[B, heads, D, H, W, head_dim]``; upstream has no default dilation here."""
+    """Weighted values `[B, heads, D, H, W, head_dim]`; upstream has no default dilation here."""
     return av("na3d_av", 3, attn, value, kernel_size, dilation, is_causal, additional_values)
 
 
@@ -213,7 +213,7 @@ def na1d(
     additional_values: mx.array | None = None,
     xformers_kwargs: dict[str, Any] | None = None,
 ) -> mx.array:
-    """Fused attention on ``[B, L, heads, head_dim]``; also differentiable in ``rpb``."""
+    """Fused attention on `[B, L, heads, head_dim]`; also differentiable in `rpb`."""
     more = additional_keys, additional_values
     return _fused(1, query, key, value, kernel_size, dilation, is_causal, rpb, scale, *more)
 
@@ -231,7 +231,7 @@ def na2d(
     additional_values: mx.array | None = None,
     xformers_kwargs: dict[str, Any] | None = None,
 ) -> mx.array:
-    """Fused attention on ``[B, H, W, heads, head_dim]``; also differentiable in ``rpb``."""
+    """Fused attention on `[B, H, W, heads, head_dim]`; also differentiable in `rpb`."""
     more = additional_keys, additional_values
     return _fused(2, query, key, value, kernel_size, dilation, is_causal, rpb, scale, *more)
 
@@ -249,7 +249,7 @@ def na3d(
     additional_values: mx.array | None = None,
     xformers_kwargs: dict[str, Any] | None = None,
 ) -> mx.array:
-    """Fused attention on ``[B, D, H, W, heads, head_dim]``; also differentiable in ``rpb``."""
+    """Fused attention on `[B, D, H, W, heads, head_dim]`; also differentiable in `rpb`."""
     more = additional_keys, additional_values
     return _fused(3, query, key, value, kernel_size, dilation, is_causal, rpb, scale, *more)
 

@@ -1,6 +1,6 @@
-"""NATTEN 0.20: as 0.21 without LSE, causal and packed ``attention``, and GQA in the kernels.
+"""NATTEN 0.20: as 0.21 without LSE, causal and packed `attention`, and GQA in the kernels.
 
-``stride`` is our ``window_stride``. What tunes CUDA kernels is accepted and ignored.
+`stride` is our `window_stride`. What tunes CUDA kernels is accepted and ignored.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def na1d(
     torch_compile: bool = False,
     try_fuse_additional_kv: bool = False,
 ) -> Result:
-    """Attention on ``[B, L, heads, head_dim]``; what tunes CUDA kernels is ignored."""
+    """Attention on `[B, L, heads, head_dim]`; what tunes CUDA kernels is ignored."""
     more = additional_keys, additional_values
     hood = kernel_size, stride, dilation, is_causal
     return fused(1, query, key, value, *hood, scale, *more, False)
@@ -151,7 +151,7 @@ def na2d(
     torch_compile: bool = False,
     try_fuse_additional_kv: bool = False,
 ) -> Result:
-    """Attention on ``[B, H, W, heads, head_dim]``; what tunes CUDA kernels is ignored."""
+    """Attention on `[B, H, W, heads, head_dim]`; what tunes CUDA kernels is ignored."""
     more = additional_keys, additional_values
     hood = kernel_size, stride, dilation, is_causal
     return fused(2, query, key, value, *hood, scale, *more, False)
@@ -181,7 +181,7 @@ def na3d(
     torch_compile: bool = False,
     try_fuse_additional_kv: bool = False,
 ) -> Result:
-    """Attention on ``[B, D, H, W, heads, head_dim]``; what tunes CUDA kernels is ignored."""
+    """Attention on `[B, D, H, W, heads, head_dim]`; what tunes CUDA kernels is ignored."""
     more = additional_keys, additional_values
     hood = kernel_size, stride, dilation, is_causal
     return fused(3, query, key, value, *hood, scale, *more, False)
@@ -204,12 +204,12 @@ def attention(
     torch_compile: bool = False,
     return_lse: bool = False,
 ) -> Result:
-    """Self- or cross-attention ``[B, tokens, heads, head_dim]``."""
+    """Self- or cross-attention `[B, tokens, heads, head_dim]`."""
     return dense.attention(query, key, value, scale=scale or None, return_lse=return_lse)
 
 
 def merge_attentions(
     outputs: list[mx.array], lse_tensors: list[mx.array], torch_compile: bool = True
 ) -> tuple[mx.array, mx.array]:
-    """[`natten_zoo.ops.merge_attentions`][] of at least two ``[B, tokens, heads, head_dim]``."""
+    """[`natten_zoo.ops.merge_attentions`][] of at least two `[B, tokens, heads, head_dim]`."""
     return merge(outputs, lse_tensors)

@@ -1,7 +1,7 @@
-"""NATTEN 0.21: everything heads last and fused; ``stride`` is our ``window_stride``.
+"""NATTEN 0.21: everything heads last and fused; `stride` is our `window_stride`.
 
 Arguments that choose and tune CUDA kernels are accepted and ignored: they change no number. What
-upstream keeps in submodules (``natten.token_permute``, ...) stands beside the rest.
+upstream keeps in submodules (`natten.token_permute`, ...) stands beside the rest.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def na1d(
     torch_compile: bool = False,
     return_lse: bool = False,
 ) -> Result:
-    """Attention on ``[B, L, heads, head_dim]``; what tunes CUDA kernels is ignored."""
+    """Attention on `[B, L, heads, head_dim]`; what tunes CUDA kernels is ignored."""
     more = additional_keys, additional_values
     hood = kernel_size, stride, dilation, is_causal
     return fused(1, query, key, value, *hood, scale, *more, return_lse)
@@ -167,7 +167,7 @@ def na2d(
     torch_compile: bool = False,
     return_lse: bool = False,
 ) -> Result:
-    """Attention on ``[B, H, W, heads, head_dim]``; what tunes CUDA kernels is ignored."""
+    """Attention on `[B, H, W, heads, head_dim]`; what tunes CUDA kernels is ignored."""
     more = additional_keys, additional_values
     hood = kernel_size, stride, dilation, is_causal
     return fused(2, query, key, value, *hood, scale, *more, return_lse)
@@ -197,7 +197,7 @@ def na3d(
     torch_compile: bool = False,
     return_lse: bool = False,
 ) -> Result:
-    """Attention on ``[B, D, H, W, heads, head_dim]``; what tunes CUDA kernels is ignored."""
+    """Attention on `[B, D, H, W, heads, head_dim]`; what tunes CUDA kernels is ignored."""
     more = additional_keys, additional_values
     hood = kernel_size, stride, dilation, is_causal
     return fused(3, query, key, value, *hood, scale, *more, return_lse)
@@ -227,7 +227,7 @@ def attention(
     torch_compile: bool = False,
     return_lse: bool = False,
 ) -> Result:
-    """Self- or cross-attention ``[B, tokens, heads, head_dim]``, causal or packed (batch 1).
+    """Self- or cross-attention `[B, tokens, heads, head_dim]`, causal or packed (batch 1).
 
     Sequences are packed by their lengths or by the running sums of them; the maxima that upstream
     needs for its kernels' grid are ignored.
@@ -258,9 +258,9 @@ def merge_attentions(
     torch_compile: bool = True,
     use_autograd_fix: bool = True,
 ) -> tuple[mx.array, mx.array]:
-    """[`natten_zoo.ops.merge_attentions`][] of at least two ``[B, tokens, heads, head_dim]``.
+    """[`natten_zoo.ops.merge_attentions`][] of at least two `[B, tokens, heads, head_dim]`.
 
-    ``use_autograd_fix`` repairs upstream's gradients; ours need no repair and it is ignored.
+    `use_autograd_fix` repairs upstream's gradients; ours need no repair and it is ignored.
     """
     return merge(outputs, lse_tensors)
 

@@ -1,8 +1,8 @@
 """What NATTEN 0.21 keeps in submodules: reference operators, token permutation, packed lengths.
 
-- ``natten.backends.reference``: ``na1d_reference`` and its kin
-- ``natten.token_permute``: ``token_permute_operation`` and its kin
-- ``natten.utils.varlen``: ``generate_varlen_parameters``
+- `natten.backends.reference`: `na1d_reference` and its kin
+- `natten.token_permute`: `token_permute_operation` and its kin
+- `natten.utils.varlen`: `generate_varlen_parameters`
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ def token_permute_operation(
     """Puts the tokens of a tile next to each other, each dilation group in a sample of its own.
 
     Args:
-        tensor: ``[B, *spatial, heads, head_dim]``; padded with zeros to whole tiles.
+        tensor: `[B, *spatial, heads, head_dim]`; padded with zeros to whole tiles.
         tile_shape: Tokens of a tile per axis.
         dilation: Per axis; None is 1.
         flip_tiled_dims: Whether the last axis of tiles, and in a tile of tokens, runs slowest.
         use_torch: Ignored; it chose between two implementations.
 
     Returns:
-        ``[B * prod(dilation), tokens, heads, head_dim]``, the spatial shape, and that of a padded
+        `[B * prod(dilation), tokens, heads, head_dim]`, the spatial shape, and that of a padded
         dilation group.
     """
     layout = tensor.shape[1:-2]
@@ -115,7 +115,7 @@ def _tiles(
 
 
 def _order(rank: int, flip: bool) -> list[int]:
-    """Of ``[B, (tiles, tile, dilation) per axis, H, D]``: all dilations, all tiles, all tokens."""
+    """Of `[B, (tiles, tile, dilation) per axis, H, D]`: all dilations, all tiles, all tokens."""
     axes = range(rank)[:: -1 if flip else 1]
     inner = [1 + 3 * a + part for part in (2, 0, 1) for a in axes]
     return [0, *inner, 3 * rank + 1, 3 * rank + 2]
@@ -141,9 +141,9 @@ def generate_varlen_parameters(
 ) -> tuple[mx.array | None, mx.array | None, int, int]:
     """What `attention` takes of packed sequences, from their lengths.
 
-    ``(cumulative_seqlen_Q, cumulative_seqlen_KV, max_seqlen_Q, max_seqlen_KV)``, or ``(None, None,
-    0, 0)`` without lengths. Evaluates the lengths, so it does not run inside
-    ``mx.compile``; `attention` needs no maxima and does.
+    `(cumulative_seqlen_Q, cumulative_seqlen_KV, max_seqlen_Q, max_seqlen_KV)`, or `(None, None,
+    0, 0)` without lengths. Evaluates the lengths, so it does not run inside
+    `mx.compile`; `attention` needs no maxima and does.
     """
     if seqlens_Q is None and seqlens_KV is None:
         return None, None, 0, 0
@@ -175,5 +175,5 @@ def _check_lengths(name: str, x: Any) -> mx.array:
 
 
 def cumulative(lengths: mx.array) -> mx.array:
-    """``[sequences + 1]``: the running sums of lengths, starting with 0."""
+    """`[sequences + 1]`: the running sums of lengths, starting with 0."""
     return mx.concatenate([mx.zeros(1, mx.int32), mx.cumsum(lengths).astype(mx.int32)])

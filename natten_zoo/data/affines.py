@@ -21,12 +21,12 @@ class AffineError(ValueError):
 
 
 def choose_affine(nibabel: Any, image: Any, choice: str | None) -> np.ndarray:
-    """The affine ``[4, 4]`` of a file, from voxels to its unit of length.
+    """The affine `[4, 4]` of a file, from voxels to its unit of length.
 
     Args:
         nibabel: The module.
         image: A NIfTI image that it opened.
-        choice: ``sform`` (the affine), ``qform`` (the quaternion) or ``pixdim`` (voxel sizes only,
+        choice: `sform` (the affine), `qform` (the quaternion) or `pixdim` (voxel sizes only,
             axes as they lie, the first from right to left). Default: the sform if there is one,
             else the qform, if nothing contradicts it.
 

@@ -29,7 +29,7 @@ def unpack(archive: Path, folder: Path) -> Path:
     """Unpacks the images of an archive, unless that was done since it last changed.
 
     Returns:
-        Where they lie, in ``folder``.
+        Where they lie, in `folder`.
 
     Raises:
         ValueError: The archive is damaged, has no images, or would write elsewhere.

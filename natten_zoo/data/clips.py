@@ -22,7 +22,7 @@ def clip_indices(count: int, frames: int = 32, stride: int = 2, clips: int = 4) 
         clips: Number of clips, each in the middle of its share of the possible starts.
 
     Returns:
-        ``[clips, frames]``.
+        `[clips, frames]`.
 
     Raises:
         ValueError: A number is not positive.
@@ -51,10 +51,10 @@ def crop_clip(images: Sequence[Image.Image], prepare: Preprocess, crops: int = 3
         crops: 1 for the middle only, else from one end to the other.
 
     Returns:
-        ``[crops, frames, size, size, channels]`` in float32.
+        `[crops, frames, size, size, channels]` in float32.
 
     Raises:
-        ValueError: There is no frame, or ``crops`` is not positive.
+        ValueError: There is no frame, or `crops` is not positive.
     """
     if not images or crops < 1:
         raise ValueError(

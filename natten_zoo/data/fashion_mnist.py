@@ -24,11 +24,11 @@ def fashion_mnist(
     """Reads a split of Fashion-MNIST (https://arxiv.org/abs/1708.07747, MIT).
 
     Args:
-        split: ``train`` (60,000 images) or ``test`` (10,000).
-        folder: Where the four files lie, ``idx*-ubyte.gz`` or unpacked (browsers do so).
+        split: `train` (60,000 images) or `test` (10,000).
+        folder: Where the four files lie, `idx*-ubyte.gz` or unpacked (browsers do so).
 
     Returns:
-        Images ``[N, 28, 28]`` of uint8 and labels ``[N]`` of int64, an index into ``CLASSES``.
+        Images `[N, 28, 28]` of uint8 and labels `[N]` of int64, an index into `CLASSES`.
 
     Raises:
         FileNotFoundError: If the data set is not installed.
@@ -58,7 +58,7 @@ def _found(folder: Path, name: str) -> Path:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Reads an IDX file of bytes, gzipped or not: ``0 0 type rank``, big-endian sizes, the data."""
+    """Reads an IDX file of bytes, gzipped or not: `0 0 type rank`, big-endian sizes, the data."""
     if not path.exists():
         raise FileNotFoundError(
             f"[fashion_mnist] {path} does not exist. On Debian and Ubuntu "

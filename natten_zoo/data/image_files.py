@@ -23,7 +23,7 @@ class ImageBatch:
 
     Attributes:
         indices: Position of each image in the list that was asked for.
-        images: ``[len(indices), size, size, channels]`` in float32.
+        images: `[len(indices), size, size, channels]` in float32.
         failures: Message of every unreadable file, by position.
     """
 
@@ -73,7 +73,7 @@ def read_batches(
 ) -> Iterator[ImageBatch]:
     """Reads images in their order, one batch ahead of the one that is being used.
 
-    A source that cannot be read takes no place in ``images``; its message is in ``failures``.
+    A source that cannot be read takes no place in `images`; its message is in `failures`.
     """
     if batch_size < 1:
         raise ValueError(f"[read_batches] 'batch_size' must be positive but got {batch_size}.")

@@ -1,4 +1,4 @@
-"""A labeled folder of images, ``DATA/CLASS/*``, as torchvision and timm read it."""
+"""A labeled folder of images, `DATA/CLASS/*`, as torchvision and timm read it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ImageFolder:
     """Image files with a class each.
 
     Classes are the folders' names in sorted order, which for ImageNet's synset numbers
-    (``n01440764``, ...) is the order of the published classifiers' outputs; folders that are all
+    (`n01440764`, ...) is the order of the published classifiers' outputs; folders that are all
     numbers are sorted as such. Names that differ in outer spaces or in how accents are stored are
     one class.
 
@@ -27,7 +27,7 @@ class ImageFolder:
         root: The folder that holds one folder per class.
         classes: Names of those folders, in one spelling ([`natten_zoo.data.names.plain`][]).
         files: Every image, class after class.
-        labels: Index into ``classes`` for each of ``files``.
+        labels: Index into `classes` for each of `files`.
     """
 
     root: Path
@@ -37,7 +37,7 @@ class ImageFolder:
 
     @classmethod
     def open(cls, root: str | os.PathLike[str]) -> ImageFolder:
-        """Lists a folder; what only systems make (``__MACOSX``, ``@eaDir``, ...) is passed over.
+        """Lists a folder; what only systems make (`__MACOSX`, `@eaDir`, ...) is passed over.
 
         Raises:
             FileNotFoundError: If there is no such folder.
@@ -84,7 +84,7 @@ class ImageFolder:
 
         Raises:
             ValueError: If folders are called otherwise, or some are and others are not; or they are
-                parts of a data set, such as ``train`` and ``val``.
+                parts of a data set, such as `train` and `val`.
         """
         try:
             place = str(self.root)

@@ -66,9 +66,9 @@ def open_labeled(
     """Lists a data set of images.
 
     Args:
-        data: A folder ``CLASS/*``; or with ``train/CLASS/*`` and ``val/CLASS/*``, by whatever name
+        data: A folder `CLASS/*`; or with `train/CLASS/*` and `val/CLASS/*`, by whatever name
             (`natten_zoo.data.splits.PARTS`); a tar or zip archive of either; or a list with
-            the columns ``file``, ``label`` and, if it says so itself, ``split``, files relative to
+            the columns `file`, `label` and, if it says so itself, `split`, files relative to
             it (`natten_zoo.data.lists.COLUMNS` has other names of them).
         val_fraction: Share of each class held out where the data has no split of its own.
         seed: Decides which images are held out. Copies of an image stay together.

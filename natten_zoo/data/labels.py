@@ -21,10 +21,10 @@ GOLDEN = 0.6180339887498949
 
 
 def class_names(label_set: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    """The names of a classifier's outputs, in their order; ``None`` if they are not known.
+    """The names of a classifier's outputs, in their order; `None` if they are not known.
 
     Args:
-        label_set: A record's ``classes``: the name of a label set, or the names themselves.
+        label_set: A record's `classes`: the name of a label set, or the names themselves.
 
     Examples:
         >>> class_names("imagenet-1k")[:3]
@@ -44,7 +44,7 @@ def class_names(label_set: str | Sequence[str] | None) -> tuple[str, ...] | None
 
 
 def output_names(label_set: str | Sequence[str] | None, count: int) -> tuple[str, ...]:
-    """A name for each of ``count`` outputs, ``class 7`` where none is known."""
+    """A name for each of `count` outputs, `class 7` where none is known."""
     names = class_names(label_set)
     if names is None or len(names) != count:
         return tuple(f"class {index}" for index in range(count))
@@ -53,12 +53,12 @@ def output_names(label_set: str | Sequence[str] | None, count: int) -> tuple[str
 
 @lru_cache(maxsize=1)
 def imagenet_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """WordNet synsets (``n01440764``) and short names of ImageNet's 1,000 classes."""
+    """WordNet synsets (`n01440764`) and short names of ImageNet's 1,000 classes."""
     return _columns(IMAGENET_FILE)
 
 
 def class_colors(label_set: str | Sequence[str] | None, count: int) -> tuple[Color, ...]:
-    """A color (red, green, blue) for each of ``count`` classes, a label set's own if it has any.
+    """A color (red, green, blue) for each of `count` classes, a label set's own if it has any.
 
     Others get hues that are far from those before them.
 
@@ -82,7 +82,7 @@ def _columns(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Reads class names: one a line, or JSON as a list or as ``{"0": name, "1": ...}``.
+    """Reads class names: one a line, or JSON as a list or as `{"0": name, "1": ...}`.
 
     Raises:
         ValueError: If the file is neither.

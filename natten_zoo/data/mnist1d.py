@@ -37,14 +37,14 @@ _EPS = 1e-8  # tells the pen's zeros from the padding's
 
 
 def mnist1d(split: str = "test") -> tuple[np.ndarray, np.ndarray]:
-    """Makes a split of the standard data set, bit for bit that of the package ``mnist1d``.
+    """Makes a split of the standard data set, bit for bit that of the package `mnist1d`.
 
     Args:
-        split: ``train`` (4,000 samples) or ``test`` (1,000).
+        split: `train` (4,000 samples) or `test` (1,000).
 
     Returns:
-        Curves ``[N, 40]`` of float64, whose mean is 0 and standard deviation 1 over both splits,
-        and labels ``[N]`` of int64.
+        Curves `[N, 40]` of float64, whose mean is 0 and standard deviation 1 over both splits,
+        and labels `[N]` of int64.
     """
     if split not in ("train", "test"):
         raise ValueError(f"[mnist1d] 'split' must be 'train' or 'test' but got '{split}'.")
@@ -122,7 +122,7 @@ def _resample(curve: np.ndarray, length: int) -> np.ndarray:
 def _smooth(signals: np.ndarray, sigma: int = 2) -> np.ndarray:
     """Gaussian filter along the last axis, cut at four deviations, mirrored at the ends.
 
-    The order of its sums is that of ``scipy.ndimage.gaussian_filter``, for the same bits.
+    The order of its sums is that of `scipy.ndimage.gaussian_filter`, for the same bits.
     """
     radius = 4 * sigma
     weights = np.exp(-0.5 / sigma**2 * np.arange(-radius, radius + 1) ** 2)

@@ -42,14 +42,14 @@ class MovingFashion:
     alone, so the same clips are generated everywhere.
 
     Args:
-        split: ``train`` (60,000 clips) or ``test`` (10,000).
+        split: `train` (60,000 clips) or `test` (10,000).
         size: Side of the frames, 28 or more.
         frames: Frames of a clip.
         seed: Of directions, speeds and starts.
         folder: Where Fashion-MNIST's files lie.
 
     Attributes:
-        labels: Index into ``CLASSES`` of each clip.
+        labels: Index into `CLASSES` of each clip.
 
     Raises:
         FileNotFoundError: Fashion-MNIST is not installed.
@@ -88,7 +88,7 @@ class MovingFashion:
         return len(self.labels)
 
     def clips(self, indices: np.ndarray) -> np.ndarray:
-        """Some clips, ``[N, frames, size, size]`` of uint8."""
+        """Some clips, `[N, frames, size, size]` of uint8."""
         images, size = self._images[indices], self.size
         missing = size - images.shape[1]
         torus = np.pad(images, [(0, 0), (0, missing), (0, missing)])
@@ -118,7 +118,7 @@ class MovingFashionSource:
         self.fingerprint = digests(train=self._train.content, val=self._val.content)
 
     def train_batches(self, rows: Iterable[np.ndarray]) -> Iterator[Batch]:
-        """Clips ``[B, T, S, S, C]``, labels and aspect ratios for each array of row numbers."""
+        """Clips `[B, T, S, S, C]`, labels and aspect ratios for each array of row numbers."""
         for chosen in rows:
             labels = mx.array(self._train.labels[chosen].astype(np.int32))
             yield mx.array(self._read(self._train, chosen)), labels, mx.ones((len(chosen),))

@@ -57,7 +57,7 @@ def is_number(name: str) -> bool:
 
 
 def find(names: Sequence[str], known: Sequence[str]) -> list[int | None]:
-    """The place of each name among known ones, ``None`` of those that are not known.
+    """The place of each name among known ones, `None` of those that are not known.
 
     A name is found as it is written, else by [`plain`][], else, if only one name on each side
     reads so, as a number, by [`loose`][], and so without a number before it.

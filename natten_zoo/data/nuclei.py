@@ -1,6 +1,6 @@
 """The small volume that the package stardist ships: synthetic cell nuclei, 31x61x57 voxels.
 
-Fetch it with ``pip download stardist --no-deps``; the wheel is read as it is. BSD-3-Clause.
+Fetch it with `pip download stardist --no-deps`; the wheel is read as it is. BSD-3-Clause.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ def is_nuclei(path: Path) -> bool:
 
 
 def read_nuclei(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The image ``[31, 61, 57, 1]``, float32, and the number of each voxel's nucleus, 0 for none.
+    """The image `[31, 61, 57, 1]`, float32, and the number of each voxel's nucleus, 0 for none.
 
     Args:
-        path: The wheel, or a folder with ``img3d.tif`` and ``mask3d.tif``.
+        path: The wheel, or a folder with `img3d.tif` and `mask3d.tif`.
 
     Raises:
         ValueError: The wheel has no such files, or they do not fit together.

@@ -22,7 +22,7 @@ def outputs(
 ) -> list[int]:
     """Which output of a classifier each class of a data set is.
 
-    Classes that are called like the model's decide; else ImageNet's synsets (``n01440764``, also
+    Classes that are called like the model's decide; else ImageNet's synsets (`n01440764`, also
     with more behind it), if the model has 1,000 outputs; else numbers, which are outputs. A part
     of the classes is enough. Where the names of outputs are not known and nothing else tells, the
     order decides if the numbers agree, and a warning says so.

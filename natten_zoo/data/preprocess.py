@@ -36,22 +36,22 @@ _LONGEST_WHOLE = 4
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resizes, crops and normalizes one image: ``(pixels / 255 - mean) / std``.
+    """Resizes, crops and normalizes one image: `(pixels / 255 - mean) / std`.
 
     Two conventions are in use for the same weights. The authors' evaluation resizes the short
-    side to ``floor(size / crop_pct)`` and cuts out the center (224 of 256 with ``crop_pct``
+    side to `floor(size / crop_pct)` and cuts out the center (224 of 256 with `crop_pct`
     0.875); published accuracies belong to it. Hugging Face's processor squashes the whole image
     to a square.
 
     Args:
-        size: Height and width of the result; with ``whole`` its short side.
+        size: Height and width of the result; with `whole` its short side.
         crop_pct: The part of the short side that is kept, in (0, 1].
-        crop_mode: ``center`` (the authors' evaluation), ``squash`` (no crop at all) or ``whole``
-            (the image keeps its shape, its long side at most ``longest``; for masks).
-        interpolation: ``bicubic``, ``bilinear``, ``lanczos`` or ``nearest``, antialiased.
+        crop_mode: `center` (the authors' evaluation), `squash` (no crop at all) or `whole`
+            (the image keeps its shape, its long side at most `longest`; for masks).
+        interpolation: `bicubic`, `bilinear`, `lanczos` or `nearest`, antialiased.
         mean: What is subtracted, per channel; three give a color image, one a gray one.
         std: What the difference is divided by, per channel.
-        longest: Pixels of the long side with ``whole``. Default: four times ``size``.
+        longest: Pixels of the long side with `whole`. Default: four times `size`.
 
     Examples:
         >>> import numpy as np
@@ -141,7 +141,7 @@ class Preprocess:
             image: A path, a Pillow image or an array; see [`read_image`][].
 
         Returns:
-            ``[size, size, channels]`` in float32; with ``whole`` ``[height, width, channels]``.
+            `[size, size, channels]` in float32; with `whole` `[height, width, channels]`.
         """
         return mx.array(self.to_numpy(image))
 
@@ -159,7 +159,7 @@ class Preprocess:
     def crop(self, image: Image.Image) -> Image.Image:
         """The part of an image that the model sees, resized.
 
-        Rounding is torchvision's: ``Resize(floor(size / crop_pct))`` and ``CenterCrop(size)``.
+        Rounding is torchvision's: `Resize(floor(size / crop_pct))` and `CenterCrop(size)`.
         """
         if self.crop_mode == "squash":
             return image.resize((self.size, self.size), self.resample)
@@ -191,7 +191,7 @@ class Preprocess:
         )
 
     def to_config(self) -> dict[str, Any]:
-        """The content of ``preprocessor_config.json``, in Hugging Face's terms."""
+        """The content of `preprocessor_config.json`, in Hugging Face's terms."""
         square = {"height": self.size, "width": self.size}
         resize: dict[str, Any] = {"image_processor_type": "ViTImageProcessor", "size": square}
         if self.crop_mode == "center":
@@ -212,7 +212,7 @@ class Preprocess:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Preprocess:
-        """Reads a ``preprocessor_config.json`` of this library or of Hugging Face.
+        """Reads a `preprocessor_config.json` of this library or of Hugging Face.
 
         Raises:
             ValueError: If a key is missing, of another type, or asks for anything but resizing, a
@@ -224,7 +224,7 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class SequencePreprocess:
-    """Standardizes one sequence: ``(x - mean) / std`` per channel.
+    """Standardizes one sequence: `(x - mean) / std` per channel.
 
     Args:
         mean: What is subtracted, per channel.
@@ -238,10 +238,10 @@ class SequencePreprocess:
         return f"subtract {list(self.mean)}, divide by {list(self.std)}"
 
     def __call__(self, sequence: np.ndarray) -> mx.array:
-        """Transforms a sequence ``[length, channels]``, or ``[length]`` of one channel.
+        """Transforms a sequence `[length, channels]`, or `[length]` of one channel.
 
         Returns:
-            ``[length, channels]`` in float32.
+            `[length, channels]` in float32.
         """
         return mx.array(self.to_numpy(sequence))
 
@@ -262,7 +262,7 @@ class SequencePreprocess:
 
 
 def in_words(record: Record, task: Task) -> str:
-    """How the inputs of a model are prepared; ``""`` where a record does not tell."""
+    """How the inputs of a model are prepared; `""` where a record does not tell."""
     if task.inputs == "volumes":
         resample = f"resample to {list(record.spacing)} mm, " if record.spacing else ""
         scale = "subtract each volume's mean, divide by its standard deviation"

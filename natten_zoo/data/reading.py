@@ -65,17 +65,17 @@ def read_image(source: ImageSource, channels: int = 3) -> Image.Image:
     clipped), palettes, CMYK and gray are converted; of an animation the first frame is taken.
 
     Args:
-        source: A path, a Pillow image, or an array ``[H, W]`` or ``[H, W, 1 | 3 | 4]`` of uint8
+        source: A path, a Pillow image, or an array `[H, W]` or `[H, W, 1 | 3 | 4]` of uint8
             (gray may be uint16).
         channels: 3 for RGB, 1 for gray (ITU-R 601 luma).
 
     Returns:
-        A Pillow image of mode ``RGB`` or ``L``.
+        A Pillow image of mode `RGB` or `L`.
 
     Raises:
         ImageError: If there is no such file, it is no image, is truncated, has more pixels than
             can be decoded safely or a mode without a defined conversion.
-        TypeError: If ``source`` is none of the above.
+        TypeError: If `source` is none of the above.
     """
     if channels not in (1, 3):
         raise ValueError(f"[read_image] 'channels' must be 1 or 3 but got {channels}.")
@@ -99,7 +99,7 @@ def read_image(source: ImageSource, channels: int = 3) -> Image.Image:
 
 
 def open_image(path: Path) -> Image.Image:
-    """Opens a file without decoding it; a JPEG that is too large as a smaller one (``REDUCED``).
+    """Opens a file without decoding it; a JPEG that is too large as a smaller one (`REDUCED`).
 
     Raises:
         ImageError: If it is a folder, a pipe or a device, which nothing may ever come from.

@@ -74,11 +74,11 @@ def open_scenes(
     """List a folder of images and masks, and look into every file once.
 
     Args:
-        data: The folder: ``images/`` and ``masks/`` (`PAIRS` has other names of them), or such with
-            ``train/`` and ``val/`` inside, or inside of those; and, if classes have names,
-            ``classes.txt``, one a line, or ``classes.json``. An image and its mask are called
+        data: The folder: `images/` and `masks/` (`PAIRS` has other names of them), or such with
+            `train/` and `val/` inside, or inside of those; and, if classes have names,
+            `classes.txt`, one a line, or `classes.json`. An image and its mask are called
             alike, but for what follows the last dot.
-        val_fraction: Share that is held out where the data has no ``val/``.
+        val_fraction: Share that is held out where the data has no `val/`.
         seed: Decides which images are held out. Copies of an image stay together.
         reduce_labels: Masks number classes from 1, and 0 is no class, as ADE20K's do.
         workers: Threads that look.
@@ -146,7 +146,7 @@ def split(scenes: Sequence[Scene], fraction: float, seed: int) -> tuple[list[Sce
 
 
 def read_mask(file: Path, reduce_labels: bool = False) -> np.ndarray:
-    """The class of each pixel, ``[H, W]`` of uint8; `IGNORE` for none.
+    """The class of each pixel, `[H, W]` of uint8; `IGNORE` for none.
 
     Raises:
         ImageError: It can't be read, or is no image of one channel of 8 bits that nothing was lost

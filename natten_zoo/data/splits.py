@@ -23,7 +23,7 @@ BESIDE = frozenset(("set", "data", "dataset", "images", "image", "imgs", "img", 
 
 
 def part_of(name: str) -> str | None:
-    """``train``, ``val`` or ``test`` if a name means one of them, else ``None``.
+    """`train`, `val` or `test` if a name means one of them, else `None`.
 
     Examples:
         >>> [part_of(name) for name in ("Training", "valid", "test_set", "val2017", "dogs")]
@@ -79,7 +79,7 @@ def find_layout(data: Path) -> Layout:
 def find_parts(data: Path) -> dict[str, list[Path]]:
     """The folders of a data set that are called like its parts and hold classes, by part.
 
-    There are none where ``train`` is a class as others are, with images of its own.
+    There are none where `train` is a class as others are, with images of its own.
     """
     parts: dict[str, list[Path]] = {}
     folders = subfolders(data)

@@ -81,7 +81,7 @@ class StreamSource:
     Args:
         images: Files and labels.
         preprocess: Size and channels of the network's input.
-        crop: The recipe's crop: ``resized`` takes whole images squeezed to a square, a little
+        crop: The recipe's crop: `resized` takes whole images squeezed to a square, a little
             larger than the input; others take the center at the input's size.
         converted: Folder for files that have to be converted.
         workers: Threads.

@@ -16,7 +16,7 @@ from PIL import Image, ImageSequence
 from .listing import why_no_file
 from .reading import upright
 
-# What Pillow reads with its frames; everything else needs PyAV, the extra ``video``.
+# What Pillow reads with its frames; everything else needs PyAV, the extra `video`.
 ANIMATIONS = {".gif", ".webp", ".png", ".apng", ".tif", ".tiff"}
 VideoSource = str | os.PathLike[str]
 
@@ -46,7 +46,7 @@ def read_frames(path: VideoSource, indices: Collection[int]) -> dict[int, Image.
     """Some frames of a video, in RGB.
 
     Args:
-        path: A file that FFmpeg reads (with the extra ``video``), or an animated GIF, WebP or PNG.
+        path: A file that FFmpeg reads (with the extra `video`), or an animated GIF, WebP or PNG.
         indices: Which frames, from 0.
 
     Returns:
@@ -89,8 +89,8 @@ def displayed(image: Image.Image, matrix: np.ndarray) -> Image.Image:
 
     Args:
         image: As it is stored.
-        matrix: ``a b u c d v x y w``; a pixel right is ``(a, b)`` on the display, one down
-            ``(c, d)``. Only its turn and whether it mirrors count.
+        matrix: `a b u c d v x y w`; a pixel right is `(a, b)` on the display, one down
+            `(c, d)`. Only its turn and whether it mirrors count.
 
     Examples:
         >>> displayed(Image.new("L", (4, 2)), np.array([0, 1, 0, -1, 0, 0, 0, 0, 1])).size

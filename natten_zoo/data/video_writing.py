@@ -38,9 +38,9 @@ def write_video(path: str | os.PathLike[str], frames: np.ndarray, fps: float = 2
     """Write frames as a video, or as an animated picture.
 
     Args:
-        path: ``.mp4``, ``.mov``, ``.m4v`` or ``.mkv``, in H.264 by PyAV (the extra ``video``);
-            ``.gif``, ``.png`` or ``.webp`` by Pillow, the last two without loss.
-        frames: ``[frames, height, width, 3]`` of uint8; of even sides for H.264.
+        path: `.mp4`, `.mov`, `.m4v` or `.mkv`, in H.264 by PyAV (the extra `video`);
+            `.gif`, `.png` or `.webp` by Pillow, the last two without loss.
+        frames: `[frames, height, width, 3]` of uint8; of even sides for H.264.
         fps: Frames per second.
 
     Returns:

@@ -33,7 +33,7 @@ class Volume:
     """A volume whose axes point right, forward and up, however it lies in its file.
 
     Attributes:
-        voxels: ``[X, Y, Z, channels]`` of float32.
+        voxels: `[X, Y, Z, channels]` of float32.
         image: The file's image as nibabel has it, to write masks on its grid.
         chosen: The affine, where another than nibabel's is taken.
     """
@@ -74,7 +74,7 @@ class Volume:
         return self.affine[:3, :3] * UNITS[self.image.header.get_xyzt_units()[0]]
 
     def on_file(self, mask: np.ndarray) -> np.ndarray:
-        """A mask ``[X, Y, Z]`` with the axes of the file."""
+        """A mask `[X, Y, Z]` with the axes of the file."""
         nibabel = import_nibabel()
         own = nibabel.io_orientation(self.affine)
         right = nibabel.orientations.axcodes2ornt("RAS")
@@ -88,17 +88,17 @@ def read_volume(
     """Read a volume, or several on one grid as its channels, from a NIfTI file.
 
     Args:
-        path: A ``.nii`` or ``.nii.gz`` file of three axes, or of four, the last of them channels.
+        path: A `.nii` or `.nii.gz` file of three axes, or of four, the last of them channels.
         fill: What stands for voxels that are no numbers. Default: they are an error.
-        affine: Which part of a header that contradicts itself is right, ``sform``, ``qform`` or
-            ``pixdim``; see [`natten_zoo.data.affines.choose_affine`][]. Default: an error.
+        affine: Which part of a header that contradicts itself is right, `sform`, `qform` or
+            `pixdim`; see [`natten_zoo.data.affines.choose_affine`][]. Default: an error.
 
     Raises:
         VolumeError: There is no such file, it is damaged or no NIfTI, has other than three or four
             axes, no affine that places it in space or several that contradict each other, or
             voxels that are no numbers.
         ImportError: nibabel is not installed.
-        ValueError: ``fill`` is not finite, or there is no such ``affine``.
+        ValueError: `fill` is not finite, or there is no such `affine`.
     """
     path = Path(path)
     if fill is not None and not np.isfinite(fill):
@@ -137,8 +137,8 @@ def write_mask(path: VolumeSource, mask: np.ndarray, like: Volume) -> None:
     """Write a mask on the grid of a volume's file: its axes, its affine, its units.
 
     Args:
-        path: A ``.nii`` or ``.nii.gz`` file; it appears whole or not at all.
-        mask: Class indices ``[X, Y, Z]``, axes as in ``like.voxels``.
+        path: A `.nii` or `.nii.gz` file; it appears whole or not at all.
+        mask: Class indices `[X, Y, Z]`, axes as in `like.voxels`.
         like: The volume that the mask is of.
 
     Raises:
@@ -167,7 +167,7 @@ def check_name(path: Path) -> None:
     """Refuse a name that is none of a NIfTI file.
 
     Raises:
-        ValueError: It ends in neither ``.nii`` nor ``.nii.gz``.
+        ValueError: It ends in neither `.nii` nor `.nii.gz`.
     """
     if not path.name.lower().endswith(SUFFIXES):
         raise ValueError(f"{path}: the name of a mask must end in .nii or .nii.gz.")

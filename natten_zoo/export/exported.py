@@ -72,7 +72,7 @@ def load_exported(path: str | os.PathLike[str]) -> Exported:
 
 
 def sidecar(path: Path) -> Path:
-    """Where the facts of a file stand: ``nat_mini.mlxfn`` -> ``nat_mini.json``."""
+    """Where the facts of a file stand: `nat_mini.mlxfn` -> `nat_mini.json`."""
     return path.with_suffix(".json")
 
 

@@ -46,13 +46,13 @@ def export_model(
 
     Args:
         model: Any model, in evaluation mode.
-        path: The file, ``*.mlxfn``. Beside it ``*.json`` gets what a program has to know: names of
+        path: The file, `*.mlxfn`. Beside it `*.json` gets what a program has to know: names of
             inputs, outputs and classes, preprocessing, license, versions, digest.
-        target: ``"cpu"``, or ``"metal"``: with the Metal kernels, also from a machine without a
+        target: `"cpu"`, or `"metal"`: with the Metal kernels, also from a machine without a
             GPU. See [`exporting`][natten_zoo.ops.exporting].
         sizes: Sides of the input, the record's by default: a number, or a list of numbers and of
             tuples with one number per axis.
-        batches: Inputs at a time: a number, several, or ``"any"``, which is 1, 2, 4, 8, 16 and 32.
+        batches: Inputs at a time: a number, several, or `"any"`, which is 1, 2, 4, 8, 16 and 32.
             A program cuts other batches into these, as [`Exported`][natten_zoo.export.Exported]
             does.
         preprocessing: Have the function take pixels of the right size, uint8, and normalize them.
@@ -62,7 +62,7 @@ def export_model(
         The function, read back. Where it can run here, its first trace was compared with the model.
 
     Raises:
-        FileExistsError: There is a file at ``path`` or beside it.
+        FileExistsError: There is a file at `path` or beside it.
         ValueError: An argument is out of range, or the model is in training mode.
         RuntimeError: What was read back is not what was written; or another thread used MLX first.
 

@@ -24,8 +24,8 @@ class _Replay(nn.Module):
 def checkpoint_layers(model: nn.Module) -> int:
     """Let the layers of a model forget their activations until the backward pass.
 
-    A layer says that it can be computed twice by ``BRANCHES``: how often it calls its
-    ``drop_path``.
+    A layer says that it can be computed twice by `BRANCHES`: how often it calls its
+    `drop_path`.
 
     Returns:
         How many layers do so.

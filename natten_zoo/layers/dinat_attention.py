@@ -15,25 +15,25 @@ from .neighborhood_attention import NeighborhoodAttention
 class DinatAttention(NeighborhoodAttention):
     """Dilated neighborhood attention with three input projections and a relative positional bias.
 
-    The same function as [`NeighborhoodAttention`][] with ``rel_pos_bias=True``: logits, bias,
+    The same function as [`NeighborhoodAttention`][] with `rel_pos_bias=True`: logits, bias,
     softmax and sum are one fused operator. It differs in what its parameters are called:
-    ``query``, ``key``, ``value`` and ``rpb`` as in transformers'
-    ``DinatNeighborhoodAttention``, and ``proj`` for its output layer. Use the subclasses
+    `query`, `key`, `value` and `rpb` as in transformers'
+    `DinatNeighborhoodAttention`, and `proj` for its output layer. Use the subclasses
     [`DinatAttention1D`][], [`DinatAttention2D`][] and [`DinatAttention3D`][].
     Source: Hassani and Shi, Dilated Neighborhood Attention Transformer,
     https://arxiv.org/abs/2209.15001.
 
     Args:
         embed_dim: Channels of the input and the output.
-        num_heads: Attention heads; must divide ``embed_dim``.
+        num_heads: Attention heads; must divide `embed_dim`.
         kernel_size: Window size, one number or one per axis.
         dilation: Step between the tokens of a window, one number or one per axis.
         qkv_bias: Whether the input projections have a bias.
-        pad_small_inputs: Zero-pad inputs smaller than ``kernel_size * dilation``, as DiNAT does.
+        pad_small_inputs: Zero-pad inputs smaller than `kernel_size * dilation`, as DiNAT does.
         options: Other arguments of [`NeighborhoodAttention`][].
 
     Shape:
-        - Input and output: ``[batch, *spatial, embed_dim]``.
+        - Input and output: `[batch, *spatial, embed_dim]`.
     """
 
     def __init__(
@@ -78,18 +78,18 @@ class DinatAttention(NeighborhoodAttention):
 
 
 class DinatAttention1D(DinatAttention):
-    """[`DinatAttention`][] over sequences ``[batch, length, channels]``."""
+    """[`DinatAttention`][] over sequences `[batch, length, channels]`."""
 
     rank = 1
 
 
 class DinatAttention2D(DinatAttention):
-    """[`DinatAttention`][] over feature maps ``[batch, height, width, channels]``."""
+    """[`DinatAttention`][] over feature maps `[batch, height, width, channels]`."""
 
     rank = 2
 
 
 class DinatAttention3D(DinatAttention):
-    """[`DinatAttention`][] over volumes ``[batch, depth, height, width, channels]``."""
+    """[`DinatAttention`][] over volumes `[batch, depth, height, width, channels]`."""
 
     rank = 3

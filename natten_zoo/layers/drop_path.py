@@ -9,7 +9,7 @@ import mlx.nn as nn
 class DropPath(nn.Module):
     """Drops a residual branch for whole samples while training.
 
-    A sample is kept with probability ``1 - rate`` and then divided by it, so that the expected
+    A sample is kept with probability `1 - rate` and then divided by it, so that the expected
     value stays. Source: Huang et al., Deep Networks with Stochastic Depth,
     https://arxiv.org/abs/1603.09382, in the per-sample form that timm made common.
 
@@ -17,10 +17,10 @@ class DropPath(nn.Module):
         rate: Probability of dropping a sample, in [0, 1).
 
     Shape:
-        - Input and output: ``[batch, ...]``.
+        - Input and output: `[batch, ...]`.
 
     Raises:
-        ValueError: ``rate`` is not in [0, 1).
+        ValueError: `rate` is not in [0, 1).
     """
 
     def __init__(self, rate: float = 0.0) -> None:
@@ -41,7 +41,7 @@ class DropPath(nn.Module):
 
 
 def drop_path_schedule(rate: float, depths: tuple[int, ...]) -> list[list[float]]:
-    """Rates that grow linearly from 0 to ``rate`` over all layers, listed per level."""
+    """Rates that grow linearly from 0 to `rate` over all layers, listed per level."""
     total = sum(depths)
     rates = [rate * i / max(total - 1, 1) for i in range(total)]
     starts = [sum(depths[:i]) for i in range(len(depths))]

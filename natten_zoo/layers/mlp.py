@@ -21,8 +21,8 @@ class MLP(nn.Module):
         out_dim: Channels of the output. Default: those of the input.
 
     Shape:
-        - Input: ``[..., dim]``.
-        - Output: ``[..., out_dim]``.
+        - Input: `[..., dim]`.
+        - Output: `[..., out_dim]`.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class SwiGLU(nn.Module):
         hidden_dim: Channels in between.
 
     Shape:
-        - Input: ``[..., dim]``.
-        - Output: ``[..., dim]``.
+        - Input: `[..., dim]`.
+        - Output: `[..., dim]`.
     """
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
@@ -69,8 +69,8 @@ class ReLUMLP(nn.Module):
         dims: Channels of the input, of what is in between, of the output.
 
     Shape:
-        - Input: ``[..., dims[0]]``.
-        - Output: ``[..., dims[-1]]``.
+        - Input: `[..., dims[0]]`.
+        - Output: `[..., dims[-1]]`.
     """
 
     def __init__(self, dims: Sequence[int]) -> None:

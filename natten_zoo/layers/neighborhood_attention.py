@@ -20,7 +20,7 @@ from .padding import crop, pad_to
 
 
 class NeighborhoodAttention(nn.Module):
-    r"""Multi-head self-attention in which a token sees the ``kernel_size`` tokens around it.
+    r"""Multi-head self-attention in which a token sees the `kernel_size` tokens around it.
 
     $$
     \mathrm{NA}(x)_i = \sum_{j \in \rho(i)} \mathrm{softmax}_j
@@ -30,36 +30,36 @@ class NeighborhoodAttention(nn.Module):
     with $\rho(i)$ the window of [`natten_zoo.ops.Neighborhood`][] and $b$ the
     optional relative positional bias. Use the subclasses [`NeighborhoodAttention1D`][],
     [`NeighborhoodAttention2D`][] and [`NeighborhoodAttention3D`][]. Parameters are named as
-    in NATTEN: ``qkv``, ``proj`` and ``rpb``. Source: Hassani et al., Neighborhood Attention
+    in NATTEN: `qkv`, `proj` and `rpb`. Source: Hassani et al., Neighborhood Attention
     Transformer, https://arxiv.org/abs/2204.07143, and NATTEN 0.14 to 0.21.
 
     Args:
         embed_dim: Channels of the input and the output.
-        num_heads: Attention heads; must divide ``embed_dim``.
+        num_heads: Attention heads; must divide `embed_dim`.
         kernel_size: Window size, one number or one per axis; -1 for a whole axis, whatever its
             length.
-        stride: Keep only every ``stride``-th query, which shrinks the output to
-            ``ceil(size / stride)``. NATTEN >= 0.20 calls another thing stride: ``window_stride``.
+        stride: Keep only every `stride`-th query, which shrinks the output to
+            `ceil(size / stride)`. NATTEN >= 0.20 calls another thing stride: `window_stride`.
         dilation: Step between the tokens of a window, one number or one per axis.
         is_causal: Whether a token sees only itself and tokens before it, per axis.
-        num_kv_heads: Heads of keys and values; must divide ``num_heads``. Default: ``num_heads``.
+        num_kv_heads: Heads of keys and values; must divide `num_heads`. Default: `num_heads`.
         qkv_bias: Whether the query, key and value projection has a bias.
-        qk_scale: Factor of the logits. Default: ``head_dim ** -0.5``.
+        qk_scale: Factor of the logits. Default: `head_dim ** -0.5`.
         attn_drop: Dropout rate of the attention weights.
         proj_drop: Dropout rate of the output.
         rel_pos_bias: Whether a learned bias per head and relative position is added to the logits.
         window_stride: Number of neighboring queries that share one window, per axis.
-        pad_small_inputs: Zero-pad inputs smaller than ``kernel_size * dilation`` at the bottom and
+        pad_small_inputs: Zero-pad inputs smaller than `kernel_size * dilation` at the bottom and
             right, attend to the padding too, and crop, as NATTEN up to 0.15 did and as the
             published NAT and DiNAT weights expect. Otherwise such inputs are an error.
 
     Shape:
-        - Input: ``[batch, *spatial, embed_dim]``.
-        - Lengths, optional: integers ``[batch, rank]``, for one axis also ``[batch]``: how much of
+        - Input: `[batch, *spatial, embed_dim]`.
+        - Lengths, optional: integers `[batch, rank]`, for one axis also `[batch]`: how much of
           each axis belongs to each sample of a padded batch. What lies outside is not seen, and is
-          zero in the output. natten-mlx's names of it, ``seq_lens`` and ``spatial_sizes``, are
+          zero in the output. natten-mlx's names of it, `seq_lens` and `spatial_sizes`, are
           understood.
-        - Output: the same as the input, each spatial axis divided by ``stride`` (rounded up).
+        - Output: the same as the input, each spatial axis divided by `stride` (rounded up).
 
     Raises:
         ValueError: Heads do not divide the channels, or sizes are out of range.
@@ -176,7 +176,7 @@ class NeighborhoodAttention(nn.Module):
     def attend(
         self, query: mx.array, key: mx.array, value: mx.array, lengths: Sizes | None = None
     ) -> mx.array:
-        """Attention alone, ``[B, *S, heads, head_dim]`` each, without the projections."""
+        """Attention alone, `[B, *S, heads, head_dim]` each, without the projections."""
         hood, scale, rpb = self.neighborhood, self.scale, self.get("rpb")
         drops = self._drops
         if lengths is not None:
@@ -237,7 +237,7 @@ class NeighborhoodAttention(nn.Module):
             )
 
     def _inside(self, x: mx.array, lengths: Sizes) -> mx.array:
-        """1 on the tokens of each sample, else 0: ``[B, *S, 1]`` in the dtype of ``x``."""
+        """1 on the tokens of each sample, else 0: `[B, *S, 1]` in the dtype of `x`."""
         given = lengths if isinstance(lengths, mx.array) else mx.array(np.asarray(lengths))
         ends = given.reshape(x.shape[0], self.rank)
         steps = zip(x.shape[1:-1], self.neighborhood.stride, strict=True)
@@ -249,11 +249,11 @@ class NeighborhoodAttention(nn.Module):
         self.qkv = nn.Linear(embed_dim, dims, bias=bias)
 
     def project_packed(self, x: mx.array) -> mx.array:
-        """Queries, keys and values as the heads of one array, ``[B, *S, heads, head_dim]``."""
+        """Queries, keys and values as the heads of one array, `[B, *S, heads, head_dim]`."""
         return mx.unflatten(self.qkv(x), -1, (-1, self.head_dim))
 
     def project_qkv(self, x: mx.array) -> list[mx.array]:
-        """Queries, keys and values, ``[B, *S, heads, head_dim]`` each, as [`attend`][] takes."""
+        """Queries, keys and values, `[B, *S, heads, head_dim]` each, as [`attend`][] takes."""
         return split_heads(self.project_packed(x), self.num_heads)
 
     def _extra_repr(self) -> str:
@@ -261,19 +261,19 @@ class NeighborhoodAttention(nn.Module):
 
 
 class NeighborhoodAttention1D(NeighborhoodAttention):
-    """[`NeighborhoodAttention`][] over sequences ``[batch, length, channels]``."""
+    """[`NeighborhoodAttention`][] over sequences `[batch, length, channels]`."""
 
     rank = 1
 
 
 class NeighborhoodAttention2D(NeighborhoodAttention):
-    """[`NeighborhoodAttention`][] over feature maps ``[batch, height, width, channels]``."""
+    """[`NeighborhoodAttention`][] over feature maps `[batch, height, width, channels]`."""
 
     rank = 2
 
 
 class NeighborhoodAttention3D(NeighborhoodAttention):
-    """[`NeighborhoodAttention`][] over volumes ``[batch, depth, height, width, channels]``."""
+    """[`NeighborhoodAttention`][] over volumes `[batch, depth, height, width, channels]`."""
 
     rank = 3
 

@@ -18,9 +18,9 @@ class PatchEmbed(nn.Module):
         embed_dim: Channels of a token.
 
     Shape:
-        - Input: ``[batch, height, width, in_chans]``; the bottom and right are zero-padded to
-          a multiple of ``patch_size``.
-        - Output: ``[batch, ceil(height / patch_size), ceil(width / patch_size), embed_dim]``.
+        - Input: `[batch, height, width, in_chans]`; the bottom and right are zero-padded to
+          a multiple of `patch_size`.
+        - Output: `[batch, ceil(height / patch_size), ceil(width / patch_size), embed_dim]`.
     """
 
     def __init__(self, patch_size: int, in_chans: int, embed_dim: int) -> None:

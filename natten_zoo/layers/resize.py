@@ -10,7 +10,7 @@ import numpy as np
 
 
 def source_positions(old: int, new: int) -> np.ndarray:
-    """Where the centers of ``new`` equal cells lie among the centers of ``old`` ones.
+    """Where the centers of `new` equal cells lie among the centers of `old` ones.
 
     Positions before the first center are moved onto it.
 
@@ -34,9 +34,9 @@ def sample_linear(x: mx.array, axis: int, positions: np.ndarray) -> mx.array:
 
 
 def resize_bilinear(x: mx.array, size: Sequence[int]) -> mx.array:
-    """Resize a map ``[batch, *spatial, channels]`` to ``size`` by linear interpolation.
+    """Resize a map `[batch, *spatial, channels]` to `size` by linear interpolation.
 
-    The values of ``torch.nn.functional.interpolate(mode="bilinear", align_corners=False)``: pixel
+    The values of `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`: pixel
     centers are aligned, borders repeated, and nothing is smoothed when a map shrinks.
 
     Args:
@@ -54,10 +54,10 @@ def resize_bilinear(x: mx.array, size: Sequence[int]) -> mx.array:
 
 
 def cubic_matrix(old: int, new: int, *, antialias: bool = False) -> np.ndarray:
-    """``[new, old]``: the weight of each of ``old`` samples in each of ``new`` ones.
+    """`[new, old]`: the weight of each of `old` samples in each of `new` ones.
 
-    The weights of ``torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`` on one
-    axis: Keys' kernel with a = -0.75 and borders repeated; with ``antialias`` a = -0.5, samples
+    The weights of `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)` on one
+    axis: Keys' kernel with a = -0.75 and borders repeated; with `antialias` a = -0.5, samples
     beyond the borders left out, and a kernel that widens when an axis shrinks.
     """
     center = (np.arange(new) + 0.5) * old / new - 0.5
@@ -112,16 +112,16 @@ def resize_twice(
 class AdaptiveAveragePool(nn.Module):
     """Means over a grid of parts of a map, whatever its size.
 
-    Part i of an axis of n tokens spans ``floor(i n / cells)`` up to ``ceil((i + 1) n / cells)``,
-    as in ``torch.nn.AdaptiveAvgPool2d``: parts overlap where n is not divisible, and repeat tokens
-    where it is smaller than ``cells``.
+    Part i of an axis of n tokens spans `floor(i n / cells)` up to `ceil((i + 1) n / cells)`,
+    as in `torch.nn.AdaptiveAvgPool2d`: parts overlap where n is not divisible, and repeat tokens
+    where it is smaller than `cells`.
 
     Args:
         cells: Parts per axis, one number or one per axis.
 
     Shape:
-        - Input: ``[batch, height, width, channels]``.
-        - Output: ``[batch, *cells, channels]``.
+        - Input: `[batch, height, width, channels]`.
+        - Output: `[batch, *cells, channels]`.
     """
 
     def __init__(self, cells: int | Sequence[int]) -> None:
@@ -142,7 +142,7 @@ class AdaptiveAveragePool(nn.Module):
 
 
 def _means(size: int, cells: int) -> np.ndarray:
-    """``[cells, size]``: the weight of each token in each mean."""
+    """`[cells, size]`: the weight of each token in each mean."""
     index, token = np.arange(cells)[:, None], np.arange(size)
     first, end = index * size // cells, -((index + 1) * -size // cells)
     inside = (first <= token) & (token < end)

@@ -32,13 +32,13 @@ def rotate_at(
     Source: Su et al., RoFormer, https://arxiv.org/abs/2104.09864, one axis after the other.
 
     Args:
-        x: ``[*tokens, heads, head_dim]``.
-        places: ``[*tokens, axes]``, where each token is.
-        split: Channels of each axis, even numbers; their sum is ``head_dim``.
+        x: `[*tokens, heads, head_dim]`.
+        places: `[*tokens, axes]`, where each token is.
+        split: Channels of each axis, even numbers; their sum is `head_dim`.
         base: Longest period, divided by $2 \pi$.
 
     Returns:
-        The same in the dtype of ``x``; computed in float32.
+        The same in the dtype of `x`; computed in float32.
     """
     turns = [base ** (-mx.arange(part // 2) / (part // 2)) for part in split]
     angles = mx.concatenate([places[..., a : a + 1] * turn for a, turn in enumerate(turns)], -1)
@@ -49,7 +49,7 @@ def rotate_at(
 
 
 def grid_places(index: mx.array, size: Sequence[int]) -> mx.array:
-    """Where the tokens of a map are, ``[*index, axes]``, of their numbers, row by row.
+    """Where the tokens of a map are, `[*index, axes]`, of their numbers, row by row.
 
     Examples:
         >>> grid_places(mx.array([0, 5, 6]), (2, 3)).tolist()

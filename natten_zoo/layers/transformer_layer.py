@@ -22,15 +22,15 @@ class TransformerLayer(nn.Module):
     $$
 
     Args:
-        attn: The attention layer, ``[batch, *spatial, dim]`` to the same shape.
+        attn: The attention layer, `[batch, *spatial, dim]` to the same shape.
         dim: Channels.
-        mlp_ratio: Width of the feed-forward part relative to ``dim``.
+        mlp_ratio: Width of the feed-forward part relative to `dim`.
         drop: Dropout rate of the feed-forward part.
         drop_path: Rate of stochastic depth, for both branches.
         layer_scale: Initial value of the gains $\gamma$; None means no gains.
 
     Shape:
-        - Input and output: ``[batch, *spatial, dim]``.
+        - Input and output: `[batch, *spatial, dim]`.
     """
 
     # Residual branches, each of which calls `drop_path` once: what computing it twice must know.

@@ -16,21 +16,21 @@ def window_attention(
     scale: float | None = None,
     bias: mx.array | None = None,
 ) -> mx.array:
-    r"""Attention among the tokens of one window of a grid that begins ``shift`` before the map.
+    r"""Attention among the tokens of one window of a grid that begins `shift` before the map.
 
     Tokens $i$ and $j$ see each other where $\lfloor (i + s) / w \rfloor = \lfloor (j + s) / w
     \rfloor$ on both axes, so that the windows at the borders of a shifted grid are smaller. Source:
-    Liu et al., Swin Transformer, https://arxiv.org/abs/2103.14030, whose roll by ``-w / 2`` makes
+    Liu et al., Swin Transformer, https://arxiv.org/abs/2103.14030, whose roll by `-w / 2` makes
     the same windows.
 
     Args:
-        query: ``[batch, height, width, heads, head_dim]``, and so ``key`` and ``value``.
+        query: `[batch, height, width, heads, head_dim]`, and so `key` and `value`.
         key: The keys.
         value: The values.
         window_size: Side of a window; must divide height and width.
         shift: By how many tokens the grid begins before the map.
-        scale: Factor of the logits. Default: ``head_dim ** -0.5``.
-        bias: ``[heads, window_size ** 2, window_size ** 2]``, added to the logits.
+        scale: Factor of the logits. Default: `head_dim ** -0.5`.
+        bias: `[heads, window_size ** 2, window_size ** 2]`, added to the logits.
 
     Raises:
         ValueError: The window does not divide the map.
@@ -68,16 +68,16 @@ def _roll(x: mx.array, shift: int) -> mx.array:
 
 
 def _windows(x: mx.array, size: int) -> mx.array:
-    """``[B, H, W, heads, d]`` as ``[B * windows, heads, size ** 2, d]``."""
+    """`[B, H, W, heads, d]` as `[B * windows, heads, size ** 2, d]`."""
     batch, height, width, heads, dim = x.shape
     x = x.reshape(batch, height // size, size, width // size, size, heads, dim)
     return x.transpose(0, 1, 3, 5, 2, 4, 6).reshape(-1, heads, size * size, dim)
 
 
 def _seams(height: int, width: int, size: int, shift: int) -> mx.array:
-    """0 where two tokens of a rolled window were neighbors before, else -inf: ``[windows, n, n]``.
+    """0 where two tokens of a rolled window were neighbors before, else -inf: `[windows, n, n]`.
 
-    Only what was rolled over an end lies before ``shift``.
+    Only what was rolled over an end lies before `shift`.
     """
     over = np.add.outer(2 * (np.arange(height) < shift), np.arange(width) < shift)
     pieces = over.reshape(height // size, size, width // size, size).swapaxes(1, 2)

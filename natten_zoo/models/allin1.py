@@ -43,7 +43,7 @@ class AllInOneConfig(Config):
         depth: Blocks.
         num_heads: Attention heads.
         kernel_size: Window in time.
-        dilation_factor: Block ``i`` has dilations ``dilation_factor ** i`` and twice that.
+        dilation_factor: Block `i` has dilations `dilation_factor ** i` and twice that.
         dilation_max: Upper bound of the first of the two.
         mlp_ratio: Width of the feed-forward parts relative to their input's channels.
         num_stems: Spectrograms per track.
@@ -83,10 +83,10 @@ class MusicLogits(NamedTuple):
     """What the model says of each frame.
 
     Attributes:
-        beat: ``[batch, frames]``.
-        downbeat: ``[batch, frames]``.
-        section: ``[batch, frames]``: whether a section starts here.
-        function: ``[batch, frames, num_classes]``: which function its section has.
+        beat: `[batch, frames]`.
+        downbeat: `[batch, frames]`.
+        section: `[batch, frames]`: whether a section starts here.
+        function: `[batch, frames, num_classes]`: which function its section has.
     """
 
     beat: mx.array
@@ -96,7 +96,7 @@ class MusicLogits(NamedTuple):
 
 
 class FrontEnd(nn.Module):
-    """Three convolutions that fold all bands into channels: ``[N, T, bands] -> [N, T, D]``."""
+    """Three convolutions that fold all bands into channels: `[N, T, bands] -> [N, T, D]`."""
 
     def __init__(self, config: AllInOneConfig) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class TimeLayer(nn.Module):
         drop_path: Rate of stochastic depth.
 
     Shape:
-        - Input and output: ``[N, T, D]``. Both attentions see zeros up to the window of the wider
+        - Input and output: `[N, T, D]`. Both attentions see zeros up to the window of the wider
           one where there are fewer frames, as the published weights expect.
     """
 
@@ -161,7 +161,7 @@ class TimeLayer(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention along time for each stem, then across stems: ``[B, stems, T, D]`` in and out."""
+    """Attention along time for each stem, then across stems: `[B, stems, T, D]` in and out."""
 
     def __init__(self, config: AllInOneConfig, dilation: int, drop_path: float) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ class AllInOne(Classifier):
         config: The model's configuration.
 
     Shape:
-        - Input: ``[batch, stems, frames, bands]``: for the published weights bass, drums, other
+        - Input: `[batch, stems, frames, bands]`: for the published weights bass, drums, other
           and vocals, 100 frames a second, 81 logarithmic bands of log magnitudes.
         - Output: `MusicLogits`.
 
@@ -230,7 +230,7 @@ class AllInOne(Classifier):
         return self.config.num_stems * self.config.embed_dim
 
     def features(self, x: mx.array) -> list[mx.array]:
-        """The map after each block, ``[batch, stems, frames, embed_dim]`` each."""
+        """The map after each block, `[batch, stems, frames, embed_dim]` each."""
         self._check_input(x)
         x = mx.unflatten(self.embeddings(x.flatten(0, 1)), 0, x.shape[:2])
         maps = []
@@ -240,7 +240,7 @@ class AllInOne(Classifier):
         return maps
 
     def forward_features(self, x: mx.array) -> mx.array:
-        """The classifiers' input: ``[B, stems, T, bands] -> [B, T, stems * embed_dim]``."""
+        """The classifiers' input: `[B, stems, T, bands] -> [B, T, stems * embed_dim]`."""
         return self.norm(self.features(x)[-1]).swapaxes(1, 2).flatten(2)
 
     def __call__(self, x: mx.array) -> MusicLogits:

@@ -36,7 +36,7 @@ class Config:
     """Arguments that define an architecture; each model subclasses it. Lists become tuples.
 
     Raises:
-        ValueError: A size, a ratio or ``num_classes`` is out of range, or no number.
+        ValueError: A size, a ratio or `num_classes` is out of range, or no number.
     """
 
     def __post_init__(self) -> None:
@@ -74,8 +74,8 @@ class Config:
 class Model(Loadable):
     """Base of all models: a configuration, inputs that are checked, weights that come and go.
 
-    Subclasses set ``Config`` and ``TASK``, build themselves from a configuration and define
-    ``__call__`` and, where foreign checkpoints exist, [`sanitize`][]. Models of classes are a
+    Subclasses set `Config` and `TASK`, build themselves from a configuration and define
+    `__call__` and, where foreign checkpoints exist, [`sanitize`][]. Models of classes are a
     [`Classifier`][].
 
     Attributes:
@@ -98,14 +98,14 @@ class Model(Loadable):
         super().__init__(config)
 
     def features(self, x: mx.array) -> list[mx.array]:
-        """One feature map per stage, ``[batch, height, width, channels]`` each."""
+        """One feature map per stage, `[batch, height, width, channels]` each."""
         raise NotImplementedError
 
     def check_input(self, x: Any) -> None:
         """Refuse what [`features`][] cannot take; nothing is computed.
 
         Raises:
-            TypeError: ``x`` is no array of MLX, or not of floating point numbers.
+            TypeError: `x` is no array of MLX, or not of floating point numbers.
             ValueError: It has other axes or channels.
         """
         name, channels = f"[{type(self).__name__}] 'x' must be", self.config.in_chans
@@ -129,7 +129,7 @@ class Model(Loadable):
     def stages(self) -> list[str]:
         """Its parts from the input up, by their names in the weights: one, then what builds on it.
 
-        What is in none of them is on top of all. Training slows the lower ones by ``layer_decay``,
+        What is in none of them is on top of all. Training slows the lower ones by `layer_decay`,
         which models that do not say this refuse.
         """
         return []
@@ -159,7 +159,7 @@ class Model(Loadable):
 class Classifier(Model):
     """Base of the models of classes: of images by default, of pixels or anything else if they say.
 
-    Subclasses build themselves with a final ``norm`` and ``head`` and define `features`.
+    Subclasses build themselves with a final `norm` and `head` and define `features`.
 
     Attributes:
         num_features: Channels of what [`forward_features`][] returns.
@@ -174,12 +174,12 @@ class Classifier(Model):
         raise NotImplementedError
 
     def forward_features(self, x: mx.array) -> mx.array:
-        """The classifier's input: final norm and mean over all tokens, ``[batch, channels]``."""
+        """The classifier's input: final norm and mean over all tokens, `[batch, channels]`."""
         x = self.norm(self.features(x)[-1])
         return x.mean(axis=tuple(range(1, x.ndim - 1)))
 
     def __call__(self, x: mx.array) -> Any:
-        """Logits, ``[batch, num_classes]``."""
+        """Logits, `[batch, num_classes]`."""
         return self.head(self.forward_features(x))
 
     def current_record(self) -> Record | None:
@@ -190,7 +190,7 @@ class Classifier(Model):
         """Replace the classifier by a fresh one; 0 classes leave the features as the output.
 
         Raises:
-            ValueError: ``num_classes`` is no integer from 0; the model is as it was.
+            ValueError: `num_classes` is no integer from 0; the model is as it was.
         """
         self.config = dataclasses.replace(self.config, num_classes=num_classes)
         if self.record is not None:
@@ -198,17 +198,17 @@ class Classifier(Model):
         self.add_classifier()
 
     def add_classifier(self) -> None:
-        """Give the model what ``CLASSIFIERS`` names, fresh and of the configuration's size."""
+        """Give the model what `CLASSIFIERS` names, fresh and of the configuration's size."""
         self.head = classifier(self.num_features, self.config.num_classes)
 
 
 def check_levels(config: Any) -> None:
     """Raise unless a hierarchical configuration has heads and dilations for its depths.
 
-    The name of dilations becomes what it stands for in ``configs/dilations.yaml``.
+    The name of dilations becomes what it stands for in `configs/dilations.yaml`.
 
     Raises:
-        ValueError: ``num_heads`` or ``dilations`` do not go with ``depths``.
+        ValueError: `num_heads` or `dilations` do not go with `depths`.
     """
     name, depths = type(config).__name__, config.depths
     if isinstance(config.dilations, str):

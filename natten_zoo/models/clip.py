@@ -16,7 +16,7 @@ class Cut:
 
     Args:
         frames: Frames of a slab, that is of queries whose attention is computed at once. Their
-            keys lie up to ``kernel_size - 1`` frames further. None: all of them, and nothing is
+            keys lie up to `kernel_size - 1` frames further. None: all of them, and nothing is
             evaluated before it is asked for, so that gradients can be taken.
         groups: Parts into which the heads are divided, each after the other; divides their number.
         tokens: How many go through linear layers at once.
@@ -37,8 +37,8 @@ class Cut:
         """Apply a function of single tokens, some of them at a time.
 
         Args:
-            function: Of ``[tokens, channels]`` for each of the arrays, to the same.
-            arrays: ``[*shape, channels]``.
+            function: Of `[tokens, channels]` for each of the arrays, to the same.
+            arrays: `[*shape, channels]`.
         """
         shape, flat = arrays[0].shape[:-1], [array.flatten(0, -2) for array in arrays]
         chunks = []
@@ -52,7 +52,7 @@ WHOLE = Cut()
 
 
 class Clip:
-    """Slabs ``[batch, frames, height, width, channels]`` of one feature map, in their order.
+    """Slabs `[batch, frames, height, width, channels]` of one feature map, in their order.
 
     A slab can be let go while those after it are still needed.
     """
@@ -72,7 +72,7 @@ class Clip:
         return pairwise(self._bounds)
 
     def between(self, first: int, last: int) -> mx.array:
-        """The frames ``first`` to ``last``, that excluded.
+        """The frames `first` to `last`, that excluded.
 
         Raises:
             ValueError: Some of them were let go.

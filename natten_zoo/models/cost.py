@@ -37,7 +37,7 @@ class Cost:
 
 
 def count_cost(model: nn.Module, *inputs: mx.array) -> Cost:
-    """Parameters, and the multiply-adds of ``model(*inputs)``.
+    """Parameters, and the multiply-adds of `model(*inputs)`.
 
     The model is called but, arrays being lazy, not evaluated. The rules are those behind the
     published figures (fvcore's): linear layers and convolutions on whatever they get, padding

@@ -34,7 +34,7 @@ class DiNATsConfig(Config):
         in_chans: Channels of the image.
         num_classes: Outputs of the classifier; 0 for none.
         qkv_bias: Whether the attention's input projection has a bias.
-        qk_scale: Factor of the logits. Default: ``head_dim ** -0.5``.
+        qk_scale: Factor of the logits. Default: `head_dim ** -0.5`.
         drop_rate: Dropout rate of tokens, projections and feed-forward parts.
         attn_drop_rate: Dropout rate of the attention weights.
         drop_path_rate: Stochastic depth of the last layer; grows linearly from 0.
@@ -61,7 +61,7 @@ class DiNATsConfig(Config):
 
 
 class PatchMerging(nn.Module):
-    """Joins 2x2 tokens: ``[B, H, W, D] -> [B, H/2, W/2, 2 D]``; odd sizes are zero-padded."""
+    """Joins 2x2 tokens: `[B, H, W, D] -> [B, H/2, W/2, 2 D]`; odd sizes are zero-padded."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -82,8 +82,8 @@ class DiNAT_s(Hierarchical):  # noqa: N801  upstream's name
         config: The model's configuration.
 
     Shape:
-        - Input: ``[batch, height, width, in_chans]`` of any size.
-        - Output: ``[batch, num_classes]`` logits.
+        - Input: `[batch, height, width, in_chans]` of any size.
+        - Output: `[batch, num_classes]` logits.
     """
 
     Config = DiNATsConfig

@@ -60,10 +60,10 @@ class DINOv2Config(Config):
     Args:
         embed_dim: Channels.
         depth: Blocks.
-        num_heads: Attention heads; must divide ``embed_dim``.
+        num_heads: Attention heads; must divide `embed_dim`.
         patch_size: Side of a patch in pixels.
         img_size: Side of the images, in pixels, that the table of positions is for.
-        mlp_ratio: Width of the feed-forward part relative to ``embed_dim``.
+        mlp_ratio: Width of the feed-forward part relative to `embed_dim`.
         num_registers: Tokens that stand for nothing. Models with some of them have their table of
             positions resized with antialiasing, those without do not, as they were published.
         in_chans: Channels of the image.
@@ -97,7 +97,7 @@ class DINOv2Config(Config):
 
     @classmethod
     def from_huggingface(cls, config: Mapping[str, Any]) -> DINOv2Config:
-        """Read the ``config.json`` of transformers' ``dinov2`` or ``dinov2_with_registers``.
+        """Read the `config.json` of transformers' `dinov2` or `dinov2_with_registers`.
 
         Raises:
             ValueError: It asks for what is not computed here.
@@ -174,9 +174,9 @@ class DINOv2(Model):
         config: The model's configuration.
 
     Shape:
-        - Input: ``[batch, height, width, in_chans]``, normalized as ImageNet's are; sides of one
+        - Input: `[batch, height, width, in_chans]`, normalized as ImageNet's are; sides of one
           patch or more. What is left over at the right and the bottom is not seen.
-        - Output: ``[batch, height // patch_size, width // patch_size, embed_dim]``, the patches
+        - Output: `[batch, height // patch_size, width // patch_size, embed_dim]`, the patches
           after the last norm.
 
     Examples:
@@ -205,7 +205,7 @@ class DINOv2(Model):
         return self._patches(self.norm(self.tokens(x)), x)
 
     def features(self, x: mx.array) -> list[mx.array]:
-        """The patches after each block, ``[batch, rows, columns, embed_dim]``, before any norm."""
+        """The patches after each block, `[batch, rows, columns, embed_dim]`, before any norm."""
         self.check_input(x)
         tokens, maps = self.embedded(x), []
         for block in self.blocks:
@@ -214,7 +214,7 @@ class DINOv2(Model):
         return maps
 
     def tokens(self, x: mx.array) -> mx.array:
-        """All tokens after the last block: ``[CLS]``, registers, patches row by row."""
+        """All tokens after the last block: `[CLS]`, registers, patches row by row."""
         self.check_input(x)
         tokens = self.embedded(x)
         for block in self.blocks:
@@ -233,7 +233,7 @@ class DINOv2(Model):
         return mx.concatenate([*parts, patches], axis=1)
 
     def positions(self, size: Sequence[int]) -> mx.array:
-        """``[1, rows * columns, embed_dim]``: the table of positions, resized to a grid."""
+        """`[1, rows * columns, embed_dim]`: the table of positions, resized to a grid."""
         side = self.config.img_size // self.config.patch_size
         table = self.pos_embed[:, 1:]
         if tuple(size) == (side, side):

@@ -1,4 +1,4 @@
-"""HDiT, the Hourglass Diffusion Transformer: k-diffusion's ``image_transformer_v2``.
+"""HDiT, the Hourglass Diffusion Transformer: k-diffusion's `image_transformer_v2`.
 
 Crowson et al., Scalable High-Resolution Pixel-Space Image Synthesis with Hourglass Diffusion
 Transformers, https://arxiv.org/abs/2401.11605; code of https://github.com/crowsonkb/k-diffusion
@@ -43,12 +43,12 @@ class HDiT(Model):
         config: The model's configuration.
 
     Shape:
-        - Image: ``[batch, height, width, in_chans]``; sides are multiples of the patch's times two
+        - Image: `[batch, height, width, in_chans]`; sides are multiples of the patch's times two
           for each level but one.
-        - Noise: ``[batch]``, the standard deviation (or the time of a flow).
-        - Labels, of a model that has them: integers ``[batch]``.
-        - Conditioning, of a model that has it: ``[batch, cond_dim]``.
-        - Augmentation, optional: ``[batch, 9]``.
+        - Noise: `[batch]`, the standard deviation (or the time of a flow).
+        - Labels, of a model that has them: integers `[batch]`.
+        - Conditioning, of a model that has it: `[batch, cond_dim]`.
+        - Augmentation, optional: `[batch, 9]`.
         - Output: as the image.
 
     Examples:
@@ -114,7 +114,7 @@ class HDiT(Model):
         cond: mx.array | None = None,
         augmented: mx.array | None = None,
     ) -> mx.array:
-        """What all norms are scaled by: noise and whatever else is known, ``[batch, mapping_dim]``.
+        """What all norms are scaled by: noise and whatever else is known, `[batch, mapping_dim]`.
 
         Raises:
             ValueError: Labels or conditioning are missing, or are none of the model's.
@@ -151,8 +151,8 @@ class HDiT(Model):
         Source: https://arxiv.org/abs/2206.00364, table 1.
 
         Args:
-            x: The image plus noise, ``[batch, height, width, in_chans]``.
-            sigma: Standard deviation of that noise, ``[batch]``.
+            x: The image plus noise, `[batch, height, width, in_chans]`.
+            sigma: Standard deviation of that noise, `[batch]`.
             args: Whatever else the network takes.
             kwargs: Likewise.
         """
@@ -162,7 +162,7 @@ class HDiT(Model):
         return x * skip + found.astype(mx.float32) * out
 
     def preconditioning(self, sigma: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        """The factors of image, output and input in ``denoise``, ``[batch, 1, 1, 1]`` each."""
+        """The factors of image, output and input in `denoise`, `[batch, 1, 1, 1]` each."""
         sigma = sigma.astype(mx.float32)[:, None, None, None]
         data = self.config.sigma_data
         total = sigma.square() + data**2
@@ -221,7 +221,7 @@ class HDiT(Model):
 
 
 def _level(config: HDiTConfig, level: int, first: int) -> list[Layer]:
-    """The layers of a level; every other one, counted from ``first``, shifts its windows."""
+    """The layers of a level; every other one, counted from `first`, shifts its windows."""
     dims, cond, drop = config.widths[level], config.mapping_dim, config.drop_rate[level]  # type: ignore[index]
     kind, size = config.attentions[level], config.kernel_sizes[level]  # type: ignore[index]
     layers = []

@@ -15,8 +15,8 @@ class HDiTConfig(Config):
     Args:
         widths: Channels of each level, the finest first.
         depths: Layers of each level; all but the last have as many on the way back.
-        attentions: Of each level ``"neighborhood"``, ``"global"``, ``"shifted-window"`` or
-            ``"none"``. Default: neighborhoods, and ``"global"`` on the last.
+        attentions: Of each level `"neighborhood"`, `"global"`, `"shifted-window"` or
+            `"none"`. Default: neighborhoods, and `"global"` on the last.
         head_dims: Channels of a head, multiples of 8.
         kernel_sizes: Tokens that a neighborhood or window has per axis; not used by other levels.
         hidden_dims: Channels of the feed-forward parts. Default: three times the level's.
@@ -30,8 +30,8 @@ class HDiTConfig(Config):
         cond_dim: Channels of other conditioning; 0 for none.
         drop_rate: Dropout rate of each level.
         mapping_drop_rate: Dropout rate of the mapping network.
-        time: What the network is told: ``"log_sigma"``, a quarter of the noise's logarithm, or
-            ``"flow"``, the time of a flow as it is.
+        time: What the network is told: `"log_sigma"`, a quarter of the noise's logarithm, or
+            `"flow"`, the time of a flow as it is.
         sigma_data: Standard deviation of the data, for
             [`HDiT.denoise`][natten_zoo.models.HDiT.denoise].
         sigma_min: Least noise that the model was trained for.

@@ -21,7 +21,7 @@ KINDS = ("neighborhood", "global", "shifted-window", "none")
 
 
 class FourierFeatures(nn.Module):
-    r"""Cosines and sines of random projections: ``[B, in] -> [B, out]``.
+    r"""Cosines and sines of random projections: `[B, in] -> [B, out]`.
 
     The projections are drawn once, are saved and never learn. They are computed in float32, and
     drawn so that half precision holds them exactly.
@@ -80,15 +80,15 @@ class Attention(nn.Module):
 
     Args:
         dims: Channels.
-        head_dim: Channels of a head, a multiple of 8 that divides ``dims``.
+        head_dim: Channels of a head, a multiple of 8 that divides `dims`.
         cond_dims: Channels of the conditioning.
-        kind: ``"neighborhood"``, ``"global"`` or ``"shifted-window"``.
+        kind: `"neighborhood"`, `"global"` or `"shifted-window"`.
         size: Side of the neighborhood or window.
         shift: Of the windows.
         drop_rate: Dropout rate of the heads' outputs.
 
     Shape:
-        - Input and output: ``[batch, height, width, dims]``; conditioning ``[batch, cond_dims]``.
+        - Input and output: `[batch, height, width, dims]`; conditioning `[batch, cond_dims]`.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """A gated feed-forward part: ``[..., dims]`` to itself."""
+    """A gated feed-forward part: `[..., dims]` to itself."""
 
     def __init__(self, norm: nn.Module, dims: int, hidden: int, drop_rate: float) -> None:
         super().__init__()
@@ -197,9 +197,9 @@ class Merge(nn.Module):
 
 
 class Split(nn.Module):
-    """Each token to a patch of them; with ``skip`` these are mixed with the ones of the way down.
+    """Each token to a patch of them; with `skip` these are mixed with the ones of the way down.
 
-    The mix is ``skip + fac * (x - skip)`` with a learned factor that begins as one half.
+    The mix is `skip + fac * (x - skip)` with a learned factor that begins as one half.
     """
 
     def __init__(
@@ -228,7 +228,7 @@ def rotate(x: mx.array, angles: tuple[mx.array, mx.array]) -> mx.array:
 
 @lru_cache(maxsize=64)
 def rotary_angles(height: int, width: int, heads: int, head_dim: int) -> tuple[mx.array, mx.array]:
-    r"""Cosines and sines of the axial rotary embedding, ``[height, width, heads, head_dim / 4]``.
+    r"""Cosines and sines of the axial rotary embedding, `[height, width, heads, head_dim / 4]`.
 
     The frequencies go from $\pi$ up to $10 \pi$ over all heads; one half of the angles is theirs
     times a token's row, the other times its column. Rows and columns are the centers of cells that

@@ -33,7 +33,7 @@ class IsotropicConfig(Config):
         embed_dim: Channels.
         num_heads: Attention heads.
         depth: Number of layers.
-        kernel_size: Window size; None is the whole map of ``img_size``: full attention.
+        kernel_size: Window size; None is the whole map of `img_size`: full attention.
         dilation: Dilation of every second layer; the others have 1.
         mlp_ratio: Width of the feed-forward part relative to the channels.
         img_size: Side of the image in pixels. It binds full attention only.
@@ -41,7 +41,7 @@ class IsotropicConfig(Config):
         in_chans: Channels of the image.
         num_classes: Outputs of the classifier; 0 for none.
         qkv_bias: Whether the attention's input projection has a bias.
-        qk_scale: Factor of the logits. Default: ``head_dim ** -0.5``.
+        qk_scale: Factor of the logits. Default: `head_dim ** -0.5`.
         drop_rate: Dropout rate of tokens, projections and feed-forward parts.
         attn_drop_rate: Dropout rate of the attention weights.
         drop_path_rate: Stochastic depth of the last layer; grows linearly from 0.
@@ -73,7 +73,7 @@ class IsotropicConfig(Config):
 
     @property
     def map_size(self) -> int:
-        """Tokens on a side of the map of an ``img_size`` image."""
+        """Tokens on a side of the map of an `img_size` image."""
         return -(-self.img_size // self.patch_size)
 
 
@@ -84,9 +84,9 @@ class IsotropicNAT(Staged):
         config: The model's configuration.
 
     Shape:
-        - Input: ``[batch, height, width, in_chans]``: of any size with neighborhood attention, of
-          ``img_size`` with full attention.
-        - Output: ``[batch, num_classes]`` logits.
+        - Input: `[batch, height, width, in_chans]`: of any size with neighborhood attention, of
+          `img_size` with full attention.
+        - Output: `[batch, num_classes]` logits.
     """
 
     Config = IsotropicConfig
@@ -128,7 +128,7 @@ class IsotropicNAT(Staged):
         return self.config.embed_dim
 
     def features(self, x: mx.array) -> list[mx.array]:
-        """The maps after each quarter of the layers, all of stride ``patch_size``, not normed."""
+        """The maps after each quarter of the layers, all of stride `patch_size`, not normed."""
         ends = set(self._ends())
         self.check_input(x)
         x = self.pos_drop(self.patch_embed(x))

@@ -25,7 +25,7 @@ TIME_CHANNELS = 256
 CHUNKS = 7
 # A scale, less 1, and a shift.
 Modulation = tuple[mx.array, mx.array]
-# A function of single tokens, ``[tokens, channels]`` each.
+# A function of single tokens, `[tokens, channels]` each.
 PerToken = Callable[[mx.array], mx.array]
 
 
@@ -34,7 +34,7 @@ class RotaryAttention(nn.Module):
 
     Args:
         dim: Channels.
-        head_dim: Channels of a head; must divide ``dim``.
+        head_dim: Channels of a head; must divide `dim`.
         kernel_size: The window, in frames, rows and columns.
     """
 
@@ -55,16 +55,16 @@ class RotaryAttention(nn.Module):
         kept: slice = slice(None),
         cut: Cut = WHOLE,
     ) -> mx.array:
-        """What the heads see, before ``proj``, which goes with what follows.
+        """What the heads see, before `proj`, which goes with what follows.
 
         Args:
-            x: ``[B, T, H, W, C]``.
+            x: `[B, T, H, W, C]`.
             prepare: What is made of each token first.
             kept: The frames that are asked for; those around them are only seen.
             cut: How much is done at once.
 
         Returns:
-            ``[B, kept, H, W, C]``.
+            `[B, kept, H, W, C]`.
         """
         heads = self.num_heads // cut.groups
         parts = []
@@ -94,7 +94,7 @@ class RotaryAttention(nn.Module):
         return attend(self.neighborhood, *arrays, op="na3d")[0]
 
     def _rows(self, part: int, heads: slice) -> Any:
-        """The linear layer of some heads' queries, keys or values: rows of ``qkv``."""
+        """The linear layer of some heads' queries, keys or values: rows of `qkv`."""
         layer: Any = copy.copy(self.qkv)
         for name, rows in layer.items():  # scales and offsets, too, if it is quantized
             rows = rows.reshape(3, self.num_heads, self.head_dim, *rows.shape[1:])
@@ -168,7 +168,7 @@ class DiffusionBlock(Block):
         Args:
             clip: The tokens; they are used up.
             context: What the latents say of each token, in the same slabs.
-            modulation: ``[1, 7 * channels]``, of the time.
+            modulation: `[1, 7 * channels]`, of the time.
             cut: How much is done at once.
         """
         rows = mx.unflatten(modulation[0], -1, (CHUNKS, -1)) + self.scale_shift_table  # [7, C]
@@ -186,7 +186,7 @@ def modulated(x: mx.array, modulation: Modulation | None) -> mx.array:
 
 
 class Upsample(nn.Module):
-    """Each token becomes ``stride`` ones, by a linear layer.
+    """Each token becomes `stride` ones, by a linear layer.
 
     Args:
         dim: Channels.
@@ -232,7 +232,7 @@ class TimeEmbedder(nn.Module):
         self.scale = scale
 
     def __call__(self, time: float) -> mx.array:
-        """``[1, dim]``, the same for all samples of a batch."""
+        """`[1, dim]`, the same for all samples of a batch."""
         half = TIME_CHANNELS // 2
         # The angles go up to 1000, so the last bit of an exponent is seen: it is rounded as the
         # reference rounds it, to float32, and nothing else is.
@@ -253,12 +253,12 @@ class Modulator(nn.Module):
         self.proj = nn.Linear(time_dim, CHUNKS * dim)
 
     def __call__(self, time: mx.array) -> mx.array:
-        """``[1, time_dim]`` to ``[1, 7 * dim]``."""
+        """`[1, time_dim]` to `[1, 7 * dim]`."""
         return self.proj(nn.silu(time))
 
 
 def patchify(x: mx.array, size: int) -> mx.array:
-    """Squares of pixels as channels: ``[B, T, H, W, C]`` to ``[B, T, H / p, W / p, C * p * p]``.
+    """Squares of pixels as channels: `[B, T, H, W, C]` to `[B, T, H / p, W / p, C * p * p]`.
 
     Of the new channels the old one is slowest, then comes the column in the square, then the row.
     """

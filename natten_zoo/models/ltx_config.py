@@ -31,7 +31,7 @@ class LTXDecoderConfig(Config):
         reductions: What channels are divided by there, before they are spread out.
         time_dim: Channels of the vector of a time.
         time_scale: Factor of a time before its cosines and sines.
-        prediction: What the last stage predicts: the clean pixels (``"x0"``) or the velocity.
+        prediction: What the last stage predicts: the clean pixels (`"x0"`) or the velocity.
         num_steps: Steps of the diffusion, unless a call says otherwise.
         scaling_factor: What normalized latents were multiplied by.
 
@@ -92,7 +92,7 @@ class LTXDecoderConfig(Config):
 
     @classmethod
     def from_diffusers(cls, config: Mapping[str, Any]) -> LTXDecoderConfig:
-        """Read the ``config.json`` of diffusers' ``LTX2VideoDiffusionDecoderModel``.
+        """Read the `config.json` of diffusers' `LTX2VideoDiffusionDecoderModel`.
 
         Raises:
             ValueError: It asks for what is not computed here.

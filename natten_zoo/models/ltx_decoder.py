@@ -39,11 +39,11 @@ class LTXDecoder(Model):
         config: The model's configuration.
 
     Shape:
-        - Input: ``[batch, frames, height, width, in_chans]``, latents that are not normalized, at
+        - Input: `[batch, frames, height, width, in_chans]`, latents that are not normalized, at
           least 3 x 7 x 7 of LTX-2.5's.
-        - Noise, optional: ``[batch, *pixels, out_chans]``, standard normal.
-        - Output: ``[batch, *pixels, out_chans]``, about -1..1, where ``pixels`` are
-          ``config.size_of`` the latents: 8 frames for each after the first, 32 x 32 pixels.
+        - Noise, optional: `[batch, *pixels, out_chans]`, standard normal.
+        - Output: `[batch, *pixels, out_chans]`, about -1..1, where `pixels` are
+          `config.size_of` the latents: 8 frames for each after the first, 32 x 32 pixels.
 
     Attributes:
         latents_mean: Per channel, of the latents as the diffusion model sees them normalized.
@@ -95,7 +95,7 @@ class LTXDecoder(Model):
         steps: int | None = None,
         cuts: Cuts | None = None,
     ) -> mx.array:
-        """Decode latents; memory grows with their size unless ``cuts`` has an entry per stage."""
+        """Decode latents; memory grows with their size unless `cuts` has an entry per stage."""
         self.check_input(latents)
         if noise is None:
             size = self.config.size_of(latents.shape[1:4])
@@ -160,7 +160,7 @@ class LTXDecoder(Model):
         At time $t$ pixels are $x_t = (1 - t) x_0 + t n$, and the velocity is $(x_t - x_0) / t$.
 
         Args:
-            noise: ``[batch, frames, height, width, out_chans]``; it is used up.
+            noise: `[batch, frames, height, width, out_chans]`; it is used up.
             context: Of the same frames.
             steps: How many. Default: the configuration's.
             cut: How much is done at once.
@@ -199,7 +199,7 @@ class LTXDecoder(Model):
         return clip.each(finished, cut)
 
     def features(self, x: mx.array) -> list[mx.array]:
-        """What each stage but the last hands to the next, ``[B, T, H, W, C]``, frames appended."""
+        """What each stage but the last hands to the next, `[B, T, H, W, C]`, frames appended."""
         self.check_input(x)
         clip, maps = self._entered(x), []
         for stage, upsample in enumerate(self.upsamples):

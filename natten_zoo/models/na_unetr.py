@@ -51,12 +51,12 @@ class NAUNETRConfig(Config):
         kernel_size: Window size in tokens, one number or one per axis. On maps that are smaller it
             is the map's.
         dilations: Dilation of each layer of each level. Default: 1 throughout.
-        merging: Which corners a token of the next level is made of: ``"all"``, or those that
-            ``"published"`` weights of Swin UNETR were trained with.
+        merging: Which corners a token of the next level is made of: `"all"`, or those that
+            `"published"` weights of Swin UNETR were trained with.
         in_chans: Channels of a volume, such as the sequences of an MRI.
         num_classes: Outputs per voxel; 0 for the features instead.
         qkv_bias: Whether the attention's input projection has a bias.
-        qk_scale: Factor of the logits. Default: ``head_dim ** -0.5``.
+        qk_scale: Factor of the logits. Default: `head_dim ** -0.5`.
         drop_rate: Dropout rate of tokens, projections and feed-forward parts.
         drop_path_rate: Stochastic depth of the last layer; grows linearly from 0.
     """
@@ -94,13 +94,13 @@ class VolumeAttention(NeighborhoodAttention3D):
     sees those, which its published weights expect; no published weights expect it of volumes.)
 
     Shape:
-        - Input and output: ``[batch, depth, height, width, channels]``.
+        - Input and output: `[batch, depth, height, width, channels]`.
     """
 
     def attend(
         self, query: mx.array, key: mx.array, value: mx.array, lengths: Sizes | None = None
     ) -> mx.array:
-        """Attention alone, ``[B, *S, heads, head_dim]`` each, without the projections."""
+        """Attention alone, `[B, *S, heads, head_dim]` each, without the projections."""
         size = query.shape[1:4]
         (query, key, value), lengths = self._large_enough([query, key, value], lengths)
         return crop(super().attend(query, key, value, lengths), size)
@@ -139,9 +139,9 @@ class NAUNETR(Classifier):
         config: The model's configuration.
 
     Shape:
-        - Input: ``[batch, depth, height, width, in_chans]`` of any size; the end of each axis is
+        - Input: `[batch, depth, height, width, in_chans]` of any size; the end of each axis is
           zero-padded to a multiple of [`multiple`][] and cropped from the output.
-        - Output: ``[batch, depth, height, width, num_classes]`` logits.
+        - Output: `[batch, depth, height, width, num_classes]` logits.
 
     Examples:
         >>> import mlx.core as mx
@@ -189,7 +189,7 @@ class NAUNETR(Classifier):
     def features(self, x: mx.array) -> list[mx.array]:
         """The tokens and the merged map of each level, normed: strides 2, 4, 8, ...
 
-        One map more than levels, the first of ``embed_dim`` channels and each of twice as many.
+        One map more than levels, the first of `embed_dim` channels and each of twice as many.
         """
         self.check_input(x)
         x = self.pos_drop(self.patch_embed(pad_to_multiple(x, self.multiple)))
@@ -200,7 +200,7 @@ class NAUNETR(Classifier):
         return [mx.fast.layer_norm(y, None, None, EPS) for y in maps]
 
     def forward_features(self, x: mx.array) -> mx.array:
-        """The classifier's input: ``[B, D, H, W, in_chans] -> [B, D, H, W, embed_dim]``."""
+        """The classifier's input: `[B, D, H, W, in_chans] -> [B, D, H, W, embed_dim]`."""
         size, maps = x.shape[1:-1], self.features(x)
         x = pad_to_multiple(x, self.multiple)
         inputs = zip(self.skips, [x, *maps[:-2]], strict=True)
@@ -230,10 +230,10 @@ class NAUNETR(Classifier):
         what is left as initialized.
 
         Args:
-            path: A checkpoint of MONAI's, such as ``model.pt`` of the bundle
-                ``swin_unetr_btcv_segmentation``, or ``model_swinvit.pt``.
+            path: A checkpoint of MONAI's, such as `model.pt` of the bundle
+                `swin_unetr_btcv_segmentation`, or `model_swinvit.pt`.
             model: The registered NA-UNETR to build.
-            overrides: Arguments of its configuration to change, such as ``num_classes``.
+            overrides: Arguments of its configuration to change, such as `num_classes`.
 
         Raises:
             CheckpointError: The file is damaged or not of a Swin UNETR.

@@ -20,7 +20,7 @@ _UNFOLDED = 2**26
 
 
 class PatchMerging(nn.Module):
-    """The corners of each cube as one token: ``[B, D, H, W, C] -> [B, D/2, H/2, W/2, 2 C]``."""
+    """The corners of each cube as one token: `[B, D, H, W, C] -> [B, D/2, H/2, W/2, 2 C]`."""
 
     def __init__(self, dim: int, merging: str = "all") -> None:
         super().__init__()

@@ -122,12 +122,12 @@ def rotate(x: mx.array, base: float) -> mx.array:
 
     Of each head's channels, the pair $(c, c + d / 2)$ turns by $2 \pi y / p_c$ in the
     first quarter of the channels and by $2 \pi x / p_c$ in the second, with rows and columns
-    $y, x$ in -1..1 and periods $p$ from 1 up to ``base``. The product of a query and a
+    $y, x$ in -1..1 and periods $p$ from 1 up to `base`. The product of a query and a
     key then depends on how they lie to each other. Source: Su et al., RoFormer,
     https://arxiv.org/abs/2104.09864.
 
     Args:
-        x: ``[batch, height, width, heads, head_dim]``; ``head_dim`` is a multiple of 4.
+        x: `[batch, height, width, heads, head_dim]`; `head_dim` is a multiple of 4.
         base: Longest period, excluded.
     """
     height, width, quarter = *x.shape[1:3], x.shape[-1] // 4
@@ -145,7 +145,7 @@ def rotate(x: mx.array, base: float) -> mx.array:
 
 
 class ImageEncoder(nn.Module):
-    """Per pixel colors, and what lies around them: ``[B, H, W, C]`` to ``[B, *size, heads, d]``."""
+    """Per pixel colors, and what lies around them: `[B, H, W, C]` to `[B, *size, heads, d]`."""
 
     def __init__(self, config: NAFConfig) -> None:
         super().__init__()
@@ -180,10 +180,10 @@ class NAF(Model):
         config: The model's configuration.
 
     Shape:
-        - Image: ``[batch, height, width, in_chans]``, normalized as for the feature extractor.
-        - Features: ``[batch, rows, columns, channels]`` of that image, any extractor's; at least
-          ``kernel_size`` rows and columns.
-        - Output: ``[batch, *size, channels]``, by default at the image's size.
+        - Image: `[batch, height, width, in_chans]`, normalized as for the feature extractor.
+        - Features: `[batch, rows, columns, channels]` of that image, any extractor's; at least
+          `kernel_size` rows and columns.
+        - Output: `[batch, *size, channels]`, by default at the image's size.
 
     Examples:
         >>> import mlx.core as mx
@@ -261,7 +261,7 @@ def resize_nearest(x: mx.array, size: Sequence[int]) -> mx.array:
 
 
 def pool(x: mx.array, size: Sequence[int]) -> mx.array:
-    """The means of ``size`` parts of a map."""
+    """The means of `size` parts of a map."""
     return x if x.shape[1:3] == tuple(size) else AdaptiveAveragePool(size)(x)
 
 

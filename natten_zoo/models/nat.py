@@ -3,7 +3,7 @@
 An image becomes a map of tokens, which passes *levels*: layers at one resolution, then half of it.
 
 NAT: https://arxiv.org/abs/2204.07143. DiNAT: https://arxiv.org/abs/2209.15001. Dilation changes
-what a token sees but no weight: DiNAT is NAT with other ``dilations``.
+what a token sees but no weight: DiNAT is NAT with other `dilations`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class NATConfig(Config):
         in_chans: Channels of the image.
         num_classes: Outputs of the classifier; 0 for none.
         qkv_bias: Whether the attention's input projection has a bias.
-        qk_scale: Factor of the logits. Default: ``head_dim ** -0.5``.
+        qk_scale: Factor of the logits. Default: `head_dim ** -0.5`.
         drop_rate: Dropout rate of tokens, projections and feed-forward parts.
         attn_drop_rate: Dropout rate of the attention weights.
         drop_path_rate: Stochastic depth of the last layer; grows linearly from 0.
@@ -73,7 +73,7 @@ class NATConfig(Config):
 
     @classmethod
     def from_huggingface(cls, config: Mapping[str, Any]) -> NATConfig:
-        """Translate the ``config.json`` of a transformers NAT or DiNAT.
+        """Translate the `config.json` of a transformers NAT or DiNAT.
 
         Raises:
             ValueError: It asks for what is not computed here; the message names the key.
@@ -90,8 +90,8 @@ class ConvTokenizer(nn.Module):
         strides: Of the two convolutions.
 
     Shape:
-        - Input: ``[batch, height, width, in_chans]``.
-        - Output: ``[batch, ceil(height / 4), ceil(width / 4), embed_dim]`` with strides (2, 2).
+        - Input: `[batch, height, width, in_chans]`.
+        - Output: `[batch, ceil(height / 4), ceil(width / 4), embed_dim]` with strides (2, 2).
     """
 
     def __init__(self, in_chans: int, embed_dim: int, strides: tuple[int, int] = (2, 2)) -> None:
@@ -116,8 +116,8 @@ class ConvDownsampler(nn.Module):
         dim: Channels of the input.
 
     Shape:
-        - Input: ``[batch, height, width, dim]``.
-        - Output: ``[batch, ceil(height / 2), ceil(width / 2), 2 * dim]``.
+        - Input: `[batch, height, width, dim]`.
+        - Output: `[batch, ceil(height / 2), ceil(width / 2), 2 * dim]`.
     """
 
     def __init__(self, dim: int) -> None:
@@ -189,7 +189,7 @@ class Level(nn.Module):
 class Hierarchical(Staged):
     """Base of the classifiers whose levels halve the map, one after the other.
 
-    Subclasses build their tokenizer ``patch_embed``, then [`add_levels`][].
+    Subclasses build their tokenizer `patch_embed`, then [`add_levels`][].
 
     Attributes:
         LEVELS: The levels' name in the weights.
@@ -277,9 +277,9 @@ class NAT(Hierarchical):
         config: The model's configuration.
 
     Shape:
-        - Input: ``[batch, height, width, in_chans]`` of any size; maps smaller than a window are
+        - Input: `[batch, height, width, in_chans]` of any size; maps smaller than a window are
           zero-padded inside the attention as the published weights expect.
-        - Output: ``[batch, num_classes]`` logits.
+        - Output: `[batch, num_classes]` logits.
 
     Examples:
         >>> import mlx.core as mx
@@ -307,7 +307,7 @@ class NAT(Hierarchical):
 
 
 class DiNAT(NAT):
-    """Dilated Neighborhood Attention Transformer: a NAT whose ``dilations`` are set."""
+    """Dilated Neighborhood Attention Transformer: a NAT whose `dilations` are set."""
 
 
 _HUGGINGFACE_NAMES = (

@@ -63,8 +63,8 @@ class NAT1D(Staged):
         config: The model's configuration.
 
     Shape:
-        - Input: ``[batch, length, in_chans]``, of any length.
-        - Output: ``[batch, num_classes]`` logits.
+        - Input: `[batch, length, in_chans]`, of any length.
+        - Output: `[batch, num_classes]` logits.
 
     Examples:
         >>> import mlx.core as mx
@@ -112,7 +112,7 @@ class NAT1D(Staged):
         return self.config.embed_dim
 
     def features(self, x: mx.array) -> list[mx.array]:
-        """The tokens after each layer, ``[batch, ceil(length / tokenizer_stride), channels]``."""
+        """The tokens after each layer, `[batch, ceil(length / tokenizer_stride), channels]`."""
         self.check_input(x)
         x = self.patch_embed(x)
         maps = []

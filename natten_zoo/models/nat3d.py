@@ -42,7 +42,7 @@ class NAT3DConfig(Config):
         in_chans: Channels of a frame.
         num_classes: Outputs of the classifier; 0 for none.
         qkv_bias: Whether the attention's input projection has a bias.
-        qk_scale: Factor of the logits. Default: ``head_dim ** -0.5``.
+        qk_scale: Factor of the logits. Default: `head_dim ** -0.5`.
         drop_rate: Dropout rate of tokens, projections and feed-forward parts.
         attn_drop_rate: Dropout rate of the attention weights.
         drop_path_rate: Stochastic depth of the last layer; grows linearly from 0.
@@ -77,7 +77,7 @@ class NAT3DConfig(Config):
 
 
 class ConvTokenizer3D(nn.Module):
-    """Two convolutions and a norm: ``[B, T, H, W, C] -> [B, T/2, H/4, W/4, D]``."""
+    """Two convolutions and a norm: `[B, T, H, W, C] -> [B, T/2, H/4, W/4, D]`."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class ConvTokenizer3D(nn.Module):
 
 
 class ConvDownsampler3D(nn.Module):
-    """A convolution and a norm: ``[B, T, H, W, D] -> [B, T, H/2, W/2, 2 D]``."""
+    """A convolution and a norm: `[B, T, H, W, D] -> [B, T, H/2, W/2, 2 D]`."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -141,13 +141,13 @@ class NAT3D(Hierarchical):
         config: The model's configuration.
 
     Shape:
-        - Input: ``[batch, frames, height, width, in_chans]``, ``tubelet_size`` frames or more (what
+        - Input: `[batch, frames, height, width, in_chans]`, `tubelet_size` frames or more (what
           is over at the end is not seen) of any size; maps smaller than a window are zero-padded
           inside the attention as in 2-D.
-        - Output: ``[batch, num_classes]`` logits.
+        - Output: `[batch, num_classes]` logits.
 
     Raises:
-        ValueError: On a call, if the input is no clip of ``tubelet_size`` frames or more.
+        ValueError: On a call, if the input is no clip of `tubelet_size` frames or more.
 
     Examples:
         >>> import mlx.core as mx
@@ -172,7 +172,7 @@ class NAT3D(Hierarchical):
         """Refuse what `features` cannot take; nothing is computed.
 
         Raises:
-            TypeError: ``x`` is no array of MLX, or not of floating point numbers.
+            TypeError: `x` is no array of MLX, or not of floating point numbers.
             ValueError: It has other axes or channels, or too few frames.
         """
         super().check_input(x)
@@ -192,7 +192,7 @@ class NAT3D(Hierarchical):
 
 
 class DiNAT3D(NAT3D):
-    """Dilated Neighborhood Attention Transformer for videos: a NAT3D with ``dilations``."""
+    """Dilated Neighborhood Attention Transformer for videos: a NAT3D with `dilations`."""
 
 
 def inflate(model: NAT, kernel_size: int = 3, num_classes: int | None = None) -> NAT3D:
@@ -200,7 +200,7 @@ def inflate(model: NAT, kernel_size: int = 3, num_classes: int | None = None) ->
 
     Convolutions and bias tables are repeated along time, the convolution over two frames divided by
     two; everything else is copied. On a clip whose frames are all the same, the result gives what
-    the image classifier gives on one of them, if the clip has ``2 * kernel_size`` frames or more.
+    the image classifier gives on one of them, if the clip has `2 * kernel_size` frames or more.
 
     Args:
         model: A NAT or DiNAT with its weights.
@@ -208,7 +208,7 @@ def inflate(model: NAT, kernel_size: int = 3, num_classes: int | None = None) ->
         num_classes: Size of a fresh classifier. Default: the image classifier is kept.
 
     Raises:
-        TypeError: ``model`` is no NAT.
+        TypeError: `model` is no NAT.
         ValueError: It is quantized.
 
     Examples:

@@ -29,7 +29,7 @@ class PMRFConfig(Config):
 
     Args:
         flow: Configuration of the HDiT that tells the flow's velocity, or its arguments. Its
-            ``time`` is ``"flow"``.
+            `time` is `"flow"`.
         embed_dim: Channels of the SwinIR.
         depths: Blocks of each of its groups.
         num_heads: Its attention heads.
@@ -89,7 +89,7 @@ class PMRF(Model):
         config: The model's configuration.
 
     Shape:
-        - Input: ``[batch, height, width, 3]`` of 0..1; sides are multiples of
+        - Input: `[batch, height, width, 3]` of 0..1; sides are multiples of
           [`multiple`][natten_zoo.models.PMRF.multiple]. The published weights know 512 x 512.
         - Output: the mean of all images that the input may have been, of the same shape. It may
           leave 0..1.
@@ -129,7 +129,7 @@ class PMRF(Model):
         return self.mmse_model(image.astype(self.mmse_model.norm.weight.dtype))
 
     def velocity(self, x: mx.array, time: mx.array) -> mx.array:
-        """Where the flow goes from ``x`` at a time of 0..1, ``[batch]``; float32."""
+        """Where the flow goes from `x` at a time of 0..1, `[batch]`; float32."""
         dtype = self.model.out_norm.scale.dtype
         return self.model(x.astype(dtype), time).astype(mx.float32)
 

@@ -74,10 +74,10 @@ class Staged(Classifier):
             intermediates_only: Return the stages' maps alone.
 
         Returns:
-            ``(last, maps)``, or ``maps``.
+            `(last, maps)`, or `maps`.
 
         Raises:
-            ValueError: There is no such stage, or ``norm`` does not fit one.
+            ValueError: There is no such stage, or `norm` does not fit one.
         """
         maps = self.features(x)
         chosen = chosen_stages(type(self).__name__, indices, len(maps))
@@ -95,14 +95,14 @@ class Staged(Classifier):
     def get_intermediate_layers(
         self, x: mx.array, n: int | Sequence[int] = 1, *, norm: bool = False
     ) -> list[mx.array]:
-        """The maps of the last ``n`` stages, or of those that ``n`` lists."""
+        """The maps of the last `n` stages, or of those that `n` lists."""
         result: list[mx.array] = self.forward_intermediates(
             x, n, norm=norm, intermediates_only=True
         )
         return result
 
     def forward_head(self, x: mx.array, pre_logits: bool = False) -> mx.array:
-        """Logits of a normed last map, or of its mean over all tokens, ``[batch, channels]``.
+        """Logits of a normed last map, or of its mean over all tokens, `[batch, channels]`.
 
         Args:
             x: Such as `forward_intermediates` and `forward_features` return.
@@ -168,7 +168,7 @@ class Staged(Classifier):
 
         Args:
             out_indices: The stages whose maps it returns. Default: all.
-            norms: Give each of these maps a norm of its own, fresh, ``norm{index}``.
+            norms: Give each of these maps a norm of its own, fresh, `norm{index}`.
 
         Returns:
             The model, now a [`Backbone`][natten_zoo.models.staged.Backbone] of its class.
@@ -233,7 +233,7 @@ class Backbone(Staged):
         norm: bool = False,
         intermediates_only: bool = False,
     ) -> Any:
-        """The last map and those of some of its stages; ``norm`` is each one's own.
+        """The last map and those of some of its stages; `norm` is each one's own.
 
         Arguments are those of the model. Stages are counted among those that are returned.
         """
@@ -266,7 +266,7 @@ def _backbone_of(cls: type[Staged]) -> type[Staged]:
 
 
 def chosen_stages(op: str, indices: int | Sequence[int] | None, count: int) -> list[int]:
-    """Stages of a model that has ``count``, from 0.
+    """Stages of a model that has `count`, from 0.
 
     Raises:
         ValueError: There is no such stage.

@@ -1,8 +1,8 @@
 """MONAI's Swin UNETR in NA-UNETR's names and layouts.
 
-Every weight has its place: patch embedding, norms, ``qkv``, ``proj``, feed-forward parts, merging,
-all convolutions, and the bias tables, which Swin indexes by ``query - key`` and we by ``key -
-query``. On maps of one window both models then compute the same. What is a start for training and
+Every weight has its place: patch embedding, norms, `qkv`, `proj`, feed-forward parts, merging,
+all convolutions, and the bias tables, which Swin indexes by `query - key` and we by `key -
+query`. On maps of one window both models then compute the same. What is a start for training and
 no more:
 
 * Windows of larger maps: Swin's are fixed and shifted in every other layer, ours follow the token.
@@ -64,7 +64,7 @@ def _our_layout(name: str, value: mx.array) -> mx.array:
 
 
 def _bias_table(table: mx.array) -> mx.array:
-    """``[(2 K - 1)^3, heads]`` by query - key as ``[heads, 2 K - 1 per axis]`` by key - query."""
+    """`[(2 K - 1)^3, heads]` by query - key as `[heads, 2 K - 1 per axis]` by key - query."""
     count, heads = table.shape
     side = round(count ** (1 / 3))
     if side**3 != count:

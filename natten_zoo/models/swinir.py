@@ -99,7 +99,7 @@ class ResidualGroup(nn.Module):
 
 
 class SwinIR(nn.Module):
-    """Restores an image: ``[batch, height, width, 3]`` of 0..1 to the same, not clipped.
+    """Restores an image: `[batch, height, width, 3]` of 0..1 to the same, not clipped.
 
     Args:
         dims: Channels of a token.

@@ -34,7 +34,7 @@ class UPerNetConfig(Config):
 
     Args:
         backbone: Configuration of its body, or plain data: its arguments and, under
-            ``"architecture"``, ``"NAT"``, ``"DiNAT"`` or ``"DiNAT_s"``. Its ``num_classes`` is
+            `"architecture"`, `"NAT"`, `"DiNAT"` or `"DiNAT_s"`. Its `num_classes` is
             without effect.
         channels: Channels of the head.
         aux_channels: Channels of the auxiliary head.
@@ -117,8 +117,8 @@ class UPerNet(Classifier):
         config: The model's configuration.
 
     Shape:
-        - Input: ``[batch, height, width, in_chans]`` of any size.
-        - Output: ``[batch, height, width, num_classes]`` logits.
+        - Input: `[batch, height, width, in_chans]` of any size.
+        - Output: `[batch, height, width, num_classes]` logits.
 
     Examples:
         >>> from natten_zoo.models import NATConfig
@@ -153,11 +153,11 @@ class UPerNet(Classifier):
         return maps
 
     def forward_features(self, x: mx.array) -> mx.array:
-        """The classifier's input, a map of stride 4: ``[B, ceil(H/4), ceil(W/4), channels]``."""
+        """The classifier's input, a map of stride 4: `[B, ceil(H/4), ceil(W/4), channels]`."""
         return self.decode_head.fuse(self.features(x))
 
     def decode(self, x: mx.array) -> mx.array:
-        """Logits at stride 4, ``[B, ceil(H/4), ceil(W/4), num_classes]``."""
+        """Logits at stride 4, `[B, ceil(H/4), ceil(W/4), num_classes]`."""
         return self.decode_head.classify(self.forward_features(x))
 
     def decode_both(self, x: mx.array) -> tuple[mx.array, mx.array]:
@@ -201,12 +201,12 @@ class UPerNet(Classifier):
             num_classes: Outputs per pixel.
             dilations: Dilation of each layer of each level of the body, which are in no weight.
                 Default: the classifier's. Larger images want larger ones, such as
-                ``get_record("upernet_dinat_tiny").model["backbone"]["dilations"]``.
+                `get_record("upernet_dinat_tiny").model["backbone"]["dilations"]`.
             input_size: Short side of the images that the model is for.
-            head: Other arguments of [`UPerNetConfig`][], such as ``channels``.
+            head: Other arguments of [`UPerNetConfig`][], such as `channels`.
 
         Raises:
-            TypeError: ``classifier`` is none of these.
+            TypeError: `classifier` is none of these.
             ValueError: It is quantized.
 
         Examples:

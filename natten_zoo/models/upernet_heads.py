@@ -14,9 +14,9 @@ from ..layers.resize import AdaptiveAveragePool, resize_bilinear
 
 
 class ConvModule(nn.Module):
-    """Convolution, batch norm, ReLU, at the same size: ``[B, H, W, C] -> [B, H, W, D]``.
+    """Convolution, batch norm, ReLU, at the same size: `[B, H, W, C] -> [B, H, W, D]`.
 
-    Of several maps, ``C`` are the channels of all: side by side, but convolved one by one, since
+    Of several maps, `C` are the channels of all: side by side, but convolved one by one, since
     the patches that MLX copies for a convolution on a CPU take nine times the memory of the input.
     """
 
@@ -68,7 +68,7 @@ class UPerHead(nn.Module):
         self.conv_seg = pixel_classifier(channels, num_classes)
 
     def fuse(self, maps: Sequence[mx.array]) -> mx.array:
-        """The maps of the body, finest first, as one of the finest's size and ``channels``."""
+        """The maps of the body, finest first, as one of the finest's size and `channels`."""
         laterals = [conv(x) for conv, x in zip(self.lateral_convs, maps, strict=False)]
         laterals.append(self._pool(maps[-1]))
         for i in reversed(range(len(laterals) - 1)):
@@ -79,7 +79,7 @@ class UPerHead(nn.Module):
         return self.fpn_bottleneck(*(resize_bilinear(x, size) for x in pyramid))
 
     def classify(self, x: mx.array) -> mx.array:
-        """What `fuse` returns as logits: ``[B, H, W, channels] -> [B, H, W, classes]``."""
+        """What `fuse` returns as logits: `[B, H, W, channels] -> [B, H, W, classes]`."""
         return self.conv_seg(self.dropout(x))
 
     def _pool(self, x: mx.array) -> mx.array:

@@ -23,10 +23,10 @@ def adapt(
 ) -> dict[str, mx.array]:
     """Change the weights that depend on what the caller overrode; say so in the log.
 
-    - ``kernel_size, img_size``: bias tables are resized bicubically, as upstream made its 11x11
+    - `kernel_size, img_size`: bias tables are resized bicubically, as upstream made its 11x11
       model
-    - ``in_chans``: the first convolution sums over (gray) or repeats its input channels
-    - ``num_classes``: the classifier is left out: the model keeps its fresh one
+    - `in_chans`: the first convolution sums over (gray) or repeats its input channels
+    - `num_classes`: the classifier is left out: the model keeps its fresh one
 
     Dilations are in no weight. Anything else that does not fit is left for
     `natten_zoo.pretrained.strict.load_strict` to report.
@@ -52,9 +52,9 @@ def adapt(
 
 
 def resize_bias_table(table: mx.array, shape: tuple[int, ...]) -> mx.array:
-    """Resize a bias table ``[heads, *old]`` to ``[heads, *shape]`` by cubic interpolation.
+    """Resize a bias table `[heads, *old]` to `[heads, *shape]` by cubic interpolation.
 
-    The same values as ``torch.nn.functional.interpolate(mode="bicubic", align_corners=False)``:
+    The same values as `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`:
     Keys' kernel with a = -0.75, no antialiasing, borders repeated.
     """
     values = np.array(table.astype(mx.float32), dtype=np.float64)
@@ -65,10 +65,10 @@ def resize_bias_table(table: mx.array, shape: tuple[int, ...]) -> mx.array:
 
 
 def adapt_input_channels(weight: mx.array, in_chans: int) -> mx.array:
-    """Fit a convolution ``[out, height, width, channels]`` to another number of channels.
+    """Fit a convolution `[out, height, width, channels]` to another number of channels.
 
     One channel gets the sum over all, so that a gray image gives what it gave as three equal
-    channels. More channels repeat the old ones, scaled by ``old / in_chans`` to keep the sum.
+    channels. More channels repeat the old ones, scaled by `old / in_chans` to keep the sum.
     """
     old = weight.shape[-1]
     if in_chans == 1:

@@ -12,8 +12,8 @@ from .readers.reader import Checkpoint
 def kdiffusion_config(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
     """The configuration of a model that k-diffusion trained, or None.
 
-    Its training checkpoints have it under ``config``, the files that it makes of them for inference
-    as JSON in their metadata, and a folder may have it as ``config.json``.
+    Its training checkpoints have it under `config`, the files that it makes of them for inference
+    as JSON in their metadata, and a folder may have it as `config.json`.
 
     Raises:
         CheckpointError: It is no JSON.

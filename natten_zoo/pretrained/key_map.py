@@ -47,7 +47,7 @@ def key_map(model: Loadable, checkpoint: Checkpoint) -> dict[str, tuple[str, ...
 
 
 def _factors(first: float, second: float, count: int) -> tuple[int, ...]:
-    """The marks that a value was made of: ``i``, then ``i + count``; or a product of two such.
+    """The marks that a value was made of: `i`, then `i + count`; or a product of two such.
 
     Examples:
         >>> _factors(7, 107, count=100), _factors(3 * 7, 103 * 107, count=100)

@@ -126,15 +126,15 @@ def create_model(
         ema: As in [`load_pretrained`][], of the file that `pretrained` names.
         weights: Likewise.
         skip: Likewise.
-        hub: Keyword arguments of the download: ``revision``, ``cache_dir``,
-            ``local_files_only``, ``token``.
+        hub: Keyword arguments of the download: `revision`, `cache_dir`,
+            `local_files_only`, `token`.
         overrides: Arguments of the architecture's configuration to change, such as
-            ``num_classes``, ``in_chans``, ``kernel_size``, ``dilations``, ``drop_path_rate``.
+            `num_classes`, `in_chans`, `kernel_size`, `dilations`, `drop_path_rate`.
             Pretrained weights are fitted to them (`natten_zoo.pretrained.adapt.adapt`).
-            Without ``num_classes`` the classifier has the size of the weights'.
+            Without `num_classes` the classifier has the size of the weights'.
 
     Returns:
-        The model; in evaluation mode if its weights are pretrained. Its ``record`` has those of
+        The model; in evaluation mode if its weights are pretrained. Its `record` has those of
         the published figures that are true of it: no accuracy of random weights, and none at all of
         another architecture.
 

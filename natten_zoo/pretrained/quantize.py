@@ -25,11 +25,11 @@ class Quantization:
     """How a layer's weights are stored.
 
     Args:
-        group_size: Weights along the input that share a scale. ``affine``: 32, 64 or 128; each
+        group_size: Weights along the input that share a scale. `affine`: 32, 64 or 128; each
             other mode has its own.
-        bits: Of a weight. ``affine``: 4, 6 or 8; each other mode has its own.
-        mode: ``affine``, integers with a scale and an offset per group; ``mxfp4`` or ``mxfp8``,
-            floats with a power of 2 per 32; ``nvfp4``, floats with a float8 scale per 16.
+        bits: Of a weight. `affine`: 4, 6 or 8; each other mode has its own.
+        mode: `affine`, integers with a scale and an offset per group; `mxfp4` or `mxfp8`,
+            floats with a power of 2 per 32; `nvfp4`, floats with a float8 scale per 16.
     """
 
     group_size: int = 64
@@ -56,7 +56,7 @@ class Quantization:
 
     @classmethod
     def of(cls, mode: str, bits: int | None = None, group_size: int | None = None) -> Quantization:
-        """A mode, with its own bits and group size (``affine``: 8 and 64) where none are said."""
+        """A mode, with its own bits and group size (`affine`: 8 and 64) where none are said."""
         own_size, own_bits = FORMATS.get(mode, (64, 8))
         return cls(
             own_size if group_size is None else group_size, own_bits if bits is None else bits, mode
@@ -100,7 +100,7 @@ def quantize(
         model: The model.
         bits: Of a weight; see `Quantization`, also for its default.
         group_size: Weights that share a scale; must divide the inputs of a layer, or it stays.
-        mode: ``affine``, ``mxfp4``, ``nvfp4`` or ``mxfp8``.
+        mode: `affine`, `mxfp4`, `nvfp4` or `mxfp8`.
         layers: Those that are treated otherwise, by name; None leaves one as it is.
 
     Returns:

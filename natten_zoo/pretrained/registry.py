@@ -37,7 +37,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """Names of the variants that match a shell-style pattern, sorted.
 
     Args:
-        pattern: ``*`` and ``?`` are wildcards.
+        pattern: `*` and `?` are wildcards.
         pretrained: Only variants whose weights are published.
 
     Examples:
@@ -99,7 +99,7 @@ def arguments(record: Record) -> dict[str, Any]:
 def build_model(record: Record, overrides: Mapping[str, Any] | None = None) -> Loadable:
     """A freshly initialized model of a record, some arguments of its configuration overridden.
 
-    Its ``record`` says what stays true with the overrides; accuracies are those of the weights that
+    Its `record` says what stays true with the overrides; accuracies are those of the weights that
     it is given next.
 
     Raises:

@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten
 
 
 def load_strict(model: nn.Module, weights: Mapping[str, mx.array], source: str = "weights") -> None:
-    """Replace all parameters of ``model`` by ``weights``, or change nothing and say why.
+    """Replace all parameters of `model` by `weights`, or change nothing and say why.
 
     Args:
         model: The model.

@@ -61,7 +61,7 @@ def own_names(model: Loadable, checkpoint: Checkpoint) -> dict[str, mx.array]:
 def layout_of(weights: Weights) -> Layout | None:
     """Whose layouts the weights of convolutions have; None if their shapes do not tell.
 
-    Torch's are ``[output, input, *kernel]``, MLX's ``[output, *kernel, input]``, and the sides of a
+    Torch's are `[output, input, *kernel]`, MLX's `[output, *kernel, input]`, and the sides of a
     kernel are equal, or at least the last two. The majority decides: a 3x3 kernel over 3 channels
     says nothing.
 

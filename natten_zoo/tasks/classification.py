@@ -26,7 +26,7 @@ class Guess:
     """A class that an image may show.
 
     Attributes:
-        label: The name of the class, ``class 7`` where none is known.
+        label: The name of the class, `class 7` where none is known.
         index: The output of the model.
         probability: In 0..1.
     """
@@ -79,13 +79,13 @@ def classify(
 ) -> Classification | list[Classification]:
     """Say what is on an image, or on each of several.
 
-    Images are prepared as the model's weights were published with (its ``record``).
+    Images are prepared as the model's weights were published with (its `record`).
 
     Args:
         model: An image classifier, in evaluation mode.
-        images: A path, a Pillow image or an array ``[H, W]`` or ``[H, W, 1 | 3 | 4]`` of uint8, as
+        images: A path, a Pillow image or an array `[H, W]` or `[H, W, 1 | 3 | 4]` of uint8, as
             [`natten_zoo.data.read_image`][] takes them; or a sequence of those, or an array
-            ``[N, H, W, C]``.
+            `[N, H, W, C]`.
         top: How many classes to tell, the most probable ones; all, if there are fewer.
         batch_size: Of several images, how many go through the model at a time.
 
@@ -94,7 +94,7 @@ def classify(
 
     Raises:
         ImageError: An image cannot be read.
-        ValueError: The model does not classify images, or ``top`` or ``batch_size`` is not
+        ValueError: The model does not classify images, or `top` or `batch_size` is not
             positive.
 
     Examples:
@@ -159,7 +159,7 @@ def _answered(answer: Classification | ImageError) -> Classification:
 
 
 def probabilities(model: Classifier, images: mx.array) -> np.ndarray:
-    """The probability of each class, ``[N, classes]`` in float32, of prepared images.
+    """The probability of each class, `[N, classes]` in float32, of prepared images.
 
     Raises:
         ValueError: The model answers with no numbers, as damaged weights do.
@@ -186,7 +186,7 @@ def best_classes(row: np.ndarray, names: Sequence[str], top: int) -> tuple[Guess
 
 
 def output_names(model: Classifier) -> tuple[str, ...]:
-    """A name for each output of a classifier, ``class 7`` where none is known."""
+    """A name for each output of a classifier, `class 7` where none is known."""
     label_set = model.record.classes if model.record else None
     return label_sets.output_names(label_set, model.config.num_classes)
 

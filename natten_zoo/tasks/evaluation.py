@@ -21,9 +21,9 @@ class Evaluation:
 
     Attributes:
         names: Name of each output of the classifier.
-        labels: The true output of each image, ``[N]``.
+        labels: The true output of each image, `[N]`.
         ranked: The outputs of each image, the five most probable (all, if fewer), best first,
-            ``[N, 5]``.
+            `[N, 5]`.
         failures: Messages of images that could not be read; they are not counted.
     """
 
@@ -43,7 +43,7 @@ class Evaluation:
         return self._percent(5)
 
     def accuracies(self) -> dict[str, float]:
-        """``top1`` and, where there are more classes than five answers, ``top5``."""
+        """`top1` and, where there are more classes than five answers, `top5`."""
         figures = {"top1": self.top1}
         return figures | {"top5": self.top5} if len(self.names) > 5 else figures
 
@@ -56,7 +56,7 @@ class Evaluation:
         """Counts of true against predicted outputs.
 
         Returns:
-            The outputs that occur, sorted, and ``[true, predicted]`` counts of those.
+            The outputs that occur, sorted, and `[true, predicted]` counts of those.
         """
         predicted = self.ranked[:, 0]
         present = np.unique(np.concatenate([self.labels, predicted]))
@@ -99,14 +99,14 @@ def evaluate(
     Args:
         model: Images (or sequences) to logits, in evaluation mode.
         sources: Image files or arrays.
-        labels: The output of ``model`` that is right for each.
+        labels: The output of `model` that is right for each.
         preprocess: How images are prepared.
         names: Name of each output.
         batch_size: Images at a time.
         on_batch: Called after every batch with its number of images.
 
     Raises:
-        ValueError: ``batch_size`` is not positive, or the model answers with no numbers.
+        ValueError: `batch_size` is not positive, or the model answers with no numbers.
     """
     kept: list[int] = []
     ranked: list[np.ndarray] = []

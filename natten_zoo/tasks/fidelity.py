@@ -15,8 +15,8 @@ class Seen(NamedTuple):
     """What a classifier sees of images.
 
     Attributes:
-        features: ``[count, channels]``, its classifier's input.
-        classes: ``[count]``, what it takes them for.
+        features: `[count, channels]`, its classifier's input.
+        classes: `[count]`, what it takes them for.
     """
 
     features: np.ndarray
@@ -32,7 +32,7 @@ def look(classifier: Classifier, pixels: np.ndarray, batch_size: int = 250) -> S
 
     Args:
         classifier: In evaluation mode, with a record, which tells how images are prepared.
-        pixels: ``[count, height, width, channels]`` of uint8.
+        pixels: `[count, height, width, channels]` of uint8.
         batch_size: Images at a time.
 
     Raises:
@@ -70,8 +70,8 @@ def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
     with each other. Source: Heusel et al., https://arxiv.org/abs/1706.08500.
 
     Args:
-        one: ``[count, channels]``.
-        other: ``[count, channels]``, as many channels.
+        one: `[count, channels]`.
+        other: `[count, channels]`, as many channels.
 
     Examples:
         >>> random = np.random.default_rng(0)

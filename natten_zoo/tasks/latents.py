@@ -20,13 +20,13 @@ def read_latents(path: str | os.PathLike[str], channels: int) -> mx.array:
     """The latents in a file.
 
     Args:
-        path: A ``.safetensors``, ``.npz`` or ``.npy`` file, which holds one array or one that is
-            called ``latents``, ``latent`` or ``samples``, of 5 axes or of 4, for one video. Torch
+        path: A `.safetensors`, `.npz` or `.npy` file, which holds one array or one that is
+            called `latents`, `latent` or `samples`, of 5 axes or of 4, for one video. Torch
             and diffusers have the channels before the frames, MLX last; their number tells.
         channels: Of the model's latents.
 
     Returns:
-        ``[batch, frames, rows, columns, channels]``.
+        `[batch, frames, rows, columns, channels]`.
 
     Raises:
         FileNotFoundError: There is no such file.

@@ -22,7 +22,7 @@ class MaskEvaluation:
 
     Attributes:
         names: Name of each class.
-        counts: Pixels ``[true, found]``.
+        counts: Pixels `[true, found]`.
         images: How many images they are of.
         failures: Messages of images that could not be read; they are not counted.
     """
@@ -94,7 +94,7 @@ def evaluate_masks(
         each: Called after each image.
 
     Raises:
-        ValueError: A mask has a class that the model has not, or ``sliding_window`` is asked of
+        ValueError: A mask has a class that the model has not, or `sliding_window` is asked of
             another model than a UPerNet.
 
     Examples:
@@ -137,7 +137,7 @@ def _find(model: UPerNet | Universal, scene: Scene, sliding_window: bool) -> np.
 
 
 def _counts(truth: np.ndarray, found: np.ndarray, count: int, scene: Scene) -> np.ndarray:
-    """Pixels ``[count + 1, count]``, those of no class in the last row."""
+    """Pixels `[count + 1, count]`, those of no class in the last row."""
     if truth.shape != found.shape:
         raise ImageError(
             f"{scene.mask} must have the {found.shape[1]} x {found.shape[0]} pixels of its image "

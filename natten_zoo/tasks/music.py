@@ -1,7 +1,7 @@
 """The structure of a track: when its beats are, where its sections begin, and what they are.
 
 Times are peaks of the models' activations, no more. Upstream decodes beats with a dynamic Bayesian
-network, which also keeps the tempo steady; where that matters, feed it ``activations``. Sections
+network, which also keeps the tempo steady; where that matters, feed it `activations`. Sections
 are upstream's: maxima over 12 s each way, labeled with the function that is likeliest on average.
 """
 
@@ -43,7 +43,7 @@ class Section:
     Attributes:
         start: Its first moment in seconds.
         end: Its last moment in seconds.
-        label: Its function, such as ``"chorus"``.
+        label: Its function, such as `"chorus"`.
     """
 
     start: float
@@ -60,8 +60,8 @@ class MusicAnalysis:
         beats: Times in seconds.
         downbeats: Those beats that begin a bar.
         sections: They follow each other without gaps.
-        activations: ``beat``, ``downbeat`` and ``section``, probabilities ``[frames]``, and
-            ``function``, ``[frames, labels]``.
+        activations: `beat`, `downbeat` and `section`, probabilities `[frames]`, and
+            `function`, `[frames, labels]`.
     """
 
     duration: float
@@ -89,14 +89,14 @@ def analyze(
 
     Args:
         models: A model, or several whose logits are averaged: the published eight folds.
-        spectrograms: ``[stems, frames, bands]``, as the models take them.
+        spectrograms: `[stems, frames, bands]`, as the models take them.
         fps: Frames a second.
         beat_threshold: Least probability of a beat.
         downbeat_threshold: Least probability of a downbeat.
 
     Raises:
         ValueError: There are no models or no frames, the spectrograms are of another shape or not
-            finite, ``fps`` is not positive, or a threshold is no probability.
+            finite, `fps` is not positive, or a threshold is no probability.
 
     Examples:
         >>> from natten_zoo.models import AllInOneConfig
@@ -146,7 +146,7 @@ def average(models: Sequence[AllInOne], x: mx.array) -> MusicLogits:
 
 
 def peaks(activation: np.ndarray, threshold: float, radius: int) -> np.ndarray:
-    """Frames that exceed a threshold and all frames up to ``radius`` before and after.
+    """Frames that exceed a threshold and all frames up to `radius` before and after.
 
     Of equal frames the first counts.
 
@@ -182,7 +182,7 @@ def _seconds(frames: np.ndarray, fps: float) -> tuple[float, ...]:
 
 
 def plot(analysis: MusicAnalysis) -> Figure:
-    """Activations over time with beats, downbeats and labeled sections (extra ``viz``)."""
+    """Activations over time with beats, downbeats and labeled sections (extra `viz`)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 5), layout="constrained")

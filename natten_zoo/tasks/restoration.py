@@ -109,7 +109,7 @@ def square(photo: Image.Image, crop: bool = False) -> Image.Image:
 
 
 def _image(values: mx.array) -> Image.Image:
-    """``[1, H, W, 3]`` of 0..1, rounded as torchvision does."""
+    """`[1, H, W, 3]` of 0..1, rounded as torchvision does."""
     array = np.array(values[0])
     check_finite("restore", "image", array)
     return Image.fromarray(np.clip(array * 255 + 0.5, 0, 255).astype(np.uint8))

@@ -24,7 +24,7 @@ class Samples:
     """Images that a model made.
 
     Attributes:
-        pixels: ``[count, height, width, channels]`` of uint8.
+        pixels: `[count, height, width, channels]` of uint8.
     """
 
     pixels: np.ndarray
@@ -71,7 +71,7 @@ def sample(
         count: How many images.
         steps: Along Karras' schedule, from the most noise that the model was trained for to the
             least.
-        sampler: One of ``"euler"``, ``"heun"``, ``"dpm_2"``, ``"dpmpp_2m"``
+        sampler: One of `"euler"`, `"heun"`, `"dpm_2"`, `"dpmpp_2m"`
             ([`natten_zoo.tasks.samplers`][]).
         labels: What the images shall show, one for all or one for each; for models with labels
             only. Default: the last label, which stands for none where a model was trained so.
@@ -123,7 +123,7 @@ def sample(
 
 
 def guided(model: HDiT, labels: np.ndarray | None, guidance: float) -> Denoiser:
-    """A model's denoiser for labels, with what they change multiplied by ``guidance``."""
+    """A model's denoiser for labels, with what they change multiplied by `guidance`."""
 
     def denoise(x: mx.array, sigma: float) -> mx.array:
         noise = mx.full(x.shape[0], sigma)

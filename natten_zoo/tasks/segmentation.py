@@ -29,8 +29,8 @@ class Segmentation:
     """A class for every pixel of an image.
 
     Attributes:
-        image: The image, ``[H, W, 3]`` (gray: ``[H, W]``) of uint8.
-        mask: The index of the class of each pixel, ``[H, W]``.
+        image: The image, `[H, W, 3]` (gray: `[H, W]`) of uint8.
+        mask: The index of the class of each pixel, `[H, W]`.
         names: Of all classes of the model.
         colors: Of all classes of the model.
     """
@@ -110,7 +110,7 @@ def segment(
 
 
 class _View(NamedTuple):
-    """Logits ``[1, h, w, classes]`` of an image that was resized to ``size``."""
+    """Logits `[1, h, w, classes]` of an image that was resized to `size`."""
 
     logits: mx.array
     size: Sequence[int]
@@ -124,7 +124,7 @@ def _look(model: UPerNet, x: mx.array, window: int | None) -> _View:
 
 
 def _slide(model: UPerNet, x: mx.array, window: int) -> mx.array:
-    """Mean logits ``[1, H, W, classes]`` of squares that overlap by a third."""
+    """Mean logits `[1, H, W, classes]` of squares that overlap by a third."""
     step = max(1, window * 2 // 3)
 
     def predict(place: Place) -> mx.array:
@@ -135,7 +135,7 @@ def _slide(model: UPerNet, x: mx.array, window: int) -> mx.array:
 
 
 def _classify(views: Sequence[_View], size: tuple[int, int]) -> np.ndarray:
-    """The most probable class of each pixel of an image of ``size``."""
+    """The most probable class of each pixel of an image of `size`."""
     height, width = size
     mask = np.empty(size, np.int32)
     rows = max(1, _BAND // (width * views[0].logits.shape[-1]))

@@ -52,15 +52,15 @@ def blended_rows(
     No more is held than one window is deep, so that memory does not grow with the first axis.
 
     Args:
-        predict: Given the place of a window, its predictions ``[*window, classes]``.
+        predict: Given the place of a window, its predictions `[*window, classes]`.
         size: Of the map.
         window: Of the windows; on an axis that is smaller, the axis' size.
         step: From one window to the next, per axis.
-        weights: Given the size of a window, the weights ``[*window]`` of its predictions.
+        weights: Given the size of a window, the weights `[*window]` of its predictions.
         each: Called after each window with the number of those done and of all.
 
     Yields:
-        ``[*size[1:], classes]`` in float32, ``size[0]`` times.
+        `[*size[1:], classes]` in float32, `size[0]` times.
     """
     window = [min(n, w) for n, w in zip(size, window, strict=True)]
     starts = [window_starts(*sizes) for sizes in zip(size, window, step, strict=True)]

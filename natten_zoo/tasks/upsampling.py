@@ -19,9 +19,9 @@ class Upsampled:
     """Features before and after.
 
     Attributes:
-        image: What was looked at, ``[height, width, 3]`` of uint8: the photo, resized.
-        features: The backbone's, ``[rows, columns, channels]``.
-        upsampled: NAF's, ``[*size, channels]``.
+        image: What was looked at, `[height, width, 3]` of uint8: the photo, resized.
+        features: The backbone's, `[rows, columns, channels]`.
+        upsampled: NAF's, `[*size, channels]`.
     """
 
     image: np.ndarray

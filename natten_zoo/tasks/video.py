@@ -37,7 +37,7 @@ def classify_video(
         crops: Squares per clip, side by side.
 
     Returns:
-        ``[classes]``, summing to 1.
+        `[classes]`, summing to 1.
 
     Raises:
         VideoError: The file cannot be read.
@@ -62,7 +62,7 @@ def view_video(
     clips: int = 4,
     crops: int = 3,
 ) -> Iterator[np.ndarray]:
-    """What [`classify_video`][] looks at, ``[crops, frames, S, S, C]`` for each clip."""
+    """What [`classify_video`][] looks at, `[crops, frames, S, S, C]` for each clip."""
     record = model.record
     prepare = Preprocess(crop_pct=1.0) if record is None else Preprocess.from_record(record)
     if frames is None:

@@ -35,7 +35,7 @@ def decode_video(
     Args:
         model: The decoder, in evaluation mode. Weights that another port has in arrays do as well:
             `model.load_weights(list(LTXDecoder.sanitize(arrays).items()))`.
-        latents: ``[batch, frames, rows, columns, channels]``.
+        latents: `[batch, frames, rows, columns, channels]`.
         normalized: Whether they are as the diffusion model makes them. Those that pipelines return
             as latents are not.
         steps: Of the decoder's diffusion. Default: the model's own number, 1 in LTX-2.5.
@@ -47,11 +47,11 @@ def decode_video(
         each: Called with the number of multiply-adds that are done and that of all, now and then.
 
     Returns:
-        ``[batch, frames, height, width, 3]``, uint8: 8 frames for each of the latents' after the
+        `[batch, frames, height, width, 3]`, uint8: 8 frames for each of the latents' after the
         first, 32 pixels for each row and column.
 
     Raises:
-        TypeError: ``latents`` are no array of MLX or no floating point numbers.
+        TypeError: `latents` are no array of MLX or no floating point numbers.
         ValueError: They are too small, of another number of channels, or not finite; or the memory
             is too little, and then the message says how much it takes.
 

@@ -1,19 +1,19 @@
 """What a stage of LTX-2.5's decoder takes while it is at work, and how it is cut to fit.
 
-Counted are MLX's arrays, in units of ``u(n)``: the bytes of ``n`` frames of a stage's tokens. While
+Counted are MLX's arrays, in units of `u(n)`: the bytes of `n` frames of a stage's tokens. While
 a block is at work, these are there:
 
 * the weights, the stage's tokens, and in the last stage the context and the noise;
-* of a slab of ``n`` frames that sees ``m``, cut into ``g`` groups of heads: ``5 u(m) / g`` for
+* of a slab of `n` frames that sees `m`, cut into `g` groups of heads: `5 u(m) / g` for
   queries, keys, values and what becomes of them (where no kernel runs but MLX's operations,
-  ``6 u(m) / g + 2 u(m)``, and twice that in half precision on a CPU, which computes in float32),
-  ``u(m) (g - 1) / g`` for groups that are done, and ``u(m)`` for the frames themselves, if they are
-  not all; or, after the attention, ``3 u(n)``;
+  `6 u(m) / g + 2 u(m)`, and twice that in half precision on a CPU, which computes in float32),
+  `u(m) (g - 1) / g` for groups that are done, and `u(m)` for the frames themselves, if they are
+  not all; or, after the attention, `3 u(n)`;
 * beside the tokens, those slabs before the current one that the block has replaced but still sees;
 * one chunk of tokens in the wide layers, in 24 times its channels;
 * or, at the end of a stage, the next one's tokens or the pixels, and two more slabs of them.
 
-``tests/tasks/test_video_memory.py`` holds measured peaks against it.
+`tests/tasks/test_video_memory.py` holds measured peaks against it.
 """
 
 from __future__ import annotations

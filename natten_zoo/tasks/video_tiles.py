@@ -106,14 +106,14 @@ def decode_tiles(
         grid: What `model.grid` returned, appended frames included.
         tiling: Sizes.
         cuts: How much of a tile is done at once, per stage.
-        draw: Given a shape, noise ``[batch, frames, height, width, out_chans]``. Each tile draws
+        draw: Given a shape, noise `[batch, frames, height, width, out_chans]`. Each tile draws
             its own, from the first to the last along time, rows, columns; but if there are several
             steps, or the model predicts the velocity, one array is drawn of which each takes its
             part.
         steps: Of the diffusion.
 
     Yields:
-        Consecutive frames ``[batch, frames, height, width, out_chans]``.
+        Consecutive frames `[batch, frames, height, width, out_chans]`.
     """
     config = model.config
     (time, *tile), (time_step, *step) = tiling.cells(config)

@@ -31,7 +31,7 @@ class VolumeSegmentation:
 
     Attributes:
         volume: The volume.
-        mask: The index of the class of each voxel, ``[X, Y, Z]``, axes as in ``volume.voxels``.
+        mask: The index of the class of each voxel, `[X, Y, Z]`, axes as in `volume.voxels`.
         names: Of all classes of the model.
         colors: Of all classes of the model.
     """
@@ -106,17 +106,17 @@ def segment_volume(
         model: The model, in evaluation mode.
         volume: A NIfTI file, or what [`natten_zoo.data.volumes.read_volume`][] made of one.
         window: Side of the windows in voxels of the model, one number or one per axis. Default: the
-            record's ``input_size``. A smaller volume is looked at as it is.
+            record's `input_size`. A smaller volume is looked at as it is.
         overlap: Share of a window that the next one sees again, in [0, 1).
         fill: What stands for voxels that are no numbers. Default: they are an error.
-        affine: Which part of a header that contradicts itself is right, ``sform``, ``qform`` or
-            ``pixdim``. Default: that is an error.
+        affine: Which part of a header that contradicts itself is right, `sform`, `qform` or
+            `pixdim`. Default: that is an error.
         each: Called after each window with the number of those done and of all.
 
     Raises:
         VolumeError: The volume cannot be read or has other channels than the model.
         ImportError: nibabel is not installed.
-        ValueError: ``window`` or ``overlap`` is out of range, or the model has no classifier.
+        ValueError: `window` or `overlap` is out of range, or the model has no classifier.
     """
     if not model.config.num_classes:
         raise ValueError("[segment_volume] 'model' must have a classifier but has none.")
@@ -184,7 +184,7 @@ def logit_rows(
     overlap: float = 0.5,
     each: Callable[[int, int], object] | None = None,
 ) -> Iterator[np.ndarray]:
-    """Blended logits of prepared voxels ``[X, Y, Z, channels]``, row by row of an axis."""
+    """Blended logits of prepared voxels `[X, Y, Z, channels]`, row by row of an axis."""
     x = np.moveaxis(x, axis, 0)
 
     def predict(place: Place) -> mx.array:
@@ -199,7 +199,7 @@ def logit_rows(
 
 
 def _between(rows: Iterator[np.ndarray], positions: np.ndarray, count: int) -> Iterator[np.ndarray]:
-    """Rows at rising positions between ``count`` given ones, holding no more than two of them."""
+    """Rows at rising positions between `count` given ones, holding no more than two of them."""
     newest, above = 0, next(rows)
     below = above
     for position in positions.tolist():

@@ -220,7 +220,7 @@ class Recipe:
         """Resolve `overrides` over a YAML file over the defaults.
 
         Args:
-            path: The file, or the name of one that comes with the library, such as ``finetune``.
+            path: The file, or the name of one that comes with the library, such as `finetune`.
             overrides: Options that win over the file's.
         """
         return cls.from_dict({**(_read(path) if path else {}), **(overrides or {})})

@@ -83,7 +83,7 @@ def draw_noise(uniform: mx.array, config: Any, side: int) -> mx.array:
     With $\sigma = \sigma_d \tan\phi$, a cosine schedule has $\phi$ uniform; it is shifted for
     images whose noise averages out over more pixels, and of two shifts, for details of 32 pixels a
     side and for the whole, the logarithms are interpolated. Source: Hoogeboom et al., simple
-    diffusion, https://arxiv.org/abs/2301.11093, as k-diffusion's ``cosine-interpolated``.
+    diffusion, https://arxiv.org/abs/2301.11093, as k-diffusion's `cosine-interpolated`.
 
     Args:
         uniform: `[B]` in 0..1; 0 is the least noise.

@@ -29,7 +29,7 @@ def soften(student: mx.array, teacher: mx.array, temperature: float) -> mx.array
     The factor keeps the gradient's size whatever the temperature.
 
     Args:
-        student: Logits ``[batch, classes]``.
+        student: Logits `[batch, classes]`.
         teacher: Likewise; no gradient flows into it.
         temperature: $T$; the higher, the more the improbable classes count.
 
@@ -52,7 +52,7 @@ def dissimilarity(student: mx.array, teacher: mx.array) -> mx.array:
     two may differ. It is $B$ times Tung and Mori's, so that its size does not depend on the batch.
 
     Args:
-        student: Features ``[batch, ...]``.
+        student: Features `[batch, ...]`.
         teacher: Likewise; no gradient flows into it.
     """
 

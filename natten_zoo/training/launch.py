@@ -43,7 +43,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
     """Carry out a recipe in the folder `recipe.out`; the same call resumes what was stopped.
 
     Returns:
-        The outcome (``finished``, ``finished before``, ``stopped ...``) and the figures.
+        The outcome (`finished`, `finished before`, `stopped ...`) and the figures.
 
     Raises:
         ValueError: The recipe does not fit the data, the model or the run in the folder.
@@ -237,7 +237,7 @@ def make_model(recipe: Recipe, record: Record, classes: tuple[str, ...]) -> Clas
 def make_generator(recipe: Recipe, record: Record, classes: tuple[str, ...]) -> HDiT:
     """The recipe's model of images with a label for each class, and its trainable weights chosen.
 
-    Its last label stands for none, so that it can be guided; ``model_args: {num_labels: 0}`` is a
+    Its last label stands for none, so that it can be guided; `model_args: {num_labels: 0}` is a
     model without labels.
     """
     overrides = dict(recipe.model_args)

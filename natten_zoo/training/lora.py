@@ -32,7 +32,7 @@ class LoRALinear(nn.Module):
         scale: The factor s.
 
     Shape:
-        - Input: ``[..., input_dims]``. Output: ``[..., output_dims]``.
+        - Input: `[..., input_dims]`. Output: `[..., output_dims]`.
     """
 
     def __init__(self, linear: Base, rank: int = 8, scale: float = 2.0) -> None:

@@ -124,7 +124,7 @@ class Updater:
     """An optimizer from `mlx.optimizers` plus decoupled decay and a rate per layer.
 
     The inner optimizer proposes new weights without decay; the proposal is scaled by the layer's
-    rate and decayed by ``lr * weight_decay`` where `decays` says so. One rule for AdamW, SGD and
+    rate and decayed by `lr * weight_decay` where `decays` says so. One rule for AdamW, SGD and
     Lion, and one learning rate in the optimizer's state.
     """
 

@@ -59,7 +59,7 @@ class SceneSource:
         self.size, self.val_size = len(scenes.train), len(scenes.val)
 
     def train_batches(self, rows: Iterable[np.ndarray]) -> Iterator[Batch]:
-        """Crops ``[B, S, S, C]`` of uint8 and their classes ``[B, S, S]``, by arrays of rows."""
+        """Crops `[B, S, S, C]` of uint8 and their classes `[B, S, S]`, by arrays of rows."""
         workers = self.recipe.workers
         # Two pools, or a cut would wait for what is decoded ahead.
         with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(workers) as cutters:
@@ -139,7 +139,7 @@ class SceneAugment(Augment):
     def __call__(
         self, images: mx.array, labels: mx.array, aspect: mx.array
     ) -> tuple[mx.array, mx.array]:
-        """Crops as network input, and their classes ``[B, S, S]``."""
+        """Crops as network input, and their classes `[B, S, S]`."""
         images = images.astype(mx.float32) / 255
         if self.recipe.jitter:
             images = jitter_color(images, self.recipe.jitter)
@@ -153,8 +153,8 @@ def pixel_objective(
 
     Args:
         model: In training mode.
-        images: Prepared, ``[B, S, S, C]``.
-        labels: Classes ``[B, S, S]``, `IGNORE` for none.
+        images: Prepared, `[B, S, S, C]`.
+        labels: Classes `[B, S, S]`, `IGNORE` for none.
     """
     head, auxiliary = (resize_bilinear(y, labels.shape[1:]) for y in model.decode_both(images))
     loss = pixel_entropy(head, labels) + AUXILIARY * pixel_entropy(auxiliary, labels)
@@ -170,7 +170,7 @@ def pixel_entropy(logits: mx.array, labels: mx.array) -> mx.array:
 
 
 def share_right(scores: mx.array, labels: mx.array) -> mx.array:
-    """The share of the pixels with a class whose largest score ``[B, H, W, classes]`` is its."""
+    """The share of the pixels with a class whose largest score `[B, H, W, classes]` is its."""
     known = labels != IGNORE
     right = (scores.argmax(axis=-1) == labels) & known
     return right.sum() / mx.maximum(known.sum(), 1)
@@ -185,8 +185,8 @@ def query_objective(
 
     Args:
         model: In training mode.
-        images: Prepared, ``[B, S, S, C]``.
-        labels: Classes ``[B, S, S]``, `IGNORE` for none.
+        images: Prepared, `[B, S, S, C]`.
+        labels: Classes `[B, S, S]`, `IGNORE` for none.
     """
     found = model.all_masks(images, "semantic")
     targets = [mask_targets(each) for each in labels]
@@ -202,7 +202,7 @@ def query_objective(
 
 
 def mask_targets(labels: mx.array) -> MaskTargets:
-    """The classes in ``[H, W]`` and a mask of each; pixels of no class are in none."""
+    """The classes in `[H, W]` and a mask of each; pixels of no class are in none."""
     present = [label for label in np.unique(np.array(labels)).tolist() if label != IGNORE]
     classes = mx.array(present, mx.int32)
     return MaskTargets(classes, labels[None] == classes[:, None, None])

@@ -54,7 +54,7 @@ class TrainState:
     Attributes:
         model: The network; its trainable parameters are views of `weights`.
         packing: How those parameters lie in a vector.
-        weights: ``{"now": vector}`` of float32 masters, and ``"mean"``, their moving average, if
+        weights: `{"now": vector}` of float32 masters, and `"mean"`, their moving average, if
             there is one.
         updater: The optimizer with its moments, its step and its learning rate.
     """
@@ -94,7 +94,7 @@ def make_step(
     objective: Objective = DEFAULT,
     fusible: bool = True,
 ) -> Callable[..., Metrics]:
-    """Build ``step(images, labels, aspect) -> metrics``, which advances `state` by one update.
+    """Build `step(images, labels, aspect) -> metrics`, which advances `state` by one update.
 
     Images are uint8 `[B, S, S, C]` (clips `[B, T, S, S, C]`), labels int `[B]` and aspect float
     `[B]`, where B is this process's share of the global batch. Gradients are averaged over all
@@ -174,7 +174,7 @@ class FrozenBatchNorm(nn.BatchNorm):
 
 
 def make_evaluate(model: nn.Module, augment: Augment) -> Callable[..., tuple[mx.array, mx.array]]:
-    """Build ``evaluate(images, labels) -> (correct, loss)``, sums over images with label >= 0.
+    """Build `evaluate(images, labels) -> (correct, loss)`, sums over images with label >= 0.
 
     Images are uint8 `[B, S, S, C]` (clips `[B, T, S, S, C]`) at the network's input size. A last
     batch that is not full is padded with label -1, so that there is one shape and one compilation.

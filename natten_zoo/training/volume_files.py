@@ -22,7 +22,7 @@ _FIRST_CHANNEL = re.compile(r"_0000(?=\.nii)")
 def volume_files(folder: Path) -> list[tuple[Path, Path]]:
     """The images of a folder and their labels, in the order of their names.
 
-    They lie in folders of one of the names in ``PAIRS``; a label may lack the ``_0000`` that
+    They lie in folders of one of the names in `PAIRS`; a label may lack the `_0000` that
     nnU-Net adds to the name of its image.
 
     Raises:

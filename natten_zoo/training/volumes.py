@@ -37,7 +37,7 @@ OFF = {
 
 
 class Labeled(NamedTuple):
-    """A volume, prepared, ``[X, Y, Z, channels]``, and the class of each voxel, ``[X, Y, Z]``."""
+    """A volume, prepared, `[X, Y, Z, channels]`, and the class of each voxel, `[X, Y, Z]`."""
 
     voxels: np.ndarray
     labels: np.ndarray
@@ -69,7 +69,7 @@ class VolumeSource:
         self.val_size = sum(volume.labels.size for volume in val)
 
     def train_batches(self, rows: Iterable[np.ndarray]) -> Iterator[Batch]:
-        """A batch of cubes ``[B, S, S, S, C]`` and their labels for each array of row numbers.
+        """A batch of cubes `[B, S, S, S, C]` and their labels for each array of row numbers.
 
         Where they lie comes from MLX's random state, which checkpoints hold.
         """
@@ -108,7 +108,7 @@ class VolumeTargets:
     def __call__(
         self, voxels: mx.array, labels: mx.array, aspect: mx.array
     ) -> tuple[mx.array, mx.array]:
-        """Labels ``[B, S, S, S]`` as ``[B, S, S, S, classes]``."""
+        """Labels `[B, S, S, S]` as `[B, S, S, S, classes]`."""
         return voxels, (labels[..., None] == mx.arange(self.classes)).astype(mx.float32)
 
 
@@ -120,7 +120,7 @@ def dice_and_cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
     Source: Milletari et al., V-Net, https://arxiv.org/abs/1606.04797 (there with squares).
 
     Args:
-        logits: ``[B, D, H, W, classes]``.
+        logits: `[B, D, H, W, classes]`.
         targets: Distributions of the same shape.
     """
     p, axes = mx.softmax(logits.astype(mx.float32), axis=-1), (1, 2, 3)
@@ -165,8 +165,8 @@ def dice_scores(common: np.ndarray, both: np.ndarray) -> np.ndarray:
 def open_volumes(recipe: Recipe, record: Record) -> VolumeSource:
     """The volumes that a recipe names.
 
-    Its ``data`` is a folder with ``images/NAME.nii.gz`` and ``labels/NAME.nii.gz``, whose voxels
-    are class indices, and, if classes have names, ``classes.txt``, one a line; or the nuclei that
+    Its `data` is a folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz`, whose voxels
+    are class indices, and, if classes have names, `classes.txt`, one a line; or the nuclei that
     the package stardist ships ([`natten_zoo.data.nuclei`][]). Of several volumes the last are held
     out, of a single one the end of its longest axis.
 
@@ -210,7 +210,7 @@ def read_labeled(
         label_file: Its labels.
         record: What the model wants.
         affine: Which part of a header that contradicts itself is right; see
-            [`natten_zoo.data.volumes.read_volume`][]. ``auto``: that is an error.
+            [`natten_zoo.data.volumes.read_volume`][]. `auto`: that is an error.
 
     Raises:
         ValueError: They do not lie in the same place, or the labels are no class indices.

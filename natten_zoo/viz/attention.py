@@ -26,9 +26,9 @@ class LayerView:
     """An attention layer together with what went into it.
 
     Attributes:
-        name: The layer's path in the model, ``levels.0.blocks.1.attn``.
+        name: The layer's path in the model, `levels.0.blocks.1.attn`.
         layer: The layer.
-        input: ``[1, *spatial, channels]``.
+        input: `[1, *spatial, channels]`.
     """
 
     name: str
@@ -47,7 +47,7 @@ class LayerView:
     def window(self, query: tuple[int, ...]) -> list[np.ndarray]:
         """The token indices that a query sees, one array per axis.
 
-        Indices from ``size`` on are the zero padding of a map smaller than the window.
+        Indices from `size` on are the zero padding of a map smaller than the window.
         """
         return [self.window_of(axis, position) for axis, position in enumerate(query)]
 
@@ -59,7 +59,7 @@ class LayerView:
         r"""Attention weights of one query, $\mathrm{softmax}_j(s \, q \cdot k_j + b)$.
 
         Returns:
-            ``[heads, *keys]``, summing to 1 per head; keys as in [`window`][].
+            `[heads, *keys]`, summing to 1 per head; keys as in [`window`][].
         """
         layer, keys = self.layer, self.window(query)
         q, k, _ = (np.array(x.astype(mx.float32)[0]) for x in layer.project_qkv(self._padded))
@@ -80,7 +80,7 @@ class LayerView:
         return weights / weights.sum(axis=axes, keepdims=True)
 
     def weight_map(self, query: tuple[int, ...]) -> np.ndarray:
-        """The mean weight over the heads on the whole map ``[*spatial]``, 0 outside the window."""
+        """The mean weight over the heads on the whole map `[*spatial]`, 0 outside the window."""
         keys, weights = self.window(query), self.weights(query).mean(axis=0)
         size = [max(n, int(k.max()) + 1) for n, k in zip(self.size, keys, strict=True)]
         whole = np.zeros(size, np.float32)
@@ -156,7 +156,7 @@ def reach(level: Sequence[LayerView], query: tuple[int, ...]) -> np.ndarray:
     Windows are products of axes, so what several layers see together is one, too.
 
     Returns:
-        ``[*spatial]``: 0 at the query, -1 where no information comes from.
+        `[*spatial]`: 0 at the query, -1 where no information comes from.
     """
     needed = np.full(level[-1].size, -1)
     seen = [{position} for position in query]
@@ -183,7 +183,7 @@ def rollout(views: Sequence[LayerView], query: tuple[int, ...]) -> np.ndarray:
         query: A token of the last layer's map.
 
     Returns:
-        ``[*spatial]`` of the first layer's map: what of the query comes from where. Sums to 1,
+        `[*spatial]` of the first layer's map: what of the query comes from where. Sums to 1,
         less what came from padding.
     """
     shares: np.ndarray = np.zeros(views[-1].size, np.float32)

@@ -1,4 +1,4 @@
-"""Pictures of windows, weights and results. Needs matplotlib, the extra ``viz``."""
+"""Pictures of windows, weights and results. Needs matplotlib, the extra `viz`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Sample:
     """An image with its label and what a model said.
 
     Attributes:
-        image: ``[H, W]`` or ``[H, W, 3]`` of uint8.
+        image: `[H, W]` or `[H, W, 3]` of uint8.
         label: The true class.
         predicted: The model's class.
         probability: Of that class.
@@ -79,7 +79,7 @@ def draw_weights(axes: Axes, image: np.ndarray, view: LayerView, query: tuple[in
 
     Args:
         axes: Where to draw.
-        image: What the model saw, ``[H, W]`` or ``[H, W, 3]`` of uint8.
+        image: What the model saw, `[H, W]` or `[H, W, 3]` of uint8.
         view: A layer of the model that saw it.
         query: Row and column of the query token.
     """
@@ -117,7 +117,7 @@ def darkest_weight(weights: np.ndarray) -> float:
 def draw_window(
     axes: Axes, neighborhood: Neighborhood, size: tuple[int, int], query: tuple[int, int]
 ) -> None:
-    """Draws the keys that a query sees on an empty map of ``size`` tokens.
+    """Draws the keys that a query sees on an empty map of `size` tokens.
 
     Examples:
         >>> from natten_zoo.ops import Neighborhood
@@ -140,7 +140,7 @@ def _grid(axes: Axes, image: np.ndarray, size: Sequence[int]) -> None:
 
 
 def draw_tile(axes: Axes, token: Sequence[int], height: float, width: float, **style: Any) -> None:
-    """Draws a token of ``height`` by ``width`` pixels."""
+    """Draws a token of `height` by `width` pixels."""
     from matplotlib.patches import Rectangle
 
     corner = token[1] * width - 0.5, token[0] * height - 0.5
@@ -168,7 +168,7 @@ def demo_figure(
     Args:
         title: One line above all.
         samples: The images, at most 20.
-        image: What the model saw when ``views`` were taken.
+        image: What the model saw when `views` were taken.
         views: Two layers.
         point: The query as fractions of height and width.
     """

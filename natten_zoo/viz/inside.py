@@ -1,4 +1,4 @@
-"""Pictures of where a model looks from one point, layer by layer. Needs the extra ``viz``."""
+"""Pictures of where a model looks from one point, layer by layer. Needs the extra `viz`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def inside_figure(
 
     Args:
         title: One line above all.
-        image: What the model saw when ``views`` were taken.
+        image: What the model saw when `views` were taken.
         views: All layers of the model.
         point: The query as fractions of height and width.
     """
@@ -65,7 +65,7 @@ def layer_figure(
     this one; the attention rollout from this layer to the image.
 
     Args:
-        image: What the model saw when ``views`` were taken.
+        image: What the model saw when `views` were taken.
         views: All layers of the model.
         index: Of the layer.
         point: The query as fractions of height and width.
@@ -85,7 +85,7 @@ def layers_figure(
     """The attention weights of one point in every layer, side by side.
 
     Args:
-        image: What the model saw when ``views`` were taken.
+        image: What the model saw when `views` were taken.
         views: All layers of the model.
         point: The query as fractions of height and width.
         columns: Pictures in a row.
@@ -146,9 +146,9 @@ def draw_map(
     *,
     top: float | None = None,
 ) -> None:
-    """Draws a value per token over an image; the query is a token of a map of ``size``.
+    """Draws a value per token over an image; the query is a token of a map of `size`.
 
-    Colors go from the smallest to the largest value, or from zero to ``top``.
+    Colors go from the smallest to the largest value, or from zero to `top`.
     """
     show_image(axes, image, faded=True)
     bottom, right = (side - 0.5 for side in image.shape[:2])

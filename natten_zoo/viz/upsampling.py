@@ -23,9 +23,9 @@ def before_after(
     for both maps: what is alike has the same color.
 
     Args:
-        image: ``[height, width, 3]`` of uint8.
-        features: ``[rows, columns, channels]``, three channels or more.
-        upsampled: ``[height', width', channels]``, what [`natten_zoo.models.NAF`][] made of it.
+        image: `[height, width, 3]` of uint8.
+        features: `[rows, columns, channels]`, three channels or more.
+        upsampled: `[height', width', channels]`, what [`natten_zoo.models.NAF`][] made of it.
         outliers: Share of the values at either end that take the end's color.
 
     Raises:
@@ -55,7 +55,7 @@ def before_after(
 
 
 def principal_colors(maps: Sequence[mx.array], outliers: float = 0.01) -> list[np.ndarray]:
-    """Maps ``[rows, columns, channels]`` as colors, by the first map's principal components."""
+    """Maps `[rows, columns, channels]` as colors, by the first map's principal components."""
     values = [np.array(x.astype(mx.float32)) for x in maps]
     flat = values[0].reshape(-1, values[0].shape[-1])
     mean = flat.mean(axis=0)

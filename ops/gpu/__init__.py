@@ -120,7 +120,7 @@ av, av_backward = _launched.av, _launched.av_backward
 
 
 def missing_axes(problem: Problem) -> mx.array:
-    """``lengths`` of the axes that the kernels have and a problem has not."""
+    """`lengths` of the axes that the kernels have and a problem has not."""
     return mx.ones((problem.batch, 3 - problem.rank), mx.int32)
 
 

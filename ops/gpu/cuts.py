@@ -48,12 +48,12 @@ class Cut:
         return replace(self, own=(z, y, x))
 
     def take(self, array: mx.array, rank: int, own: bool) -> mx.array:
-        """What it needs of an array ``[batch, *axes, ...]``."""
+        """What it needs of an array `[batch, *axes, ...]`."""
         box = [slice(*at) for at in self.own[3 - rank :]] if own else []
         return array[(slice(*self.samples), *box)]
 
     def shape(self, whole: Sequence[int], rank: int) -> tuple[int, ...]:
-        """Of what it writes of an array ``[batch, *axes, ...]`` of its own rows."""
+        """Of what it writes of an array `[batch, *axes, ...]` of its own rows."""
         first, last = self.samples
         return (last - first, *self.rows[3 - rank :], *whole[1 + rank :])
 

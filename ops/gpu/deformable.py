@@ -50,7 +50,7 @@ class Layout:
 
     @classmethod
     def of(cls, values: mx.array, points: mx.array, sizes: Sizes) -> Layout:
-        """Of ``values [B, N, M, D]`` and ``points [B, Q, M, L, P, 2]``."""
+        """Of `values [B, N, M, D]` and `points [B, Q, M, L, P, 2]`."""
         batch, tokens, heads, channels = values.shape
         return cls(
             batch, tokens, points.shape[1], heads, channels, points.shape[4], sizes, values.dtype
@@ -99,7 +99,7 @@ def why_not(layout: Layout) -> str | None:
 
 
 def forward(layout: Layout, values: mx.array, points: mx.array, weights: mx.array) -> mx.array:
-    """Samples ``[B, Q, M, D]``."""
+    """Samples `[B, Q, M, D]`."""
     shape = (layout.batch, layout.queries, layout.heads, layout.channels)
     inputs = {"values": values, "points": points, "weights": weights}
     return _run("deformable_forward", layout, layout.rows, inputs, [shape])[0]
@@ -121,7 +121,7 @@ def backward(
 
 
 def squares_of(layout: Layout, points: mx.array) -> mx.array:
-    """The number of the square of four pixels that each sample is in, int32 ``[samples]``.
+    """The number of the square of four pixels that each sample is in, int32 `[samples]`.
 
     Squares are counted through all maps, heads and images, with the ring of zeros around each map.
     """

@@ -45,9 +45,9 @@ class Device:
     """All that a plan depends on beside its problem; hashable. Plans are cached by it.
 
     Attributes:
-        platform: The tier that MLX has a back-end for: ``"fast_metal"``, ``"cuda"``, or None, where
+        platform: The tier that MLX has a back-end for: `"fast_metal"`, `"cuda"`, or None, where
             plans are those of Metal.
-        generation: Of the GPU, as MLX calls its architecture, such as ``"applegpu_g16s"``; empty
+        generation: Of the GPU, as MLX calls its architecture, such as `"applegpu_g16s"`; empty
             where unknown.
         cores: Who can multiply here, in the order of preference; the last can serve every launch.
         longest_launch: Multiply-adds of rows that a launch may have; longer ones are cut up.
@@ -70,7 +70,7 @@ class Device:
 
     @property
     def apple_generation(self) -> int:
-        """Of Apple's GPUs, as 13 of ``"applegpu_g13s"``, which is an M1's; 0 of all others."""
+        """Of Apple's GPUs, as 13 of `"applegpu_g13s"`, which is an M1's; 0 of all others."""
         found = re.match(r"applegpu_g(\d+)", self.generation)
         return int(found[1]) if found else 0
 
@@ -87,7 +87,7 @@ def current() -> Device:
 
 @contextmanager
 def use_device(device: Device) -> Iterator[Device]:
-    """Plans for a device in a ``with`` block, in this thread or task alone."""
+    """Plans for a device in a `with` block, in this thread or task alone."""
     token = _used.set(device)
     try:
         yield device
@@ -108,7 +108,7 @@ def on_gpu() -> bool:
 
 
 def platform() -> str | None:
-    """The tier that MLX has a back-end for here: ``"fast_metal"``, ``"cuda"`` or None."""
+    """The tier that MLX has a back-end for here: `"fast_metal"`, `"cuda"` or None."""
     if mx.metal.is_available():
         return "fast_metal"
     cuda = getattr(mx, "cuda", None)

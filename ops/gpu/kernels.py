@@ -96,7 +96,7 @@ def why_failed(kernel: str, plan: Plan) -> str | None:
 
 
 def told(plan: Plan) -> int:
-    """What a kernel's compiler is told (``resident`` of `metal.header`)."""
+    """What a kernel's compiler is told (`resident` of `metal.header`)."""
     if plan.device.platform == "cuda":
         return plan.resident
     return int((plan.device.platform, plan.device.generation) not in _unbounded)
@@ -116,7 +116,7 @@ def watch() -> Iterator[list[Proof]]:
 def launch(
     name: str, plan: Plan, inputs: Sequence[mx.array], output_shapes: Sequence[Sequence[int]]
 ) -> list[mx.array]:
-    """Runs a kernel over all threadgroups of a plan, whose ``params`` join the inputs."""
+    """Runs a kernel over all threadgroups of a plan, whose `params` join the inputs."""
     if not plan.threadgroups:
         return [mx.zeros(s, d) for s, d in zip(output_shapes, dtypes(name, plan), strict=True)]
     return _run(name, plan, plan.params, inputs, output_shapes)
@@ -261,7 +261,7 @@ def _as_wanted(name: str, x: mx.array) -> mx.array:
 
 
 def contiguous(x: mx.array) -> mx.array:
-    """``x``, copied unless it is row-contiguous."""
+    """`x`, copied unless it is row-contiguous."""
     if not export_target():
         return mx.contiguous(x)
     # MLX can't write that to a file. Bytes are what it makes of rows only where they lie together.

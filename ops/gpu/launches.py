@@ -17,7 +17,7 @@ from .programs import Step
 def run(step: Step, problem: Problem, values: Mapping[str, mx.array]) -> list[mx.array]:
     """What a step computes, in as many launches as its plan has: the same bits in one or in many.
 
-    But for ``d_rpb``, whose shares are more if they are of many.
+    But for `d_rpb`, whose shares are more if they are of many.
     """
     inputs, shapes = [values[name] for name in step.inputs], list(step.outputs.values())
     if not step.plan.cuts:

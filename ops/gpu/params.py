@@ -30,7 +30,7 @@ class Axis:
 
     @classmethod
     def of(cls, problem: Problem, axis: int) -> Axis:
-        """Axis ``axis`` of a problem."""
+        """Axis `axis` of a problem."""
         hood = problem.neighborhood
         return cls(
             problem.spatial[axis],
@@ -45,11 +45,11 @@ class Axis:
 
     @property
     def query_groups(self) -> int:
-        """Query ``o`` is token ``o * stride``: its dilation group repeats with this period."""
+        """Query `o` is token `o * stride`: its dilation group repeats with this period."""
         return self.dilation // math.gcd(self.dilation, self.stride)
 
     def group_sizes(self, by_key: bool) -> tuple[int, int]:
-        """``(tokens of the largest dilation group, groups)`` of the queries or keys."""
+        """`(tokens of the largest dilation group, groups)` of the queries or keys."""
         count = self.length if by_key else self.outputs
         groups = self.dilation if by_key else self.query_groups
         return -(-count // groups), groups
@@ -60,7 +60,7 @@ class Axis:
         return self.dilation == self.stride == self.window_stride == 1 and not self.causal
 
     def params(self, tiles: int, teams: int, start: int, own: int, reach: int) -> dict[str, int]:
-        """Its part of the parameter block, by the names of ``na_axis_param``."""
+        """Its part of the parameter block, by the names of `na_axis_param`."""
         return {
             "NA_LENGTH": self.length,
             "NA_OUTPUTS": self.outputs * self.finer,
@@ -86,7 +86,7 @@ ONE_TOKEN = Problem(Neighborhood.of(1, 1), 1, (1,), 1, 1, 1, 1, 0.0, mx.float32)
 def head_params(
     problem: Problem, *, scale: float, fill: float, items: int, bins: int
 ) -> dict[str, int]:
-    """What the parameter block begins with, by the names of ``na_param``."""
+    """What the parameter block begins with, by the names of `na_param`."""
     return {
         "NA_HEADS": problem.heads,
         "NA_KV_HEADS": problem.kv_heads,

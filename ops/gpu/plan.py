@@ -28,7 +28,7 @@ Argument = mx.Dtype | int | bool
 class Template:
     """The template arguments of a kernel (the first lines of metal/attention_forward.metal).
 
-    ``rows`` is what a team works on: queries, or keys in the pass over keys.
+    `rows` is what a team works on: queries, or keys in the pass over keys.
 
     Attributes:
         dtype: Of the arrays.
@@ -37,11 +37,11 @@ class Template:
             lengths.
         is_finer: Whether its queries lie on a finer map than its keys.
         dims: Row lengths of the two arrays that are staged.
-        has_rpb: Whether the kernel adds ``rpb``.
-        sums_rpb: Whether it sums the gradient of ``rpb``.
+        has_rpb: Whether the kernel adds `rpb`.
+        sums_rpb: Whether it sums the gradient of `rpb`.
         slab_bytes: Of threadgroup memory, for the keys and values that a threadgroup computes with.
         buffers: How many slabs there is room for: with two the next one comes meanwhile.
-        bins: Numbers of threadgroup memory in which teams sum the gradient of ``rpb``; or 0.
+        bins: Numbers of threadgroup memory in which teams sum the gradient of `rpb`; or 0.
         rows: Of a team, on each axis.
         axis: Of columns (`Shape`).
         high: Rows along it in which the tokens of a fragment lie.
@@ -114,7 +114,7 @@ class Plan:
 
     @property
     def shares(self) -> int:
-        """Of the gradient of ``rpb``, for each head."""
+        """Of the gradient of `rpb`, for each head."""
         return self.slices * self.teams
 
     @property
@@ -163,11 +163,11 @@ def lay_out(
         device: Where.
         dims: Row lengths of the two arrays that are staged.
         scale: Factor of the logits, or of the result.
-        has_rpb: Whether the kernel adds ``rpb``.
+        has_rpb: Whether the kernel adds `rpb`.
         by_key: Whether tiles are of keys.
         channels: What single lanes may hold of a row in this kernel; see `choose_core`.
         held: What a team holds of its rows.
-        sums_rpb: Whether the kernel sums the gradient of ``rpb``.
+        sums_rpb: Whether the kernel sums the gradient of `rpb`.
         fill: What is written into the slots of keys that do not exist.
         packed: Whether all gradients go into one array.
     """

@@ -26,7 +26,7 @@ BACKWARD_KEY = Held(arrays=2, sums=2, pairs=3, registers=36, registers_3d=24)
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One launch: the values that it reads, without ``params``, and the shapes of those it adds."""
+    """One launch: the values that it reads, without `params`, and the shapes of those it adds."""
 
     kernel: str
     plan: Plan
@@ -38,8 +38,8 @@ class Step:
 class Program:
     """The launches of an operation over values with names.
 
-    ``arrays`` come first, with ``rpb`` and ``lengths`` they are what the steps begin with. The
-    value ``d_rpb`` among the ``results`` is the shares of each simdgroup, still to be summed.
+    `arrays` come first, with `rpb` and `lengths` they are what the steps begin with. The
+    value `d_rpb` among the `results` is the shares of each simdgroup, still to be summed.
     """
 
     arrays: tuple[str, ...]

@@ -68,7 +68,7 @@ def _shapes(rank: int, core: Core) -> Iterator[Shape]:
 
 
 def _extents(kernel: int, count: int, by_key: bool) -> list[int]:
-    """How many keys ``count`` neighboring queries see, all over an axis; or the reverse."""
+    """How many keys `count` neighboring queries see, all over an axis; or the reverse."""
     length = max(4 * kernel, 16)
     firsts = [min(max(i - kernel // 2, 0), length - kernel) for i in range(length)]
     ends = [(i, min(i + count, length) - 1) for i in range(0, length, count)]
@@ -154,7 +154,7 @@ def slabs(
     teams: Axes,
     capacity: int,
 ) -> Slabs:
-    """The cheapest slabs of at most ``capacity`` tokens, on an NVIDIA GPU.
+    """The cheapest slabs of at most `capacity` tokens, on an NVIDIA GPU.
 
     A slab ends fragments, columns and, since all teams of a threadgroup wait for it, their work.
     What it cuts a team's keys into is counted for the first team, which has the least: that is how

@@ -67,7 +67,7 @@ class Held:
         return min(registers // held, AT_ONCE)
 
     def row_bytes(self, dtype: mx.Dtype, dim: int) -> int:
-        """Of all arrays and sums of rows with ``dim`` channels."""
+        """Of all arrays and sums of rows with `dim` channels."""
         return (self.arrays * dtype.size + self.sums * 4) * dim
 
     def fits(self, problem: Problem, dim: int, core: Core) -> bool:
@@ -134,7 +134,7 @@ class Tile:
         return z, y, x
 
     def counts(self, sizes: Axes) -> Axes:
-        """Tiles on each axis that cover ``sizes`` tokens."""
+        """Tiles on each axis that cover `sizes` tokens."""
         z, y, x = (-(-size // rows) for size, rows in zip(sizes, self.rows, strict=True))
         return z, y, x
 
@@ -162,7 +162,7 @@ def choose_tile(
         by_key: Whether tiles are of keys.
         channels: See `choose_core`.
         held: What a team holds of its rows.
-        bins: Entries of ``rpb`` that each team had better sum in threadgroup memory.
+        bins: Entries of `rpb` that each team had better sum in threadgroup memory.
     """
     volume = problem.neighborhood.volume
     core = choose_core(device, problem.dtype, channels, dim, maps * math.prod(sizes), volume)
@@ -285,7 +285,7 @@ def choose_core(
     row keeps the GPU busy, and else teams of whole simdgroups.
 
     Args:
-        device: Its ``cores`` are tried in their order.
+        device: Its `cores` are tried in their order.
         dtype: Of the arrays.
         channels: Of each row, how many a lane has registers for; 0 for kernels that write weights
             or sum them per relative position, which takes whole simdgroups.
@@ -306,7 +306,7 @@ def choose_core(
 
 
 def in_parts(problem: Problem, device: Device, core: Core, dim: int, held: Held) -> Core:
-    """The core with teams of as many simdgroups as rows of ``dim`` channels need.
+    """The core with teams of as many simdgroups as rows of `dim` channels need.
 
     Tensor cores sum the same bits in all passes if they sum the same channels: there the number
     depends on nothing that passes don't share.
@@ -350,5 +350,5 @@ def near_bins(device: Device, core: Core, bins: int) -> int:
 
 
 def _rounded(bins: int) -> int:
-    """Entries of ``rpb`` as they are built for: a few kernel sizes have the same."""
+    """Entries of `rpb` as they are built for: a few kernel sizes have the same."""
     return -(-bins // 32) * 32

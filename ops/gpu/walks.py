@@ -128,7 +128,7 @@ def lay_out(
     *,
     by_key: bool,
 ) -> Layout:
-    """How ``count`` teams are laid out for a problem.
+    """How `count` teams are laid out for a problem.
 
     Args:
         problem: What is computed.
@@ -207,7 +207,7 @@ def cheapest(
     capacity: int,
     least: float = 0,
 ) -> Layout:
-    """The layout of ``count`` teams that costs least, with slabs of at most ``capacity`` tokens.
+    """The layout of `count` teams that costs least, with slabs of at most `capacity` tokens.
 
     Args:
         rank: Of the problem.
@@ -306,7 +306,7 @@ def _tiles(line: Line, rows: int, teams: int) -> Counter[tuple[int, tuple[tuple[
 
 @lru_cache(maxsize=2**12)
 def _boxes(line: Line, rows: int) -> list[tuple[int, int]]:
-    """What every ``rows`` neighbors see together."""
+    """What every `rows` neighbors see together."""
     first, last = _sights(line)
     return [(first[i], last[min(i + rows, len(last)) - 1]) for i in range(0, len(first), rows)]
 

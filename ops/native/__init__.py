@@ -1,7 +1,7 @@
 """The compiled tier: on the CPU MLX primitives in C++, on a GPU the kernels of metal/ from C++.
 
-The extension is optional. ``NATTEN_ZOO_NATIVE=1 pip install natten-zoo`` compiles it, and
-``python scripts/build_native.py`` does so in a clone. It works with the very version of MLX that it
+The extension is optional. `NATTEN_ZOO_NATIVE=1 pip install natten-zoo` compiles it, and
+`python scripts/build_native.py` does so in a clone. It works with the very version of MLX that it
 was compiled for, and with the face that it was compiled for, ops/native/extension.py; with others
 the tier is off, and says once how to compile it again.
 """

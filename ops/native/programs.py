@@ -17,7 +17,7 @@ from .extension import BuiltKernel, Extension, Launch, Launches
 
 @lru_cache(maxsize=4096)
 def compiled(ext: Extension, op: str, problem: Problem, device: Device) -> Launches:
-    """``(arrays[, rpb][, lengths]) -> results`` of one of the tier's functions, in C++.
+    """`(arrays[, rpb][, lengths]) -> results` of one of the tier's functions, in C++.
 
     Raises:
         KernelError: If this device cannot build a kernel of it.

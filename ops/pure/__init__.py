@@ -54,7 +54,7 @@ def forward(
     rpb: mx.array | None,
     lengths: mx.array | None,
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """``(out, lse, stats)``."""
+    """`(out, lse, stats)`."""
     tiles = Tiles(problem, _base_2(rpb), lengths)
     query = problem.scale * LOG2E * _by_query(problem, query, lengths)
     key, value = (_by_key(problem, x, lengths) for x in (key, value))
@@ -87,7 +87,7 @@ def backward(
     d_out: mx.array,
     d_lse: mx.array,
 ) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
-    """``(d_query, d_key, d_value, d_rpb)``, the weights recomputed from ``stats``."""
+    """`(d_query, d_key, d_value, d_rpb)`, the weights recomputed from `stats`."""
     tiles = Tiles(problem, _base_2(rpb), lengths)
     delta = (out.astype(mx.float32) * d_out.astype(mx.float32)).sum(axis=-1) - d_lse
     per_query = mx.concatenate([stats, delta[..., None]], axis=-1)
@@ -126,7 +126,7 @@ def backward_packed(
     d_out: mx.array,
     d_lse: mx.array,
 ) -> tuple[mx.array, mx.array | None]:
-    """``(d_qkv, d_rpb)``: the same, the first three in one array."""
+    """`(d_qkv, d_rpb)`: the same, the first three in one array."""
     arrays = query, key, value, rpb, lengths, out, stats, d_out, d_lse
     *grads, d_rpb = backward(problem, *arrays)
     return pack(problem, *grads), d_rpb
@@ -139,7 +139,7 @@ def qk(
     rpb: mx.array | None,
     lengths: mx.array | None,
 ) -> mx.array:
-    """Logits ``[B, *out, H, prod K]``, -inf in slots without a key."""
+    """Logits `[B, *out, H, prod K]`, -inf in slots without a key."""
     tiles = Tiles(problem, rpb, lengths)
     query = problem.scale * _by_query(problem, query, lengths)
     key = _by_key(problem, key, lengths)
@@ -162,7 +162,7 @@ def qk_backward(
     lengths: mx.array | None,
     d_logits: mx.array,
 ) -> tuple[mx.array, mx.array, mx.array | None]:
-    """``(d_query, d_key, d_rpb)``."""
+    """`(d_query, d_key, d_rpb)`."""
     tiles = Tiles(problem, rpb, lengths)
     query = problem.scale * _by_query(problem, query, lengths)
     d_logits = _by_query(problem, d_logits, lengths)
@@ -180,7 +180,7 @@ def qk_backward(
 
 
 def av(problem: Problem, attn: mx.array, value: mx.array, lengths: mx.array | None) -> mx.array:
-    """``[B, *out, H, Dv]``; slots without a key are ignored."""
+    """`[B, *out, H, Dv]`; slots without a key are ignored."""
     tiles = Tiles(problem, None, lengths)
     attn, value = _by_query(problem, attn, lengths), _by_key(problem, value, lengths)
 
@@ -195,7 +195,7 @@ def av(problem: Problem, attn: mx.array, value: mx.array, lengths: mx.array | No
 def av_backward(
     problem: Problem, attn: mx.array, value: mx.array, lengths: mx.array | None, d_out: mx.array
 ) -> tuple[mx.array, mx.array]:
-    """``(d_attn, d_value)``."""
+    """`(d_attn, d_value)`."""
     tiles = Tiles(problem, None, lengths)
     attn, d_out = _by_query(problem, attn, lengths), _by_query(problem, d_out, lengths)
     value = _by_key(problem, value, lengths)
@@ -213,13 +213,13 @@ def av_backward(
 def _scores(
     tiles: Tiles, part: Part, query: mx.array, key: mx.array
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """Biased and masked ``[h, t, tk, rows]``, and the queries and the keys they are of."""
+    """Biased and masked `[h, t, tk, rows]`, and the queries and the keys they are of."""
     q, k = tiles.queries(part, query), tiles.keys(part, key)
     return k @ _transposed(q) + tiles.bias(part), q, k
 
 
 def _transposed(x: mx.array) -> mx.array:
-    """``x.mT``, moved in memory: `mx.contiguous`, which can't be exported, by way of a reshape."""
+    """`x.mT`, moved in memory: `mx.contiguous`, which can't be exported, by way of a reshape."""
     return x.mT.flatten().reshape(*x.shape[:-2], x.shape[-1], x.shape[-2])
 
 
@@ -239,7 +239,7 @@ def _by_key(problem: Problem, x: mx.array, lengths: mx.array | None) -> mx.array
 
 
 def _seen(problem: Problem, lengths: mx.array) -> mx.array:
-    """``[B, *out]``: whether a query lies inside its sample."""
+    """`[B, *out]`: whether a query lies inside its sample."""
     steps = zip(problem.out, problem.neighborhood.stride, strict=True)
     return inside_samples([mx.arange(n) * s for n, s in steps], lengths)
 
@@ -250,7 +250,7 @@ def _base_2(rpb: mx.array | None) -> mx.array | None:
 
 
 def _exp2(x: mx.array) -> mx.array:
-    """``2^x`` for ``x <= 0``."""
+    """`2^x` for `x <= 0`."""
     if not runs_on_cpu():
         return mx.exp(LN2 * x)
     # MLX's exponential takes 12 ns a number on a CPU, this a quarter: 2^n from the bits of n, times

@@ -24,7 +24,7 @@ class AxisTiles:
 
     @property
     def entry(self) -> np.ndarray:
-        """``[T, tq]``: each query's place in the output, which a stride makes shorter."""
+        """`[T, tq]`: each query's place in the output, which a stride makes shorter."""
         return np.where(self.token < 0, -1, self.token // self.hood.stride[self.axis])
 
     @property
@@ -33,9 +33,9 @@ class AxisTiles:
         return np.where((self.slot(self.length) >= 0).any(axis=-1), self.key, -1)
 
     def slot(self, length: Any, xp: ModuleType = np) -> Any:
-        """``[..., T, tk, tq]``: the slot a key has in a query's window; -1 if not seen.
+        """`[..., T, tk, tq]`: the slot a key has in a query's window; -1 if not seen.
 
-        ``length`` is the axis' length or an array of lengths ``[..., 1, 1]``.
+        `length` is the axis' length or an array of lengths `[..., 1, 1]`.
         """
         token, key, first, count = self._window(length, xp)
         step = (key[:, :, None] - first[..., None, :]) // self.hood.dilation[self.axis]
@@ -43,7 +43,7 @@ class AxisTiles:
         return xp.where(inside & (step >= 0) & (step < count[..., None, :]), step, -1)
 
     def position(self, length: Any, xp: ModuleType = np) -> Any:
-        """``[..., T, K, tq]``: where in the tile a query finds each slot; -1 if it has no key."""
+        """`[..., T, K, tq]`: where in the tile a query finds each slot; -1 if it has no key."""
         token, key, first, count = self._window(length, xp)
         slot = xp.arange(self.hood.kernel_size[self.axis])[:, None]
         start = (first - key[:, :1]) // self.hood.dilation[self.axis]
@@ -56,9 +56,9 @@ class AxisTiles:
         return token, key, first, xp.broadcast_to(count, first.shape)
 
     def pattern(self, static: bool) -> tuple[np.ndarray, np.ndarray]:
-        """``([variants, tk, tq], [T])``: the few different index patterns of the bias table.
+        """`([variants, tk, tq], [T])`: the few different index patterns of the bias table.
 
-        Tiles inside the axis look alike; only those near a border differ. ``static`` patterns
+        Tiles inside the axis look alike; only those near a border differ. `static` patterns
         hold -1 where a query does not see a key.
         """
         d, size = self.hood.dilation[self.axis], self.hood.kernel_size[self.axis]
@@ -75,7 +75,7 @@ class AxisTiles:
 
 @lru_cache(maxsize=1024)
 def axis_tiles(hood: Neighborhood, axis: int, length: int, side: int, varlen: bool) -> AxisTiles:
-    """Cuts the queries of one axis into tiles of ``side``."""
+    """Cuts the queries of one axis into tiles of `side`."""
     d = hood.dilation[axis]
     tokens = np.arange(0, length, hood.stride[axis])
     low, high = _reach(hood, axis, tokens, length, varlen)

@@ -1,9 +1,9 @@
 """The relative position bias by tile, and its gradient from that of the scores of tiles.
 
-Tiles that lie alike bring the same entries of ``rpb`` together: they are one variant. Shapes below
-are those of two axes: ``V`` variants, ``tk`` keys and ``tq`` queries of a tile, each the product of
-an axis' own (``V0 V1`` and so on); ``S`` query heads share each of ``Hkv`` key heads, ``rows`` is
-``S tq``.
+Tiles that lie alike bring the same entries of `rpb` together: they are one variant. Shapes below
+are those of two axes: `V` variants, `tk` keys and `tq` queries of a tile, each the product of
+an axis' own (`V0 V1` and so on); `S` query heads share each of `Hkv` key heads, `rows` is
+`S tq`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .tiling import MASKED, Tiling, homes, index
 
 
 def bias_variants(tiling: Tiling, rpb: mx.array | None) -> mx.array:
-    """``[Hkv or 1, V, tk, rows]``: bias and mask of every variant."""
+    """`[Hkv or 1, V, tk, rows]`: bias and mask of every variant."""
     if rpb is None:
         return tiling.row_mask
     x = mx.maximum(rpb.astype(mx.float32), MASKED / 10)  # above what is not seen
@@ -36,15 +36,15 @@ def bias_variants(tiling: Tiling, rpb: mx.array | None) -> mx.array:
 
 
 def variant_sums(tiling: Tiling, tiles: slice, scores: mx.array) -> mx.array:
-    """``[h, t, tk, rows] -> [h, variants among the tiles, tk, rows]``."""
+    """`[h, t, tk, rows] -> [h, variants among the tiles, tk, rows]`."""
     bounds = _runs(tiling.variant[tiles])
     return mx.stack([scores[:, a:b].sum(axis=1) for a, b in bounds], axis=1)
 
 
 def bias_gradient(tiling: Tiling, parts: Iterable[slice], x: mx.array, batch: int) -> mx.array:
-    """``[B * Hkv, variants of the first part, of the second ..., tk, rows] -> [H, 2K - 1 ...]``.
+    """`[B * Hkv, variants of the first part, of the second ..., tk, rows] -> [H, 2K - 1 ...]`.
 
-    ``parts`` are the tiles of each call of `variant_sums`. A variant may go on in the next
+    `parts` are the tiles of each call of `variant_sums`. A variant may go on in the next
     part.
     """
     x = x.reshape(batch, -1, *x.shape[1:]).sum(axis=0)  # [Hkv, variants of all parts, tk, rows]
@@ -67,6 +67,6 @@ def bias_gradient(tiling: Tiling, parts: Iterable[slice], x: mx.array, batch: in
 
 
 def _runs(numbers: np.ndarray) -> list[tuple[int, int]]:
-    """Where equal numbers follow each other: ``[3, 3, 5] -> [(0, 2), (2, 3)]``."""
+    """Where equal numbers follow each other: `[3, 3, 5] -> [(0, 2), (2, 3)]`."""
     cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1), len(numbers)]
     return list(itertools.pairwise(cuts))

@@ -1,4 +1,4 @@
-"""Where the queries of a problem lie in flat arrays ``[*queries, D]``, on a finer map, too."""
+"""Where the queries of a problem lie in flat arrays `[*queries, D]`, on a finer map, too."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class QueryRows:
         """Where each row of the query heads that share a key's is computed, row by row.
 
         Args:
-            home: ``[sharing, places]``, where they are; None if they are in that order.
+            home: `[sharing, places]`, where they are; None if they are in that order.
             sharing: Heads of the problem that share one of its keys'.
 
         Returns:
-            The same, or ``[heads of the arrays that share it, tokens]``.
+            The same, or `[heads of the arrays that share it, tokens]`.
         """
         if not self.problem.finer:
             return home

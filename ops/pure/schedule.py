@@ -36,7 +36,7 @@ class Part:
         heads: Key/value heads, counted through all samples.
         tiles: Of each of these heads.
         order_token: A zero, known when the part before is computed: one part is held at a time.
-        runs: Arrays per key as runs (``Tiles.keys``), shared by the parts of the same heads.
+        runs: Arrays per key as runs (`Tiles.keys`), shared by the parts of the same heads.
     """
 
     heads: slice
@@ -49,7 +49,7 @@ class Turns:
     """Streams that parts take turns on, each with what it has computed last."""
 
     def __init__(self, streams: list[Any]) -> None:
-        """The caller's own stream comes first, then ``streams``."""
+        """The caller's own stream comes first, then `streams`."""
         self._streams = [None, *streams]
         self._tokens = [mx.array(0) for _ in self._streams]
         self._order = itertools.cycle(range(len(self._streams)))
@@ -81,7 +81,7 @@ class Schedule:
 
     @classmethod
     def of(cls, heads: int, tiles: int, scores: int) -> Schedule:
-        """For ``heads`` with ``tiles`` each, of ``scores`` each."""
+        """For `heads` with `tiles` each, of `scores` each."""
         most, streams = GPU_SCORES, []
         if runs_on_cpu():
             total = min(CPU_SCORES, heads * tiles * scores)
@@ -100,14 +100,14 @@ def more_streams() -> list[Any]:
 def order_token(results: PartResults) -> mx.array:
     """An integer zero that is known only when some arrays are.
 
-    Added to the indices of what is to come later, it orders computations as ``mx.depends`` does,
-    which ``mx.vmap`` does not know.
+    Added to the indices of what is to come later, it orders computations as `mx.depends` does,
+    which `mx.vmap` does not know.
     """
     firsts = [x[(0,) * x.ndim] for arrays in results for x in arrays]
     return sum(((x < 0) & (x > 0) for x in firsts), start=mx.array(0))  # never both: zero
 
 
 def blocks(total: int, size: int) -> Iterator[slice]:
-    """``[0, total)`` in slices of ``size``."""
+    """`[0, total)` in slices of `size`."""
     for start in range(0, total, size):
         yield slice(start, min(start + size, total))

@@ -19,10 +19,10 @@ from .tiling import MASKED, Tiling, combine, index, tiling
 class Tiles:
     """The tiles of a problem.
 
-    Scores of tiles are ``[heads, tiles, tk, rows]``, keys first: the sums over keys then run over
+    Scores of tiles are `[heads, tiles, tk, rows]`, keys first: the sums over keys then run over
     whole rows, and no product needs both its factors transposed. Heads are those of keys, counted
     through all samples; a row is a query of one of the query heads that share one. In shapes below
-    ``h`` and ``t`` are the heads and tiles of a part, ``BH`` and ``T`` all of them.
+    `h` and `t` are the heads and tiles of a part, `BH` and `T` all of them.
     """
 
     def __init__(self, problem: Problem, rpb: mx.array | None, lengths: mx.array | None) -> None:
@@ -37,11 +37,11 @@ class Tiles:
     # Parts
 
     def map(self, function: Callable[[Part], PartResults]) -> PartResults:
-        """Calls ``function`` part by part and puts its results together.
+        """Calls `function` part by part and puts its results together.
 
-        It returns three lists: arrays per query ``[h, t, rows, D]`` that come back as
-        ``[B, *out, H, D]``, arrays per key ``[h, t, tk, D]`` that come back summed over the tiles
-        as ``[B, *spatial, Hkv, D]``, and gradients of the scores that come back as those of rpb.
+        It returns three lists: arrays per query `[h, t, rows, D]` that come back as
+        `[B, *out, H, D]`, arrays per key `[h, t, tk, D]` that come back summed over the tiles
+        as `[B, *spatial, Hkv, D]`, and gradients of the scores that come back as those of rpb.
         """
         schedule = Schedule.of(self.heads, self.tiling.tiles, self.tiling.keys * self.rows)
         tiles = list(blocks(self.tiling.tiles, schedule.tiles))
@@ -64,7 +64,7 @@ class Tiles:
         tiles: Sequence[slice],
         turns: Turns,
     ) -> PartResults:
-        """All parts of some heads: ``[h, T, rows, D]``, ``[h, tokens, D]``, sums by variant."""
+        """All parts of some heads: `[h, T, rows, D]`, `[h, tokens, D]`, sums by variant."""
         parts: list[PartResults] = []
         runs: dict[int, mx.array] = {}
         for some in tiles:
@@ -82,7 +82,7 @@ class Tiles:
     # Queries
 
     def queries(self, part: Part, x: mx.array) -> mx.array:
-        """``[h, t, rows, D]`` from a `flat` ``[*queries, D]``."""
+        """`[h, t, rows, D]` from a `flat` `[*queries, D]`."""
         sharing = self.tiling.sharing
         heads = np.arange(part.heads.start * sharing, part.heads.stop * sharing)
         start = index(self._by_query.starts(heads.reshape(-1, 1, sharing, 1)))
@@ -90,7 +90,7 @@ class Tiles:
         return mx.take(x, (start + token * self._by_query.heads).flatten(2), axis=0)
 
     def _queries_back(self, x: mx.array) -> mx.array:
-        """``[BH, T, rows, D] -> [*queries, D]``."""
+        """`[BH, T, rows, D] -> [*queries, D]`."""
         p, t = self.problem, self.tiling
         home = self._by_query.in_order(t.query_home, t.sharing)
         if home is not None:
@@ -102,7 +102,7 @@ class Tiles:
     # Keys
 
     def keys(self, part: Part, x: mx.array) -> mx.array:
-        """``[h, t, tk, D]`` from a `flat` ``[B, *spatial, Hkv, D]``."""
+        """`[h, t, tk, D]` from a `flat` `[B, *spatial, Hkv, D]`."""
         if id(x) not in part.runs:
             part.runs[id(x)] = self._runs(part, x)
         runs = part.runs[id(x)]
@@ -115,7 +115,7 @@ class Tiles:
         return mx.take(runs, place, axis=0).reshape(*place.shape[:2], self.tiling.keys, -1)
 
     def _runs(self, part: Part, x: mx.array) -> mx.array:
-        """``[h * runs, run * D]``: the runs of keys that all tiles of some heads are made of."""
+        """`[h * runs, run * D]`: the runs of keys that all tiles of some heads are made of."""
         p = self.problem
         heads = np.arange(part.heads.start, part.heads.stop)[:, None, None]
         sample, head = np.divmod(heads, p.kv_heads)
@@ -124,7 +124,7 @@ class Tiles:
         return mx.take(x, place, axis=0).reshape(-1, self.tiling.run * x.shape[-1])
 
     def _fold(self, x: mx.array) -> mx.array:
-        """``[h, T + 1, tk, D] -> [h, tokens, D]``: sums what the tiles have of each token.
+        """`[h, T + 1, tk, D] -> [h, tokens, D]`: sums what the tiles have of each token.
 
         The last tile has zeros.
         """
@@ -137,14 +137,14 @@ class Tiles:
         return x
 
     def _keys_back(self, x: mx.array) -> mx.array:
-        """``[BH, tokens, D] -> [B, *spatial, Hkv, D]``."""
+        """`[BH, tokens, D] -> [B, *spatial, Hkv, D]`."""
         p = self.problem
         return x.reshape(p.batch, p.kv_heads, *p.spatial, -1).moveaxis(1, -2)
 
     # Bias and mask
 
     def bias(self, part: Part) -> mx.array:
-        """``[h or 1, t, tk, rows]``: what to add to scores, `MASKED` where not seen."""
+        """`[h or 1, t, tk, rows]`: what to add to scores, `MASKED` where not seen."""
         table, variant = self._bias, index(self.tiling.variant[part.tiles])
         kv_heads, variants, *shape = table.shape
         if kv_heads > 1:
@@ -159,26 +159,26 @@ class Tiles:
     # Slots
 
     def to_slots(self, part: Part, x: mx.array, absent: float) -> mx.array:
-        """``[h, t, tk, rows] -> [h, t, rows, prod K]``, ``absent`` in slots without a key."""
+        """`[h, t, tk, rows] -> [h, t, rows, prod K]`, `absent` in slots without a key."""
         sizes = [a.key.shape[1] for a in self.tiling.axes]
         return self._rearrange(x, self._per_axis(part, "position", sizes), absent).mT
 
     def from_slots(self, part: Part, x: mx.array) -> mx.array:
-        """``[h, t, rows, prod K] -> [h, t, tk, rows]``, zero for keys that are not seen."""
+        """`[h, t, rows, prod K] -> [h, t, tk, rows]`, zero for keys that are not seen."""
         return self._rearrange(x.mT, self._slots(part), 0.0)
 
     def _rearrange(self, x: mx.array, place: mx.array, absent: float) -> mx.array:
-        """Takes ``place`` of each row of ``x``, both keys or slots first; -1 is ``absent``."""
+        """Takes `place` of each row of `x`, both keys or slots first; -1 is `absent`."""
         place = mx.broadcast_to(place, (x.shape[0], *place.shape[1:]))
         found = mx.take_along_axis(x, mx.maximum(place, 0), axis=-2)
         return mx.where(place < 0, absent, found)
 
     def _slots(self, part: Part) -> mx.array:
-        """``[h or 1, t, tk, rows]``: the slot of a key in a query's window, -1 if not seen."""
+        """`[h or 1, t, tk, rows]`: the slot of a key in a query's window, -1 if not seen."""
         return self._per_axis(part, "slot", self.problem.neighborhood.kernel_size)
 
     def _per_axis(self, part: Part, table: str, sizes: Sequence[int]) -> mx.array:
-        """An index table of ``AxisTiles`` for all axes together."""
+        """An index table of `AxisTiles` for all axes together."""
         parts = []
         for a, (axis, place) in enumerate(zip(self.tiling.axes, self.tiling.places, strict=True)):
             if self.lengths is None:
@@ -192,7 +192,7 @@ class Tiles:
 
 
 def flat(x: mx.array) -> mx.array:
-    """``[..., D] -> [rows, D]`` in float32."""
+    """`[..., D] -> [rows, D]` in float32."""
     return x.reshape(-1, x.shape[-1]).astype(mx.float32)
 
 

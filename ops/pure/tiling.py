@@ -1,7 +1,7 @@
 """Tiles of neighboring queries: the tables by which the pure tier moves tokens.
 
-With dilation ``d`` the tokens ``i`` of equal ``i % d`` are a group, ``i // d`` is the ordinal of a
-token in its group. A tile holds ``tq`` queries of one group per axis and the ``tk`` keys that are
+With dilation `d` the tokens `i` of equal `i % d` are a group, `i // d` is the ordinal of a
+token in its group. A tile holds `tq` queries of one group per axis and the `tk` keys that are
 the union of their windows, of consecutive ordinals. Tiles of several axes are the Cartesian product
 of the tiles of each. Everything here depends on shapes only and is built once per shape.
 """
@@ -31,7 +31,7 @@ SIDES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 48, 64)
 class Tiling:
     """The tiles of all axes; tiles of one variant follow each other.
 
-    Its MLX arrays are made of NumPy's, not computed: they outlive a trace of ``mx.compile``.
+    Its MLX arrays are made of NumPy's, not computed: they outlive a trace of `mx.compile`.
     """
 
     hood: Neighborhood
@@ -66,12 +66,12 @@ class Tiling:
 
     @cached_property
     def variant(self) -> np.ndarray:
-        """``[T]``: which combination of the axes' patterns a tile has; ascending."""
+        """`[T]`: which combination of the axes' patterns a tile has; ascending."""
         return np.sort(self._combinations)
 
     @cached_property
     def places(self) -> list[np.ndarray]:
-        """``[T]`` per axis: the tile of that axis that a tile is made of."""
+        """`[T]` per axis: the tile of that axis that a tile is made of."""
         order = np.argsort(self._combinations, kind="stable")
         return [i[order] for i in self._grid]
 
@@ -89,12 +89,12 @@ class Tiling:
 
     @cached_property
     def query(self) -> mx.array:
-        """``[T, tq]``: flat output place of each query, some place where there is none."""
+        """`[T, tq]`: flat output place of each query, some place where there is none."""
         return index(np.maximum(self._query, 0))
 
     @cached_property
     def query_home(self) -> mx.array | None:
-        """``[sharing, queries]``: where in ``[T * rows]`` each output place is computed.
+        """`[sharing, queries]`: where in `[T * rows]` each output place is computed.
 
         Here and below, None stands for the table that leaves everything in its place.
         """
@@ -122,7 +122,7 @@ class Tiling:
 
     @cached_property
     def run_tokens(self) -> mx.array:
-        """``[tokens of the other axes, keys of all tiles of the last axis]``: flat tokens.
+        """`[tokens of the other axes, keys of all tiles of the last axis]`: flat tokens.
 
         In this order the keys that a tile has along the last axis are neighbors, a run.
         """
@@ -131,7 +131,7 @@ class Tiling:
 
     @cached_property
     def tile_runs(self) -> mx.array | None:
-        """``[T, tk / run]``: the runs of a tile, counted in the order of `run_tokens`."""
+        """`[T, tk / run]`: the runs of a tile, counted in the order of `run_tokens`."""
         parts = [a.key[i] for a, i in zip(self.axes, self.places, strict=True)]
         parts[-1] = self.places[-1][:, None]
         sizes = [*self.spatial[:-1], len(self.axes[-1].key)]
@@ -141,8 +141,8 @@ class Tiling:
     def folds(self) -> list[mx.array]:
         """How to sum the tiles' rows of each token, an axis at a time: `fold` of each axis.
 
-        Each turns ``[*tokens of the axes before, *tiles of this axis and those after, tk of this
-        axis]`` into the same with the tokens of this axis in place of its tiles and keys. All but
+        Each turns `[*tokens of the axes before, *tiles of this axis and those after, tk of this
+        axis]` into the same with the tokens of this axis in place of its tiles and keys. All but
         the last also make the row of zeros that the next one needs.
         """
         counts = [len(a.token) for a in self.axes]
@@ -161,12 +161,12 @@ class Tiling:
 
     @cached_property
     def mask(self) -> mx.array:
-        """``[variants, tk, tq]``: 0, and `MASKED` for keys that no shape lets a query see."""
+        """`[variants, tk, tq]`: 0, and `MASKED` for keys that no shape lets a query see."""
         return mx.array(self._mask)
 
     @cached_property
     def row_mask(self) -> mx.array:
-        """``[1, variants, tk, rows]``: `mask` for all heads that share a key head."""
+        """`[1, variants, tk, rows]`: `mask` for all heads that share a key head."""
         return mx.array(np.tile(self._mask, (1, 1, self.sharing))[None])
 
     @property
@@ -212,7 +212,7 @@ def _cost(one: Tiling, dims: int) -> float:
 def combine(parts: Sequence[Any], sizes: Sequence[int], dims: int, xp: ModuleType = np) -> Any:
     """Row-major index over all axes from an index per axis; -1 where an axis has -1.
 
-    The last ``dims`` axes of each part are multiplied out: ``[..., n_a] -> [..., prod(n_a)]``.
+    The last `dims` axes of each part are multiplied out: `[..., n_a] -> [..., prod(n_a)]`.
     """
     rank, total, missing = len(parts), 0, xp.array(False)
     for a, (part, size) in enumerate(zip(parts, sizes, strict=True)):
@@ -233,13 +233,13 @@ def fold(key: np.ndarray, length: int, tiles: np.ndarray) -> np.ndarray:
     row 12, behind the last, stands for zeros.
 
     Args:
-        key: ``[tiles of the axis, tk]``: the token of each key, -1 for none.
+        key: `[tiles of the axis, tk]`: the token of each key, -1 for none.
         length: Of the axis.
-        tiles: ``[tokens of the axes before, tiles of the axis, tiles of those after]``: the number
-            of each tile. Row ``r`` is key ``r % tk`` of tile ``r // tk``.
+        tiles: `[tokens of the axes before, tiles of the axis, tiles of those after]`: the number
+            of each tile. Row `r` is key `r % tk` of tile `r // tk`.
 
     Returns:
-        ``[n, tokens before * length * tiles after]``: ``n`` is in how many tiles a token can be.
+        `[n, tokens before * length * tiles after]`: `n` is in how many tiles a token can be.
 
     Examples:
         >>> key = np.array([[0, 1, 2, -1], [1, 2, 3, 4], [-1, 2, 3, 4]])
@@ -258,7 +258,7 @@ def fold(key: np.ndarray, length: int, tiles: np.ndarray) -> np.ndarray:
 
 
 def homes(index: np.ndarray, size: int) -> np.ndarray:
-    """``[size, n]``: the places in ``index`` that hold each number, filled up with its length."""
+    """`[size, n]`: the places in `index` that hold each number, filled up with its length."""
     order = np.argsort(index, kind="stable")[np.count_nonzero(index < 0) :]
     counts = np.bincount(index[order], minlength=size)
     earlier = np.repeat(np.cumsum(counts) - counts, counts)  # places of smaller numbers
@@ -268,10 +268,10 @@ def homes(index: np.ndarray, size: int) -> np.ndarray:
 
 
 def index(table: np.ndarray) -> mx.array:
-    """A table for ``mx.take``."""
+    """A table for `mx.take`."""
     return mx.array(np.ascontiguousarray(table, dtype=np.int32))
 
 
 def unless_identity(table: np.ndarray, size: int) -> mx.array | None:
-    """`index` of a table, None if it leaves ``size`` rows where they are."""
+    """`index` of a table, None if it leaves `size` rows where they are."""
     return None if np.array_equal(table.ravel(), np.arange(size)) else index(table)

@@ -27,5 +27,5 @@ class Flat:
 
 @pytest.fixture
 def flat(tmp_path: Path) -> Flat:
-    """Makes images below ``flat.root``."""
+    """Makes images below `flat.root`."""
     return Flat(tmp_path / "data")

@@ -33,7 +33,7 @@ def cubic(x):
 
 
 def resize_matrix(length, result):
-    """Weights ``[result, length]`` of an antialiased bicubic resize, by its definition."""
+    """Weights `[result, length]` of an antialiased bicubic resize, by its definition."""
     scale = length / result
     wide = max(scale, 1.0)
     centers = (np.arange(result) + 0.5) * scale
@@ -80,7 +80,7 @@ def test_equals_an_independent_float64_resize(height, width, size, crop_pct):
 @pytest.mark.parametrize("crop_pct", [0.875, 0.9, 1.0])
 @pytest.mark.parametrize(("height", "width"), [(480, 641), (641, 480), (411, 257), (256, 256)])
 def test_equals_torchvision_step_by_step(height, width, crop_pct):
-    """``Resize(floor(size / crop_pct))`` and ``CenterCrop(size)`` on a Pillow image."""
+    """`Resize(floor(size / crop_pct))` and `CenterCrop(size)` on a Pillow image."""
     image = Image.fromarray(photo(height, width))
     short = math.floor(224 / crop_pct)
     if width <= height:

@@ -21,7 +21,7 @@ def compiled():
 
 
 def exact(x):
-    """``x Phi(x)`` and its derivative in float64."""
+    """`x Phi(x)` and its derivative in float64."""
     below, density = (1 + erf(x / np.sqrt(2))) / 2, np.exp(-x * x / 2) / np.sqrt(2 * np.pi)
     return x * below, below + x * density
 

@@ -8,7 +8,7 @@ from natten_zoo.layers import SwiGLU, axial_split, grid_places, rotate_at
 
 
 def rotate_axes(x, split):
-    """A whole map, ``[batch, *spatial, heads, head_dim]``."""
+    """A whole map, `[batch, *spatial, heads, head_dim]`."""
     tokens = x.shape[:-2]
     index = mx.arange(int(np.prod(tokens))).reshape(tokens)
     return rotate_at(x, grid_places(index, tokens[1:]), split)

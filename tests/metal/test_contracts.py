@@ -20,7 +20,7 @@ NAME = re.compile(r"\b(?:d_)?[a-z]+\b")
 
 
 def described(kernel: str, what: str) -> list[str]:
-    """The names in a line ``// inputs`` or ``// outputs`` of a kernel's head, with those below."""
+    """The names in a line `// inputs` or `// outputs` of a kernel's head, with those below."""
     head = metal.body(kernel).split("\nconstexpr")[0].replace("\n//           ", " ")
     (line,) = re.findall(rf"^// {what} +(.*)$", head, re.MULTILINE)
     bare = re.sub(r"\[[^]]*\]|\([^)]*\)|;.*$|, to be .*$|\bfloat\b", " ", line)

@@ -54,7 +54,7 @@ def check(kernel: Kernel, metal_version: int | None = None) -> Verdict:
 
     Args:
         kernel: The kernel with its arguments and template values.
-        metal_version: As ``__METAL_VERSION__``: 310 is Metal 3.1, 400 is Metal 4. None: what the
+        metal_version: As `__METAL_VERSION__`: 310 is Metal 3.1, 400 is Metal 4. None: what the
             kernel needs.
     """
     metal_version = metal_version or kernel.metal_version
@@ -141,7 +141,7 @@ def _nodes(dump: str) -> Iterator[_Node]:
 
 
 def _split_extent(rest: str) -> tuple[str, str]:
-    """Splits ``<begin, end> position name 'type'`` after the extent, which may nest brackets."""
+    """Splits `<begin, end> position name 'type'` after the extent, which may nest brackets."""
     if not rest.startswith("<"):
         return "", rest
     depth = 0
@@ -199,7 +199,7 @@ def _types(node: _Node) -> list[str]:
 
 
 def _address_space(node: _Node) -> str | None:
-    """A pointer or reference without an address space, which clang takes for ``__generic``."""
+    """A pointer or reference without an address space, which clang takes for `__generic`."""
     if node.kind in _DECLARATIONS | _CASTS:
         generic = next((t for t in _types(node) if "__generic" in t and "&&" not in t), None)
         if generic:

@@ -23,7 +23,7 @@ _numbers = itertools.count()
 def dry(refused: str = "no kernel") -> Iterator[list[Pipeline]]:
     """Lets MLX seem to have a GPU that nothing is known of; yields a list of all launches.
 
-    Kernels return zeros, but those that ``refused`` is part of the name of, which raise.
+    Kernels return zeros, but those that `refused` is part of the name of, which raise.
     """
     launches: list[Pipeline] = []
 

@@ -1,4 +1,4 @@
-"""Runs custom Metal kernels on the CPU, under the arguments of ``mx.fast.metal_kernel``."""
+"""Runs custom Metal kernels on the CPU, under the arguments of `mx.fast.metal_kernel`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class StrictError(Exception):
 def install(**changes: Any) -> Iterator[None]:
     """Lets MLX seem to have a GPU whose custom kernels run here, under changed `Options`.
 
-    ``mx.fast.metal_kernel`` is the emulator, ``mx.metal.is_available`` says yes, and the default
+    `mx.fast.metal_kernel` is the emulator, `mx.metal.is_available` says yes, and the default
     device reads as the GPU. Everything but custom kernels still runs on the CPU.
     """
     with (
@@ -51,7 +51,7 @@ def install(**changes: Any) -> Iterator[None]:
 
 
 class metal_kernel:
-    """A custom kernel; see ``mx.fast.metal_kernel`` for the arguments.
+    """A custom kernel; see `mx.fast.metal_kernel` for the arguments.
 
     Arrays may be MLX's or NumPy's; outputs are of the kind of the first input.
     """

@@ -1,6 +1,6 @@
 """Fixtures for tests that need Metal: they run in the emulator, or are skipped with a reason.
 
-Import what you use: ``from tests.metal_emulator.fixtures import metal  # noqa: F401``.
+Import what you use: `from tests.metal_emulator.fixtures import metal  # noqa: F401`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def toolchain() -> None:
 
 @pytest.fixture
 def metal(toolchain: None) -> Iterator[None]:
-    """``mx.fast.metal_kernel`` is the emulator, which raises on every fault.
+    """`mx.fast.metal_kernel` is the emulator, which raises on every fault.
 
     It doesn't count on lanes to come together again behind a branch: compilers have bugs there.
     """

@@ -49,7 +49,7 @@ METAL_TYPES = {
 
 
 def dtype_name(dtype: Any) -> str:
-    """``mx.float32``, ``np.dtype('float32')`` or ``'float32'`` -> ``'float32'``."""
+    """`mx.float32`, `np.dtype('float32')` or `'float32'` -> `'float32'`."""
     return str(dtype).rsplit(".", 1)[-1]
 
 
@@ -68,7 +68,7 @@ class Argument:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of the generated signature; ``kind`` tells what the launch passes there."""
+    """One parameter of the generated signature; `kind` tells what the launch passes there."""
 
     kind: str  # input, shape, strides, ndim or output
     array: str
@@ -94,7 +94,7 @@ class Kernel:
 
     @property
     def metal_version(self) -> int:
-        """As ``__METAL_VERSION__``: Metal 4 where the text asks for tensors, as macOS 26 has it."""
+        """As `__METAL_VERSION__`: Metal 4 where the text asks for tensors, as macOS 26 has it."""
         return 400 if "<MetalPerformancePrimitives/" in self.header + self.source else 310
 
     def parameters(self) -> list[Parameter]:

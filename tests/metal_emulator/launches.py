@@ -41,7 +41,7 @@ class Options:
         patience: It ends a launch that reads more bytes of threadgroup memory, if they are counted.
         tensor_layout: Which lanes hold what in a product of cooperative tensors: 0 as on an M5, 1
             otherwise, as another generation may have it.
-        fast_math: Compile as with ``math_mode="fast"``; None: as the kernel's options say.
+        fast_math: Compile as with `math_mode="fast"`; None: as the kernel's options say.
         raise_faults: Raise `KernelFault` on a report, rather than only recording it.
         count_operations: Count arithmetic as well, in a checked build of its own.
     """
@@ -76,7 +76,7 @@ class Counts:
     Bytes are as issued, lane by lane. Lines are of 128 bytes, each counted once per threadgroup:
     the traffic below a cache that holds what one threadgroup touches. A matrix multiply is one of
     8x8 fragments (512 multiply-adds) by a simdgroup, a tensor multiply of 16x16 and 16x32 (8192).
-    Operations, from ``fmas`` on, are of single
+    Operations, from `fmas` on, are of single
     lanes, but every lane of a simdgroup counts as its busiest; half conversions widen one number,
     special operations are divisions and functions such as exp2.
     """
@@ -109,7 +109,7 @@ class Counts:
 class Launch:
     """The record of one launch.
 
-    ``copied_bytes`` are read and written before it, where MLX makes inputs row-contiguous.
+    `copied_bytes` are read and written before it, where MLX makes inputs row-contiguous.
     """
 
     name: str

@@ -72,9 +72,9 @@ class _Report(ctypes.Structure):
 class Memory:
     """A buffer of a launch.
 
-    ``initialised`` is about outputs: whether they start with a value. ``shift`` is about inputs: an
+    `initialised` is about outputs: whether they start with a value. `shift` is about inputs: an
     array that begins inside another one lies that many bytes after an address of full alignment.
-    ``start`` is where the kernel's pointer points: not to the first byte if strides are negative.
+    `start` is where the kernel's pointer points: not to the first byte if strides are negative.
     """
 
     name: str

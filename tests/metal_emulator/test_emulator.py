@@ -75,7 +75,7 @@ def test_signature() -> None:
 
 
 def test_example_of_mlx_documentation() -> None:
-    """As in the documentation of ``mx.fast.metal_kernel``, with an input that is not contiguous."""
+    """As in the documentation of `mx.fast.metal_kernel`, with an input that is not contiguous."""
     source = """
         uint elem = thread_position_in_grid.x;
         uint loc = elem_to_loc(elem, inp_shape, inp_strides, inp_ndim);

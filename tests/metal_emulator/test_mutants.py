@@ -33,7 +33,7 @@ FIRST, LAST = rf"\A(.*?){BARRIER}", rf"\A(.*){BARRIER}"
 class Mutant(NamedTuple):
     """A replacement by regular expression in a file of metal/, and what must give it away.
 
-    ``caught`` is how the kind of a report begins, "numbers" or "strict". ``on`` names the
+    `caught` is how the kind of a report begins, "numbers" or "strict". `on` names the
     problem of `CASES` that gives it away.
     """
 

@@ -1,7 +1,7 @@
 """All-In-One against upstream's outputs, with trained and with generated weights; its parts.
 
 The trained weights are MIT-licensed but not in the repository. NATTEN_ZOO_ALLIN1 names a folder
-with all-in-one-mlx's ``harmonix-fold0_mlx.npz`` and upstream's outputs, ``fold0_T600.npz``.
+with all-in-one-mlx's `harmonix-fold0_mlx.npz` and upstream's outputs, `fold0_T600.npz`.
 """
 
 import gzip
@@ -102,7 +102,7 @@ def test_dilations_reach_2048(full):
 
 
 def attention(layer, x, dilation):
-    """Dilated attention over one sequence ``[T, D]``, in loops and float64."""
+    """Dilated attention over one sequence `[T, D]`, in loops and float64."""
     heads, kernel = layer.num_heads, layer.neighborhood.kernel_size[0]
     weights = {k: np.array(v, np.float64) for k, v in tree_flatten(layer.parameters())}
     query, key, value = (

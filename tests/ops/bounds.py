@@ -70,9 +70,9 @@ def turned(x: Bounded) -> Bounded:
 
 @dataclass
 class Attention:
-    """All results of one problem. Arrays ``[B, H, tokens, D]``, queries those that are kept.
+    """All results of one problem. Arrays `[B, H, tokens, D]`, queries those that are kept.
 
-    ``extra`` keys stand behind the others, seen by every query. ``dtype`` is that of the arrays.
+    `extra` keys stand behind the others, seen by every query. `dtype` is that of the arrays.
     """
 
     reference: Reference
@@ -110,7 +110,7 @@ class Attention:
         return Bounded(x.value, x.error + self.parts * (np.abs(a.value) @ np.abs(b.value)))
 
     def _who_sees_whom(self) -> tuple[np.ndarray, np.ndarray]:
-        """``[B, 1, Q, K]``: whether a key is seen, and the index of its bias or -1."""
+        """`[B, 1, Q, K]`: whether a key is seen, and the index of its bias or -1."""
         batch, tokens = len(self.query), self.key.shape[2]
         place = np.full((batch, self.query.shape[2], tokens), -1)
         for b, keys, bias in self.reference.samples(batch):

@@ -123,7 +123,7 @@ def options(case: Case) -> dict:
 
 
 def attention(case: Case) -> Callable[..., list[mx.array]]:
-    """``(query, key, value[, rpb]) -> [out, lse]`` of the public operator."""
+    """`(query, key, value[, rpb]) -> [out, lse]` of the public operator."""
 
     def function(query: mx.array, key: mx.array, value: mx.array, *rpb: mx.array) -> list[mx.array]:
         more = {"rpb": rpb[0] if rpb else None, "return_lse": True, "scale": case.scale}

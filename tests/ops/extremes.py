@@ -23,9 +23,9 @@ LOGITS = {"float32": 28.0, "float16": 10.0, "bfloat16": 28.0}  # powers of ten, 
 class Extreme(Case):
     """A case whose numbers have sizes of their own.
 
-    ``lift`` is added to every logit of a row, and ``climb`` once more from token to token. ``ones``
-    says that the first channel of the values is 1, so that it is 1 in every output. ``hidden`` is
-    the bias that some offsets have, or all of them if ``hides`` is 1.
+    `lift` is added to every logit of a row, and `climb` once more from token to token. `ones`
+    says that the first channel of the values is 1, so that it is 1 in every output. `hidden` is
+    the bias that some offsets have, or all of them if `hides` is 1.
     """
 
     kind: str = "attention"
@@ -224,7 +224,7 @@ def _expect_attention(case: Extreme) -> dict[str, Bounded]:
     numbers = {name: float64(x) for name, x in case.numbers.items()}
 
     def rows(*names: str) -> np.ndarray:
-        """``[B, H, tokens, D]`` of those arrays that there are, one behind the other."""
+        """`[B, H, tokens, D]` of those arrays that there are, one behind the other."""
         arrays = [numbers[n] for n in names if n in numbers]
         arrays = [x.reshape(len(x), -1, *x.shape[-2:]) for x in arrays]
         return np.moveaxis(np.concatenate(arrays, axis=1), 2, 1)

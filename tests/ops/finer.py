@@ -19,7 +19,7 @@ Array = TypeVar("Array")
 
 
 def fold(x: Array, times: Sequence[int]) -> Array:
-    """Queries of a cell as heads: ``[B, *(S * r), H, ...]`` to ``[B, *S, H * prod(r), ...]``."""
+    """Queries of a cell as heads: `[B, *(S * r), H, ...]` to `[B, *S, H * prod(r), ...]`."""
     rank = len(times)
     batch, *fine, heads = x.shape[: rank + 2]
     rest = x.shape[rank + 2 :]
@@ -54,7 +54,7 @@ class FinerReference:
         self.reference, self.times = reference, times
 
     def forward(self, query: np.ndarray, *rest: np.ndarray | None) -> list[np.ndarray]:
-        """``(out, lse)``."""
+        """`(out, lse)`."""
         found = self.reference.forward(fold(query, self.times), *rest)
         return [unfold(x, self.times) for x in found]
 
@@ -66,7 +66,7 @@ class FinerReference:
         rpb: np.ndarray | None,
         *cotangents: np.ndarray,
     ) -> list[np.ndarray | None]:
-        """``(d_query, d_key, d_value, d_rpb)``."""
+        """`(d_query, d_key, d_value, d_rpb)`."""
         query, *cotangents = (fold(x, self.times) for x in (query, *cotangents))
         d_query, *others = self.reference.backward(query, key, value, rpb, *cotangents)
         return [unfold(d_query, self.times), *others]

@@ -1,4 +1,4 @@
-"""``na1d``, ``na2d``, ``na3d`` and their varlen kin on every tier, against float64."""
+"""`na1d`, `na2d`, `na3d` and their varlen kin on every tier, against float64."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace

@@ -137,7 +137,7 @@ def memory(*arrays):
 def test_the_compiled_tier_copies_nothing():
     """Of the queries, the output and its gradient: one primitive each way, and no more memory.
 
-    ``Copy`` is how MLX traces; it shares memory.
+    `Copy` is how MLX traces; it shares memory.
     """
     query, key, value, _, d_out = map(
         mx.array, arrays((8, 7), (8, 6), (5, 3), dim=16, value_dim=32)

@@ -8,7 +8,7 @@ from natten_zoo import ops
 
 
 def brute(q, k, v, scale, seen):
-    """Float64 attention ``[B, Q, H, D]`` with a mask ``[Q, K]``; heads of K repeated by hand."""
+    """Float64 attention `[B, Q, H, D]` with a mask `[Q, K]`; heads of K repeated by hand."""
     group = q.shape[2] // k.shape[2]
     q, k, v = (np.array(x.astype(mx.float32), np.float64) for x in (q, k, v))
     k, v = (np.repeat(x, group, axis=2) for x in (k, v))

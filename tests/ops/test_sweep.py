@@ -1,6 +1,6 @@
 """Random cases of the whole parameter space on every tier, against float64.
 
-300 cases, the same in every run, and 2,100 of those marked slow; ``--sweep N`` runs N new ones in
+300 cases, the same in every run, and 2,100 of those marked slow; `--sweep N` runs N new ones in
 place of the 300. A failure shrinks to its smallest case.
 """
 
@@ -23,7 +23,7 @@ SAMPLE_AND_ALL = pytest.mark.parametrize("count", [300, pytest.param(2100, marks
 
 
 def run(check, config, name, count):
-    """Runs ``check(case)`` on this sweep's share of the cases."""
+    """Runs `check(case)` on this sweep's share of the cases."""
     drawn = config.getoption("--sweep") if count == 300 else None
     how = settings(
         max_examples=round((drawn or count) * SHARES[name]),

@@ -25,7 +25,7 @@ THREADS = 8
 
 
 def in_threads(work):
-    """Results of ``work(i)`` in eight threads that begin together."""
+    """Results of `work(i)` in eight threads that begin together."""
     barrier = threading.Barrier(THREADS)
 
     def run(i: int):

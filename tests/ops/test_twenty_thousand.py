@@ -1,7 +1,7 @@
 """20,000 random problems, logits from 0 to the largest that a dtype can make among them.
 
 Each tier is held against float64, forward and backward, within what the rounding of float32 may do
-to each number (`tests/ops/bounds.py`). A problem is its number: ``problem(4711)``.
+to each number (`tests/ops/bounds.py`). A problem is its number: `problem(4711)`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``na*d_qk``, ``na*d_av`` and their biased kin."""
+"""`na*d_qk`, `na*d_av` and their biased kin."""
 
 import mlx.core as mx
 import numpy as np

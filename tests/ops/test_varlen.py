@@ -1,4 +1,4 @@
-"""``na*d_varlen``: what is particular to them; numbers are in test_attention and test_sweep."""
+"""`na*d_varlen`: what is particular to them; numbers are in test_attention and test_sweep."""
 
 import mlx.core as mx
 import numpy as np

@@ -101,7 +101,7 @@ def levels(dilations, size, **options):
 
 
 def dense(seen):
-    """The mean attention matrix of a layer, ``[queries, keys]``."""
+    """The mean attention matrix of a layer, `[queries, keys]`."""
     queries = np.ndindex(*seen.size)
     return np.stack([seen.weight_map(query).reshape(-1) for query in queries])
 

@@ -116,7 +116,7 @@ def tiles_of(family: Family) -> Iterator[None]:
 
 
 def random_cases(family: Family, seed: int, count: int) -> Iterator[Case]:
-    """``count`` problems of a family, laid out with its tiles."""
+    """`count` problems of a family, laid out with its tiles."""
     with tiles_of(family):
         for i in range(count):
             yield random_case(family, seed * 100_003 + i)

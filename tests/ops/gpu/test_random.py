@@ -28,10 +28,10 @@ LIKE_OTHERS = (NAX, MATRIX_2, MATRIX_4)
 def problems_of(
     families: Iterable[Family], count: int, sample: int, like_others: int
 ) -> pytest.MarkDecorator:
-    """``count`` problems of each family, slow where nearly each of them needs kernels of its own.
+    """`count` problems of each family, slow where nearly each of them needs kernels of its own.
 
     Those with one kernel size share their kernels. Of the others there is a quick sample, too, and
-    of cores that differ from another in one file, and of finer queries, one of ``like_others``.
+    of cores that differ from another in one file, and of finer queries, one of `like_others`.
     """
     given = []
     for family in families:

@@ -134,7 +134,7 @@ def test_slices_that_begin_anywhere(metal, core, dtype, offset):  # noqa: F811
 
 
 def off_boundary(x: mx.array, offset: int) -> mx.array:
-    """The same values, ``offset`` elements behind the start of an allocation."""
+    """The same values, `offset` elements behind the start of an allocation."""
     flat = mx.concatenate([mx.zeros(offset, x.dtype), x.reshape(-1)])
     mx.eval(flat)
     return flat[offset:].reshape(x.shape)
