@@ -52,6 +52,5 @@ for (int level = 0; level < LEVELS; level++) {
       d_points[2 * at] = weight * (upper + spot.down * (lower - upper));
       d_points[2 * at + 1] = weight * (left + spot.right * (right - left));
     }
-    simdgroup_barrier(mem_flags::mem_none);
   }
 }

@@ -122,9 +122,9 @@ def busy() -> Case:
 
 
 def twice() -> Case:
-    """Rows so long that the pass over keys goes over its slabs twice."""
-    hood = Neighborhood.of(2, (5, 7))
-    return case_of(Problem(hood, 1, (20, 26), 1, 1, 64, 64, 0.1, mx.float32))
+    """Rows so long that the pass over keys goes twice over its slabs, one of each head."""
+    hood = Neighborhood.of(2, (3, 5))
+    return case_of(Problem(hood, 1, (3, 5), 3, 1, 64, 64, 0.1, mx.float32))
 
 
 def ragged() -> Case:
