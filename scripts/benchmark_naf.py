@@ -78,7 +78,8 @@ def measure(args: argparse.Namespace, cells: int, pixels: int) -> None:
         corners[name] = [mx.contiguous(x[:, ::37, ::41]) for x in results]
         mx.eval(corners[name])
         del results
-    check(list(corners.values()), 1e-4 if dtype == mx.float32 else 2e-2)
+    # A cell's gradients are sums over its pixels, which are added in other orders.
+    check(list(corners.values()), 2e-2 if dtype != mx.float32 else 1e-3 if args.gradients else 1e-4)
     what = "forward with gradients" if args.gradients else "forward"
     print(f"{cells} -> {pixels}, {args.channels:,} channels, {args.dtype}, {what}")
     first = statistics.median(seconds[args.contestants[0]])
