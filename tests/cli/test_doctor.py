@@ -58,6 +58,7 @@ def test_a_tier_that_fails_or_is_wrong_is_said(one_sample, monkeypatch, error):
     assert not report["well"] and "WRONG: threadgroup too large" in in_words(report)
     forward = ops.pure.forward
     monkeypatch.setattr(native, "forward", lambda *a: tuple(1.001 * x for x in forward(*a)))
+    monkeypatch.setattr(known, "_known", {})
     report = examine(quick=True, rounds=1)
     assert not report["well"] and "Something is wrong" in in_words(report)
     assert not any(row["right"] for row in report["parity"] if row["problem"] == one_sample)
