@@ -94,8 +94,8 @@ NA_UNROLL for (int round = 0; round < ROUNDS; round++) {
               const uint again = na_again(tour);
               const na_found found = na_find_again<RANK, AXIS, Q0, Q1, Q2>(
                   tour.own, params + again, thread_index + again, me, na_row_of(e));
-              s.e[e] = na_plain_dot<D>(key + na_line_again<RANK>(key_strides, tour.own, found),
-                                       int(key_strides[RANK + 2]), queries + at.column[na_token_of(e)], 1);
+              s.e[e] = na_plain_dot<D>(key + na_line_again<RANK>(key_strides, tour.own, found, again),
+                                       int(key_strides[again + RANK + 2]), queries + at.column[na_token_of(e)], 1);
             }
         if (BIAS)
           NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) {

@@ -107,8 +107,8 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
               const uint again = na_again(tour);
               const na_found found = na_find_again<RANK, AXIS, Q0, Q1, Q2>(
                   tour.own, params + again, thread_index + again, me, na_row_of(e));
-              s.e[e] = na_plain_dot<D>(query + na_line_again<RANK>(query_strides, tour.own, found),
-                                       int(query_strides[RANK + 2]), keys + at.column[na_token_of(e)], 1);
+              s.e[e] = na_plain_dot<D>(query + na_line_again<RANK>(query_strides, tour.own, found, again),
+                                       int(query_strides[again + RANK + 2]), keys + at.column[na_token_of(e)], 1);
             }
         int bin[NA_PAIRS];
         if (BIAS)

@@ -157,8 +157,11 @@ NA_FN na_found na_find_again(const volatile TGP na_own& own, const DEV int* p, u
   return found;
 }
 
-// Where the row of a token begins in an array of such rows.
+// Where it begins in an array of such rows. `again` is 0, for the strides as for all else.
 template <int RANK, typename STRIDES>
-NA_FN long na_line_again(const STRIDES strides, const volatile TGP na_own& own, const na_found found) {
-  return na_line_at<RANK>(strides, own.batch, found.token, own.head);
+NA_FN long na_line_again(const STRIDES strides, const volatile TGP na_own& own, const na_found found,
+                         uint again) {
+  long line = own.batch * strides[again] + own.head * strides[again + RANK + 1];
+  NA_EACH_AXIS(a) line += found.token.at[a] * strides[again + RANK - 2 + a];
+  return line;
 }

@@ -20,7 +20,7 @@ from ..neighborhood import kept_hash
 # Multiply-adds of rows that take a quarter of a second on the slowest Mac, an M1 of 7 cores of 128
 # lanes at 1.278 GHz: of their time the model of docs/kernels.md sees this much spent on them, at
 # least, if a row has BESIDE_KEYS more keys than it sees, for all that it takes beside them.
-SHARE, BESIDE_KEYS = 0.3, 16
+SHARE, BESIDE_KEYS = 0.29, 24
 QUARTER_SECOND = 0.25 * SHARE * 7 * 128 * 1.278e9
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 from natten_zoo.metal import MATRIX, SCALAR_4, SCALAR_8
 from natten_zoo.ops import Neighborhood, gpu
 from natten_zoo.ops.gpu.cuts import MOST_THREADS, cut_up
-from natten_zoo.ops.gpu.device import BESIDE_KEYS, current, machine, use_device
+from natten_zoo.ops.gpu.device import BESIDE_KEYS, SHARE, current, machine, use_device
 from natten_zoo.ops.gpu.plan import lay_out
 from natten_zoo.ops.gpu.programs import program
 from natten_zoo.ops.native import programs
@@ -150,6 +152,18 @@ def test_no_launch_takes_long_by_the_model(hood, spatial, heads, dim, most):
                 assert work <= 1.2 * device.longest_launch
                 assert plan.threadgroups * plan.threads <= MOST_THREADS
     assert not program("forward", p, machine("cuda")).steps[0].plan.cuts
+
+
+def test_no_launch_is_thought_shorter_than_the_model_counts():
+    """By the printed table: of backward's cycles the longer of two launches has about 60 %."""
+    page = Path(__file__).parents[3] / "docs" / "kernels.md"
+    row = r"^\| (\d)-D K(\d+)(?: S16)? D(\d+) \| (\w+) \|(?:[^|]*\|){6} (\d+) \("
+    found = re.findall(row, page.read_text("utf-8"), re.M)
+    assert len(found) > 30
+    for rank, kernel, dim, direction, cycles in found:
+        work = 4 * int(dim) * (int(kernel) ** int(rank) + BESIDE_KEYS)
+        longest = int(cycles) * (1 if direction == "forward" else 0.6)
+        assert longest <= work / (SHARE * 128), (rank, kernel, dim, direction)
 
 
 def test_more_threads_than_an_int_counts():
