@@ -104,6 +104,8 @@ def special(mutant: Mutant | None) -> Iterator[Check]:
         (SCALAR_4, check_attention, CASES["large"]),
         (MATRIX_2, check_attention, packed),
         (MATRIX_2, check_attention, CASES["long"]),
+        (MATRIX_2, check_attention, apace),
+        (MATRIX_2, check_attention, aside),
     ):
         yield mutated(mutant, core), partial(first_wrong, check, mx.float32, [case])
 
@@ -119,6 +121,18 @@ def busy() -> Case:
     heads = plan.BIAS_THREADGROUPS
     hood = Neighborhood.of(1, 3)
     return case_of(Problem(hood, 1, (70,), heads, 1, 4, 4, 0.5, mx.float32, has_rpb=True))
+
+
+def apace() -> Case:
+    """Windows of whole teams, of which slabs have two fragments, one, or a single token."""
+    hood = Neighborhood.of(1, 17, window_stride=8)
+    return case_of(Problem(hood, 1, (160,), 1, 1, 96, 96, 0.1, mx.float32))
+
+
+def aside() -> Case:
+    """In 2-D, where slabs that are cut on x have rows of one team and none of another."""
+    hood = Neighborhood.of(2, (4, 17), window_stride=4)
+    return case_of(Problem(hood, 1, (8, 64), 1, 1, 96, 96, 0.1, mx.float32))
 
 
 def twice() -> Case:
