@@ -80,6 +80,9 @@ class Core:
         on_trial: Whether a device must first be seen to multiply as this text expects it to; it
             takes numbers of 16 bits alone (ops/gpu/trial.py).
         parts: Simdgroups of a team, each with its own channels of all rows (parts.h).
+        plane: Tokens of a slab whose channels lie in planes of eight, for cores that multiply it
+            where it lies; odd, so that a token's planes are in different banks. 0: rows.
+        pace: What a team's walk costs beside one of the same tokens by the device's other cores.
     """
 
     name: str
@@ -92,6 +95,8 @@ class Core:
     depth: int = 8
     on_trial: bool = False
     parts: int = 1
+    plane: int = 0
+    pace: float = 1.0
 
     def takes(self, dtype: mx.Dtype) -> bool:
         """Whether it multiplies such numbers."""
@@ -120,7 +125,7 @@ class Core:
     @property
     def whole(self) -> bool:
         """Whether a team is one whole simdgroup, or several."""
-        return self.lanes == 32
+        return self.lanes >= 32
 
     @property
     def headers(self) -> tuple[str, ...]:
@@ -141,7 +146,8 @@ class Core:
             "NA_PER_ROW": self.per_row,
             "NA_BESIDE": self.beside,
             "NA_DEPTH": self.depth,
-            "NA_LOOKUPS": self.tokens // 8 if self.whole else 1,
+            "NA_LOOKUPS": 2 if self.plane else self.tokens // 8 if self.whole else 1,
+            "NA_PLANE": self.plane,
             "NA_HELD": held,
             "NA_WIDE": wide,
             "NA_THREADS": self.threads,
@@ -153,6 +159,9 @@ MATRIX = Core("matrix", lanes=32, rows=8, tokens=8, threads=256)  # Metal
 MATRIX_M1 = Core("matrix", lanes=32, rows=8, tokens=8, threads=256, has_bfloat=False)  # and M2
 MATRIX_16 = Core("matrix", lanes=32, rows=16, tokens=8, threads=128)
 NAX = Core("nax", 32, rows=16, tokens=32, threads=128, beside=4, depth=16, on_trial=True)  # M5
+HOPPER = Core(  # CUDA, the H100 and the H200
+    "hopper", 128, rows=64, tokens=64, threads=256, depth=64, on_trial=True, plane=129, pace=2.0
+)
 TENSOR_32 = Core("tensor", lanes=32, rows=16, tokens=32, threads=256)  # CUDA
 TENSOR_16 = Core("tensor", lanes=32, rows=16, tokens=16, threads=256)
 TENSOR_8 = Core("tensor", lanes=32, rows=16, tokens=8, threads=256)

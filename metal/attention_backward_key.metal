@@ -61,7 +61,12 @@ NA_UNROLL for (int round = 0; round < ROUNDS; round++) {
   const bool of_value = round == 0, of_key = round == ROUNDS - 1;
   if (round > 0) {  // after the last slab comes the first
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    if (thread_index == 0) tour.slab[0] = tour.slab[sharing * tour.number % 3];
+    if (thread_index == 0) {
+      const int end = sharing * tour.number;
+      const na_box first = tour.slab[end % 3], second = tour.slab[(end + 1) % 3];
+      tour.slab[0] = first;
+      tour.slab[1] = second;
+    }
   }
   na_frag<T> v[FV];
   na_frag<float> acc_dk[FK], acc_dv[FV];
@@ -87,6 +92,8 @@ NA_UNROLL for (int round = 0; round < ROUNDS; round++) {
           dp.e[e] = me.part == 0 ? mark[na_token_of(e)][2] : 0.0f;
         na_dot<FK, true>(s, k, queries + na_first<FK>(me), at, me);
         if (of_key) na_dot<FV>(dp, v, gradients + na_first<FV>(me), at, me);
+        na_settle<1>(&s);
+        if (of_key) na_settle<1>(&dp);
         na_add_parts(s, dp, exchange, turn, thread_index, me);
         if (!NA_SAME_DOTS)
           NA_UNROLL for (int e = 0; e < NA_PAIRS; e++)
@@ -117,6 +124,8 @@ NA_UNROLL for (int round = 0; round < ROUNDS; round++) {
       }
     }
   }
+  if (of_key) na_settle<FK>(acc_dk);
+  if (of_value) na_settle<FV>(acc_dv);
   const uint again = na_again(tour);
   na_found found[NA_ROWS];
   NA_UNROLL for (int h = 0; h < NA_ROWS; h++)

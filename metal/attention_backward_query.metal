@@ -100,6 +100,8 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
           dp.e[e] = me.part == 0 ? -delta[na_row_of(e)] : 0.0f;
         na_dot<FK>(s, q, keys + na_first<FK>(me), at, me);
         na_dot<FV>(dp, g_out, values + na_first<FV>(me), at, me);
+        na_settle<1>(&s);
+        na_settle<1>(&dp);
         na_add_parts(s, dp, exchange, turn, thread_index, me);
         if (!NA_SAME_DOTS)
           NA_UNROLL for (int e = 0; e < NA_PAIRS; e++)
@@ -130,6 +132,7 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
       }
     }
   }
+  na_settle<FK>(acc_dq);
   const uint again = na_again(tour);
   const float factor = na_float(params[again + NA_SCALE]);  // read by all lanes
   na_found found[NA_ROWS];

@@ -71,6 +71,7 @@ for (int n = 0; n < tour.number; n++) {
       const na_picked at = na_pick<SHAPE>(walk, column, i);
       na_pairs<float> s = {};
       na_dot<FK>(s, q, keys + na_first<FK>(me), at, me);
+      na_settle<1>(&s);
       na_add_parts<NA_PAIRS>(s.e, exchange, turn, thread_index, me);
       if (BIAS)
         NA_UNROLL for (int e = 0; e < NA_PAIRS; e++) {
@@ -86,6 +87,7 @@ for (int n = 0; n < tour.number; n++) {
   }
 }
 
+na_settle<FV>(acc_o);
 const uint again = na_again(tour);
 na_found found[NA_ROWS];
 float norm[NA_ROWS];

@@ -33,21 +33,6 @@ NA_FN int na_lookup(na_lane me, int i) {
 // ---- 16 bits: matrices of 8 tokens x 8 channels come from the slab with ldmatrix, up to four at
 // once: lane i gives the address of row i % 8 of matrix i / 8.
 
-NA_FN unsigned na_bits(__half x) { return __half_as_ushort(x); }
-NA_FN unsigned na_bits(__nv_bfloat16 x) { return __bfloat16_as_ushort(x); }
-template <typename T>
-NA_FN unsigned na_two(const T* pair, const T*) {
-  return na_bits(pair[0]) | na_bits(pair[1]) << 16;
-}
-NA_FN unsigned na_two(const float* pair, const __half*) {
-  const __half2 two = __floats2half2_rn(pair[0], pair[1]);
-  return *reinterpret_cast<const unsigned*>(&two);
-}
-NA_FN unsigned na_two(const float* pair, const __nv_bfloat16*) {
-  const __nv_bfloat162 two = __floats2bfloat162_rn(pair[0], pair[1]);
-  return *reinterpret_cast<const unsigned*>(&two);
-}
-
 template <int N>
 NA_FN void na_load_matrices(unsigned* to, const void* row, bool transposed) {
   const unsigned at = unsigned(__cvta_generic_to_shared(row));

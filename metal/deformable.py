@@ -35,6 +35,6 @@ def header(dialect: str, lanes: int) -> str:
         dialect: `"metal"` or `"cuda"`.
         lanes: Threads that share a row: a power of two, 32 at most.
     """
-    defined = {"NA_THREADS": THREADS, "NA_RESIDENT": 1, "NA_TEAM": lanes}
+    defined = {"NA_THREADS": THREADS, "NA_RESIDENT": 1, "NA_TEAM": lanes, "NA_PLANE": 0}
     lines = [f"#define {name} {value}" for name, value in defined.items()]
     return "\n".join([*lines, source(f"dialect_{dialect}.h"), source("sampling.h")])

@@ -61,17 +61,49 @@ NA_FN bool na_aligned(const T* at, int elements) {
   return reinterpret_cast<size_t>(at) % (elements * sizeof(T)) == 0;
 }
 
+// Two neighbors in one register, as those that a third argument points to.
+NA_FN unsigned na_bits(__half x) { return __half_as_ushort(x); }
+NA_FN unsigned na_bits(__nv_bfloat16 x) { return __bfloat16_as_ushort(x); }
+template <typename T>
+NA_FN unsigned na_two(const T* pair, const T*) {
+  return na_bits(pair[0]) | na_bits(pair[1]) << 16;
+}
+NA_FN unsigned na_two(const float* pair, const __half*) {
+  const __half2 two = __floats2half2_rn(pair[0], pair[1]);
+  return *reinterpret_cast<const unsigned*>(&two);
+}
+NA_FN unsigned na_two(const float* pair, const __nv_bfloat16*) {
+  const __nv_bfloat162 two = __floats2bfloat162_rn(pair[0], pair[1]);
+  return *reinterpret_cast<const unsigned*>(&two);
+}
+
+// Has two neighbors share a register for as long as they live: no compiler takes them apart.
+NA_FN void na_join(float*) {}
+template <typename T>
+NA_FN void na_join(T* pair) {
+  unsigned both = na_two(pair, pair);
+  asm volatile("" : "+r"(both));
+  const unsigned short low = both & 0xffff, high = both >> 16;
+  pair[0] = *reinterpret_cast<const T*>(&low);
+  pair[1] = *reinterpret_cast<const T*>(&high);
+}
+
 // Device to shared memory, past the registers; complete after na_copied and a barrier.
 template <int N, typename T>
 NA_FN void na_copy(T* to, const T* from) {
   constexpr int BYTES = N * int(sizeof(T));
-  if (BYTES >= 4)
+  if (BYTES >= 4)  // by the first cache: past it (.cg) takes half as long again
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2;"
                  :: "r"(unsigned(__cvta_generic_to_shared(to))), "l"(from), "n"(BYTES) : "memory");
   else
     *reinterpret_cast<na_pack<T, N>*>(to) = *reinterpret_cast<const na_pack<T, N>*>(from);
 }
-NA_FN void na_copied() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+// What wgmma reads was not written in its own way: it is told.
+NA_FN void na_copied() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+  if (NA_PLANE > 0)
+    asm volatile("wgmma.wait_group.sync.aligned 0; fence.proxy.async.shared::cta;" ::: "memory");
+}
 
 // The lanes of the caller's team; those of other teams may be anywhere.
 NA_FN unsigned na_team() {

@@ -32,6 +32,10 @@ METAL_FUNC bool na_aligned(const device T* at, int elements) {
   return reinterpret_cast<size_t>(at) % (elements * sizeof(T)) == 0;
 }
 
+// Has two neighbors share a register: here the compiler sees to that.
+template <typename T>
+METAL_FUNC void na_join(thread T*) {}
+
 // Device to threadgroup memory; complete after na_copied and a barrier.
 template <int N, typename T>
 METAL_FUNC void na_copy(threadgroup T* to, const device T* from) {

@@ -56,6 +56,10 @@ struct na_picked {
   int mine[NA_LOOKUPS];    // those that I look up for products of matrices (na_lookup)
 };
 
+// Waits for products whose sums these are. Most cores have them at once.
+template <int N, typename X>
+NA_FN void na_settle(THR X*) {}
+
 // Where a row lies in an array.
 struct na_home {
   long row;

@@ -31,6 +31,8 @@ NA_FN void na_load_row(THR na_frag<T>* part, int h, const DEV T* row, long chann
     NA_UNROLL for (int i = 0; i < WIDE; i++)
       part[(n + i) / NA_WIDE].e[h * NA_WIDE + (n + i) % NA_WIDE] = pack.e[i];
   }
+  NA_UNROLL for (int n = 0; n < F * NA_WIDE; n += 2)
+    na_join(&part[n / NA_WIDE].e[h * NA_WIDE + n % NA_WIDE]);
 }
 
 // The rows of a team, `rows` being those that the lane looks after. Here and below lanes first exchange

@@ -7,7 +7,7 @@ struct na_shape {
   enum { RANK = RANK_, IN_1D = RANK_ == 1 ? 1 : 0 };
   enum { AXIS = AXIS_, OTHER = 1 - AXIS_ };  // in 3-D the other one that is not the innermost
   enum { DEEP = HIGH, COLUMNS = NA_TOKENS / HIGH };
-  enum { PITCH = PITCH_ };  // elements from a token of a slab to the next
+  enum { PITCH = NA_PLANE > 0 ? 8 : PITCH_ };  // elements from a token of a slab to the next
   enum { PASSES = HIGH > 1 || NA_PARTS > 1 };  // fragments may pass the end of a column
   enum { FLAT = RANK_ > 1 && QUERIES == 1 && !PASSES };  // all queries see the same of it
 };
@@ -50,6 +50,20 @@ NA_FN na_seen na_seen_again(const TGP na_tour& tour, const na_seen seen, uint th
   return tour.seen[thread_index / NA_TEAM_THREADS];
 }
 
+// The slab after another; after the last, the first.
+template <int RANK>
+NA_FN na_box na_slab_after(const na_box all, const na_point reach, const na_box slab) {
+  na_box next;
+  bool carry = true;
+  NA_EACH_AXIS_BACK(a) {
+    const int low = slab.low[a] + (carry ? reach.at[a] : 0);
+    carry = low >= all.high[a];
+    next.low[a] = carry ? all.low[a] : low;
+    next.high[a] = na_min(next.low[a] + reach.at[a], all.high[a]);
+  }
+  return next;
+}
+
 // Slabs of at most `capacity` tokens, and on each axis of as many as the parameters allow. Teams of a
 // whole simdgroup have wide fragments: a slab takes all of the inner axes, if it may, and cuts
 // columns. Small teams have long columns: it takes all of theirs, and cuts between two.
@@ -72,21 +86,8 @@ NA_FN na_tour na_tour_of(const DEV int* p, const na_box box, int capacity) {
     tour.number *= na_pieces(length, reach);
     capacity = na_small_quotient(capacity, reach);
   }
+  tour.slab[1] = na_slab_after<SHAPE::RANK>(box, tour.reach, tour.slab[0]);
   return tour;
-}
-
-// The slab after another; after the last, the first.
-template <int RANK>
-NA_FN na_box na_slab_after(const TGP na_tour& tour, const TGP na_box& slab) {
-  na_box next;
-  bool carry = true;
-  NA_EACH_AXIS_BACK(a) {
-    const int low = slab.low[a] + (carry ? tour.reach.at[a] : 0);
-    carry = low >= tour.box.high[a];
-    next.low[a] = carry ? tour.box.low[a] : low;
-    next.high[a] = na_min(next.low[a] + tour.reach.at[a], tour.box.high[a]);
-  }
-  return next;
 }
 
 // Rows that are hardly ever asked for, `head` heads on: read when they are.
@@ -108,90 +109,25 @@ NA_FN na_lines na_lines_again(const volatile TGP na_tour& tour, int head) {
 // 0: what is computed with it is computed then, not kept from before.
 NA_FN uint na_again(const volatile TGP na_tour& tour) { return uint(tour.none); }
 
-// ---- Filling a slab. Its tokens are numbered row by row, and each thread takes every so manieth.
-
-struct na_rounds {
-  int count;  // of tokens
-  int size[3];
-  int step[3];  // how far a round leads on each axis
-};
-
-template <int RANK>
-NA_FN na_rounds na_rounds_of(const na_box slab, int stride) {
-  na_rounds rounds;
-  rounds.count = 1;
-  NA_EACH_AXIS_BACK(a) {
-    const bool first = a == 3 - RANK;
-    rounds.size[a] = slab.high[a] - slab.low[a];
-    rounds.count *= rounds.size[a];
-    const int rest = first ? 0 : na_small_quotient(stride, rounds.size[a]);
-    rounds.step[a] = stride - rest * rounds.size[a];
-    stride = rest;
-  }
-  return rounds;
-}
-
-template <int RANK>
-NA_FN na_point na_numbered(const na_box slab, const na_rounds rounds, int i) {
-  na_point token;
-  NA_EACH_AXIS_BACK(a) {
-    const int rest = a > 3 - RANK ? na_small_quotient(i, rounds.size[a]) : 0;
-    token.at[a] = slab.low[a] + i - rest * rounds.size[a];
-    i = rest;
-  }
-  return token;
-}
-
-// Returns which axes passed their end on to the one before.
-template <int RANK>
-NA_FN na_point na_next_round(const na_box slab, const na_rounds rounds, THR na_point& token) {
-  na_point passed;
-  int carry = 0;
-  NA_EACH_AXIS_BACK(a) {
-    token.at[a] += rounds.step[a] + carry;
-    carry = a > 3 - RANK && token.at[a] >= slab.high[a] ? 1 : 0;
-    if (carry) token.at[a] -= rounds.size[a];
-    passed.at[a] = carry;
-  }
-  return passed;
-}
-
-// The way of the rounds through one array.
-struct na_pace {
-  long at;       // where the token's row is,
-  long lead;     // how far a round leads,
-  long wrap[3];  // and an axis that passes its end
-};
-
-template <int RANK, typename ROWS>
-NA_FN na_pace na_pace_of(const ROWS rows, const na_rounds rounds, const na_point token) {
-  na_pace pace;
-  pace.at = na_line<RANK>(rows, token);
-  pace.lead = 0;
-  NA_EACH_AXIS(a) {
-    const long before = a > 3 - RANK ? rows.step[a - 1] : 0;
-    pace.lead += long(rounds.step[a]) * rows.step[a];
-    pace.wrap[a] = before - long(rounds.size[a]) * rows.step[a];
-  }
-  return pace;
-}
-
-template <int RANK>
-NA_FN void na_go_on(THR na_pace& pace, const na_point passed) {
-  pace.at += pace.lead;
-  NA_EACH_AXIS(a) if (passed.at[a]) pace.at += pace.wrap[a];
-}
-
 // A slab row of D elements, rounded up to whole fragments and padded against bank conflicts.
 template <typename T, int D>
 NA_FN constexpr int na_pitch() {
   return na_padded<D>() + NA_PAD_BYTES / int(sizeof(T));
 }
+// Where a token's channel d lies: in its row, or, with NA_PLANE, eight channels of all tokens after the
+// eight before them, which is how wgmma wants them.
+template <int PITCH>
+NA_FN constexpr int na_in_slab(int token, int d) {
+  return NA_PLANE > 0 ? (d / 8 * NA_PLANE + token) * 8 + d % 8 : token * PITCH + d;
+}
 // Where the four marks of a query lie in its row: in that padding.
 template <typename T, int PITCH>
 NA_FN constexpr int na_marks() {
-  return PITCH - NA_PAD_BYTES / int(sizeof(T));
+  return na_in_slab<PITCH>(0, PITCH - NA_PAD_BYTES / int(sizeof(T)));
 }
+
+// ---- Filling a slab. Groups of threads each take rows of tokens, or, where there are fewer rows than
+// groups, every so manieth token of one.
 
 // Copies the rows [D] and [DV] of all tokens of `slab` from device to threadgroup memory, WIDE
 // elements at once, and the four marks of a query, unless they are null.
@@ -203,32 +139,43 @@ NA_FN void na_copy_rows(TGP T* keys, const DEV T* key, TGP T* values, const DEV 
   constexpr int SHARE = NA_TEAM < 32 && VECTORS % 2 == 0 ? VECTORS / 2 : VECTORS;
   constexpr int LANES = SHARE < 32 ? SHARE : 32;
   constexpr int TIMES = (VECTORS + LANES - 1) / LANES;
-  const int at_once = int(threads) / LANES;  // tokens
-  const int first = int(thread_index / LANES);
+  const int groups = int(threads) / LANES, group = int(thread_index / LANES);
   const int lane = int(thread_index % LANES);  // it always copies the same columns
-  if (first >= at_once) return;
   const na_box slab = tour.slab[n % 3];
-  const na_rounds rounds = na_rounds_of<RANK>(slab, at_once);
-  na_point token = na_numbered<RANK>(slab, rounds, first);
-  na_pace of_key = na_pace_of<RANK>(tour.lines[0], rounds, token);
-  na_pace of_value = na_pace_of<RANK>(tour.lines[1], rounds, token);
-  na_pace of_marks = na_pace_of<RANK>(tour.rows, rounds, token);
+  const int height = RANK > 1 ? slab.high[1] - slab.low[1] : 1, width = slab.high[2] - slab.low[2];
+  const int rows = RANK > 2 ? height * (slab.high[0] - slab.low[0]) : height;
+  const int apart = na_max(na_small_quotient(groups, rows), 1);  // groups that share a row
+  const int at_once = na_small_quotient(groups, apart), first = na_small_quotient(group, apart);
+  if (first >= at_once) return;
   const long key_step = WIDE > 1 ? 1 : tour.lines[0].channel;  // from a channel to the next
-  const long value_step = WIDE > 1 ? 1 : tour.lines[1].channel;
-  key += ahead.key;
-  value += ahead.value;
-  NA_ROLLED for (int at = first; at < rounds.count; at += at_once) {
-    for (int i = 0; i < TIMES; i++) {
-      const int d = (lane + i * LANES) * WIDE;
-      if (d < D) na_copy<WIDE>(keys + at * PITCH + d, key + of_key.at + d * key_step);
-      if (d < DV) na_copy<WIDE>(values + at * PITCH + d, value + of_value.at + d * value_step);
+  const long value_step = WIDE > 1 || DV == 0 ? 1 : tour.lines[1].channel;
+  const long key_lead = apart * tour.lines[0].step[2];
+  const long value_lead = DV > 0 ? apart * tour.lines[1].step[2] : 0;
+  const long marks_lead = marks ? apart * 4 * tour.rows.step[2] : 0;
+  key += ahead.key + lane * WIDE * key_step;
+  value += ahead.value + lane * WIDE * value_step;
+  const int x = group - first * apart, to_value = int(values - keys);
+  NA_ROLLED for (int row = first; row < rows; row += at_once) {
+    const int z = RANK > 2 ? na_small_quotient(row, height) : 0;
+    na_point token = na_size(z, row - z * height, x);
+    NA_EACH_AXIS(a) token.at[a] += slab.low[a];
+    const DEV T* of_key = key + na_line<RANK>(tour.lines[0], token);
+    const DEV T* of_value = DV > 0 ? value + na_line<RANK>(tour.lines[1], token) : value;
+    const DEV float* of_marks = marks ? marks + (na_line<RANK>(tour.rows, token) + ahead.row) * 4 : marks;
+    TGP T* to = keys + na_in_slab<PITCH>(row * width + x, lane * WIDE);
+    NA_ROLLED for (int at = x; at < width; at += apart) {
+      NA_UNROLL for (int i = 0; i < TIMES; i++) {
+        const int more = i * LANES * WIDE, d = lane * WIDE + more;
+        TGP T* there = to + na_in_slab<PITCH>(0, more);
+        if (d < D) na_copy<WIDE>(there, of_key + more * key_step);
+        if (d < DV) na_copy<WIDE>(there + to_value, of_value + more * value_step);
+      }
+      if (marks && lane == 0) na_copy<4>((TGP float*)(to + na_marks<T, PITCH>()), of_marks);
+      to += na_in_slab<PITCH>(apart, 0);
+      of_key += key_lead;
+      of_value += value_lead;
+      of_marks += marks_lead;
     }
-    if (marks && lane == 0)
-      na_copy<4>((TGP float*)(keys + at * PITCH + na_marks<T, PITCH>()), marks + (of_marks.at + ahead.row) * 4);
-    const na_point passed = na_next_round<RANK>(slab, rounds, token);
-    na_go_on<RANK>(of_key, passed);
-    if (DV > 0) na_go_on<RANK>(of_value, passed);
-    if (marks) na_go_on<RANK>(of_marks, passed);
   }
 }
 
@@ -284,7 +231,6 @@ NA_FN TGP T* na_next_slab(TGP T* memory, const DEV T* key, const DEV T* value,
     na_stage<RANK, D, DV, PITCH>(here, key, here + SIZE, value, marks, tour, n, heads, index,
                                  threads);
   }
-  if (thread_index == 0) tour.slab[(n + 1) % 3] = na_slab_after<RANK>(tour, tour.slab[n % 3]);
   na_copied();
   threadgroup_barrier(mem_flags::mem_threadgroup);  // ... nor the slab before
   if (BUFFERS > 1 && n + 1 < na_count(heads) * tour.number) {
@@ -292,6 +238,9 @@ NA_FN TGP T* na_next_slab(TGP T* memory, const DEV T* key, const DEV T* value,
     na_stage<RANK, D, DV, PITCH>(there, key, there + SIZE, value, marks, tour, n + 1, heads, index,
                                  threads);
   }
+  if (thread_index == 0)
+    tour.slab[(n + 2) % 3] = na_slab_after<RANK>(tour.box, tour.reach, tour.slab[(n + 1) % 3]);
+  simdgroup_barrier(mem_flags::mem_none);
   return here;
 }
 
@@ -308,6 +257,6 @@ NA_FN TGP T* na_next_slab(TGP T* memory, const DEV T* key, const DEV T* value, T
 // Zeroes what slabs of rows that end inside a fragment have beyond them.
 template <int D, int DV, typename T>
 NA_FN void na_clear_slabs(TGP T* memory, int size, uint thread_index, uint threads) {
-  if (D != na_padded<D>() || DV != na_padded<DV>())
+  if (NA_PLANE > 0 || D != na_padded<D>() || DV != na_padded<DV>())
     NA_ROLLED for (int i = int(thread_index); i < size; i += int(threads)) memory[i] = T(0.0f);
 }

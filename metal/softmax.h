@@ -21,10 +21,13 @@ NA_FN na_softmax na_softmax_of_none() {
 }
 
 NA_FN float na_largest(const THR na_pairs<float>& s, int h) {
-  float largest[NA_PER_ROW];  // in pairs, pairs of pairs: none waits for all before it
-  NA_UNROLL for (int t = 0; t < NA_PER_ROW; t++) largest[t] = s.e[h * NA_PER_ROW + t];
-  NA_UNROLL for (int n = NA_PER_ROW / 2; n > 0; n /= 2)
-    NA_UNROLL for (int t = 0; t < n; t++) largest[t] = na_fmax(largest[t], largest[t + n]);
+  constexpr int APART = NA_PER_ROW < 4 ? NA_PER_ROW : 4;  // that none waits for all before it
+  float largest[APART];
+  NA_UNROLL for (int t = 0; t < NA_PER_ROW; t++) {
+    const float one = s.e[h * NA_PER_ROW + t];
+    largest[t % APART] = t < APART ? one : na_fmax(largest[t % APART], one);
+  }
+  NA_UNROLL for (int t = 1; t < APART; t++) largest[0] = na_fmax(largest[0], largest[t]);
   return largest[0];
 }
 

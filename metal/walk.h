@@ -17,13 +17,20 @@ struct na_walk {
                  // said to small teams: those of a simdgroup branch alike
 };
 
+// A row across that has `size` tokens: fragments of NA_PLANE begin anew in each.
+template <typename SHAPE>
+NA_FN int na_row_length(int size) {
+  constexpr int PIECE = NA_PLANE > 0 && SHAPE::RANK > 2 ? SHAPE::COLUMNS : 1;
+  return int(uint(size + PIECE - 1) / PIECE) * PIECE;
+}
+
 template <typename SHAPE>
 NA_FN na_walk na_walk_over(const na_seen seen, const na_box slab) {
   constexpr int RANK = SHAPE::RANK, AXIS = SHAPE::AXIS;
   na_walk walk;
   int size[3], pitch = SHAPE::PITCH;
   walk.first = walk.gap = 0;
-  walk.open = NA_TEAM == 32;
+  walk.open = NA_TEAM >= 32;
   NA_EACH_AXIS_BACK(a) {
     const int low = na_max(seen.any.low[a], slab.low[a]);
     const int high = na_min(seen.any.high[a], slab.high[a]);
@@ -33,11 +40,12 @@ NA_FN na_walk na_walk_over(const na_seen seen, const na_box slab) {
     size[a] = na_max(high - low, 0);
     walk.first += (low - slab.low[a]) * pitch;
     if (a == AXIS) walk.down = pitch;
-    if (RANK > 2 && a == SHAPE::OTHER) walk.gap = pitch - size[2] * SHAPE::PITCH;
+    if (RANK > 2 && a == SHAPE::OTHER) walk.gap = pitch - na_row_length<SHAPE>(size[2]) * SHAPE::PITCH;
     pitch *= slab.high[a] - slab.low[a];
   }
   walk.depth = size[AXIS];
-  walk.length = RANK > 1 ? size[2] : 1;
+  walk.length = RANK > 1 ? na_row_length<SHAPE>(size[2]) : 1;
+  if (RANK > 2) walk.open = walk.open && walk.length == size[2];
   walk.width = walk.depth > 0 ? walk.length * (RANK > 2 ? size[SHAPE::OTHER] : 1) : 0;
   walk.to_depth = walk.depth;
   walk.to_width = walk.width;
@@ -109,6 +117,7 @@ NA_FN na_column na_column_at(const na_walk walk, const THR ROW* mine, int across
       column.count[h] = uint(na_clamp(ahead, 0, sight.count[AXIS]));
     NA_UNROLL for (int t = 0; t < NA_PER_ROW; t++) {
       bool inside = across + int(uint(me.column + na_behind(t)) % SHAPE::COLUMNS) < walk.width;
+      if (NA_PLANE > 0 && RANK > 2) inside = inside && column.token[t].at[2] < walk.box.high[2];
       NA_EACH_AXIS(a)
         if (a != AXIS)
           inside = inside && uint(column.token[t].at[a] - sight.first[a]) < uint(sight.count[a]);
@@ -126,7 +135,7 @@ NA_FN na_picked na_pick(const na_walk walk, const na_column column, int i) {
   na_picked at;
   NA_UNROLL for (int j = 0; j < NA_LOOKUPS; j++) {
     at.mine[j] = column.at.mine[j] + down;
-    if (SHAPE::DEEP > 1) at.mine[j] = na_min(at.mine[j], column.last.mine[j]);
+    if (SHAPE::DEEP > 1 && NA_PLANE == 0) at.mine[j] = na_min(at.mine[j], column.last.mine[j]);
   }
   NA_UNROLL for (int t = 0; t < NA_PER_ROW; t++) {
     at.column[t] = column.at.column[t] + down;

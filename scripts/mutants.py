@@ -170,7 +170,7 @@ class Metal:
 
     @classmethod
     def files(cls) -> list[Path]:
-        cuda = {"dialect_cuda.h", "core_tensor.h"}
+        cuda = {"dialect_cuda.h", "core_tensor.h", "core_hopper.h"}
         found = (p for p in cls.FOLDER.iterdir() if p.suffix in (".h", ".metal"))
         return sorted(path for path in found if path.name not in cuda)
 

@@ -71,6 +71,8 @@ NA_FN void na_copy(TGP T* to, const DEV T* from) {
   typedef typename na_words<N * sizeof(T)>::type words;
   *(TGP words*)to = *(const DEV words*)from;
 }
+template <typename T>
+NA_FN void na_join(THR T*) {}
 NA_FN void na_copied() {}
 
 NA_FN float na_lane_xor(float x, int bits) {

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from ...metal import MATRIX, MATRIX_M1, NAX, SCALAR_4, SCALAR_8, TENSORS, Core
+from ...metal import HOPPER, MATRIX, MATRIX_M1, NAX, SCALAR_4, SCALAR_8, TENSORS, Core
 from ..neighborhood import kept_hash
 
 # Multiply-adds of rows that take a quarter of a second on the slowest Mac, an M1 of 7 cores of 128
@@ -126,7 +126,7 @@ def machine(platform: str | None) -> Device:
         return Device(
             platform,
             _generation(),
-            cores=TENSORS,
+            cores=(HOPPER, *TENSORS) if _generation() == "sm_90" else TENSORS,
             enough_threadgroups=256,
             slab_bytes=36 * 1024,
             memory_bytes=48 * 1024,

@@ -56,8 +56,10 @@ def fragments(rank: int, kernel: Axes, core: Core, by_key: bool) -> list[Shape]:
 
 def _shapes(rank: int, core: Core) -> Iterator[Shape]:
     """All that the kernels can take."""
-    axes = {1: (2,), 2: (1,), 3: (0, 1)}[rank]
-    if rank == 1:
+    axes = {1: (2,), 2: (1,), 3: (1,) if core.plane else (0, 1)}[rank]
+    if core.plane:  # eight tokens side by side, and as many rows of them, an even way apart
+        heights = [core.tokens if rank == 1 else core.tokens // 8]
+    elif rank == 1:
         heights = [core.tokens]
     elif core.whole:  # a lane's two tokens are neighbors across columns; in 3-D columns are short
         heights = [1, 2, 4] if rank == 2 else [1, 2] if core.name != "tensor" else [1]
@@ -101,7 +103,7 @@ def teams_together(core: Core, shape: Shape, count: int, size: int) -> int:
     Those of a simdgroup do, where they keep pace (metal/tile.h), unless that axis is too short for
     them.
     """
-    together = min(32 // core.lanes, count)
+    together = min(max(32 // core.lanes, 1), count)
     while together > 1 and (together - 1) * shape.rows[shape.axis] >= size:
         together //= 2
     return together
@@ -170,7 +172,9 @@ def slabs(
     columns, other = core.tokens // shape.high, 1 - shape.axis
 
     def reaches(axis: int) -> list[int]:
-        piece = shape.high if axis == shape.axis else columns if rank == 2 else 1
+        piece = shape.high if axis == shape.axis else 1
+        if axis == 2 and (rank == 2 or (rank == 3 and core.plane)):
+            piece = columns
         parts = range(1, -(-box[axis] // piece) + 1)
         even = {-(-box[axis] // n) for n in parts}
         return sorted({min(-(-n // piece) * piece, box[axis]) for n in even})
@@ -189,6 +193,8 @@ def slabs(
     @cache
     def wide(*sizes: int) -> int:
         cuts = [pieces(axis, size) for axis, size in zip((2, other), sizes, strict=False)]
+        if core.plane and rank == 3:  # every row begins a fragment anew
+            cuts[0] = tuple(-(-n // columns) * columns for n in cuts[0])
         return sum(-(-math.prod(n) // columns) for n in product(*cuts))
 
     def cost(reach: Axes) -> float:
@@ -198,6 +204,8 @@ def slabs(
         return float(walk + number * SLAB + math.prod(box) * COPY / math.prod(teams))
 
     zs, ys, xs = (reaches(a) if box[a] > 1 else [1] for a in range(3))
+    if core.plane and rank > 1:  # what lies beyond the last row of a fragment is still a plane's
+        xs = [x for x in xs if x * shape.high <= core.plane] or [columns]
     options = [reach for reach in product(zs, ys, xs) if math.prod(reach) <= capacity]
     found = min(options, key=cost, default=(1, 1, max(capacity, 1)))
     return Slabs(found, cost(found))

@@ -32,6 +32,7 @@ LARGEST_SLAB = 128  # tokens; larger ones are cut worse
 MOST_UNROLLED = 128  # channels of a simdgroup: its loops over them are written out
 TEAMS_IN_STEP = 2  # of parts: more of them wait for each other
 PART_REGISTERS = 12  # that parts take themselves (scripts/registers.py)
+WIDEST_PLANES = 128  # channels of a row, where a team has four simdgroups
 WIDEST_PART = 256  # bytes of a row of more than 128 channels, on tensor cores
 TOUR_BYTES = 384  # of threadgroup memory: what a tile's threads share beside slabs (metal/slab.h),
 SEEN_BYTES = 48  # and what each team does
@@ -167,7 +168,8 @@ def choose_tile(
     volume = problem.neighborhood.volume
     core = choose_core(device, problem.dtype, channels, dim, maps * math.prod(sizes), volume)
     forced = core is device.core or not device.processor
-    cores = [core] if forced else [c for c in device.cores if c.whole]
+    able = [c for c in device.cores if c.whole and c.takes(problem.dtype)]
+    cores = [core] if forced else [c for c in able if not c.plane or _reads_slabs(dim, held, bins)]
     windows = padded(problem.neighborhood.kernel_size), padded(problem.neighborhood.window_stride)
     found = []
     for core in cores:
@@ -197,12 +199,20 @@ def choose_tile(
             kv = slabs(problem.rank, *windows, fitted, shape, tile.teams, capacity)
             warps = share.resident * share.threads // 32
             teams = math.prod(tile.counts(sizes)) * math.prod(tile.teams)
-            cost = kv.cost * (1 + WAITING / warps) * teams
-            # What a slab doesn't need is cache.
-            needed = min(_in_steps(math.prod(kv.reach) * row_bytes), share.slab_bytes)
-            tile = replace(tile, share=share._replace(slab_bytes=needed), reach=kv.reach)
-            found.append((cost, tile))
+            cost = kv.cost * (1 + WAITING / warps) * teams * core.pace
+            if not core.plane:  # what a slab doesn't need is cache
+                needed = min(_in_steps(math.prod(kv.reach) * row_bytes), share.slab_bytes)
+                tile = replace(tile, share=share._replace(slab_bytes=needed))
+            found.append((cost, replace(tile, reach=kv.reach)))
     return min(found, key=lambda one: one[0])[1]
+
+
+def _reads_slabs(dim: int, held: Held, bins: int) -> bool:
+    """Whether a kernel is for cores that read slabs themselves: attention, of rows not too long.
+
+    Sums per relative position are of simdgroups, one after the other.
+    """
+    return dim <= WIDEST_PLANES and held is not PRODUCT and not bins
 
 
 def _largest(
@@ -243,13 +253,18 @@ def _share(
     copy the same keys, and the next slab comes while one is computed with.
     """
     processor = device.processor
+    if core.plane:  # slabs have as many tokens as its planes
+        size = core.plane * row_bytes
+        many = processor.registers // (core.threads * words) if processor else 1
+        memory = processor.memory_bytes if processor else device.memory_bytes
+        return Share(core.threads, max(many, 1), max(min(memory // size, 2), 1), size)
     if not processor:  # registers leave room for three small groups, or for two large ones
         large = core.threads > SMALL_GROUP or (
             core.whole and device.slab_bytes < FEW_TOKENS * row_bytes
         )
         most = device.slab_bytes * (3 if large and not bins else 2) // 2
         return Share(core.threads, 1, 1, min(most, device.memory_bytes - bytes_beside_slabs(core)))
-    if words > MOST_REGISTERS and core.tokens != 16:
+    if words > MOST_REGISTERS and core.tokens != 16 and not core.plane:
         return None
     if core.parts > 1 and core.tokens > 16:  # parts would exchange more than there is memory for
         return None

@@ -1,0 +1,88 @@
+"""Slabs in planes of eight channels, as core_hopper.h reads them, with a core of the emulator."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from natten_zoo import metal as kernels
+from natten_zoo.metal import HOPPER, TENSORS, Core
+from natten_zoo.ops import Neighborhood
+from natten_zoo.ops.gpu import device as devices
+from natten_zoo.ops.gpu.device import Device, Processor, current, use_device
+from natten_zoo.ops.gpu.params import padded
+from natten_zoo.ops.gpu.programs import program
+from natten_zoo.ops.gpu.shapes import fragments, slabs
+from natten_zoo.ops.problem import Problem
+from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401
+from tests.ops.gpu.problems import Family, check_attention, random_case, worst
+
+PLANES = Core("planes", 32, rows=16, tokens=64, threads=64, depth=64, on_trial=True, plane=73)
+TEXT = Path(__file__).with_name("core_planes.h").read_text()
+FAMILIES = (
+    Family(1, mx.float16, 24, 16, False),
+    Family(2, mx.bfloat16, 40, 20, False),
+    Family(2, mx.float16, 64, 64, True, (3, 4)),
+    Family(3, mx.float16, 64, 8, False),
+)
+
+
+@pytest.fixture
+def planes(monkeypatch, metal):  # noqa: F811
+    package = kernels.source
+    monkeypatch.setattr(
+        kernels, "source", lambda name: TEXT if name == "core_planes.h" else package(name)
+    )
+    one = Processor(registers=64 * 1024, memory_bytes=30 * 1024, spare_bytes=0, reserved_bytes=0)
+    with use_device(replace(current(), core=PLANES, processor=one)) as device:
+        yield device
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f"{f.rank}d-{f.head_dim}")
+def test_planes(planes, family):
+    for seed in range(3):
+        case = random_case(family, 7 * seed)
+        wrong = worst(check_attention(case), family.dtype)
+        assert wrong is None, f"{wrong} for {case.problem} {case.lengths}"
+
+
+def cores(problem: Problem, device: Device) -> list[Core]:
+    return [
+        s.plan.core for op in ("forward", "backward") for s in program(op, problem, device).steps
+    ]
+
+
+@pytest.fixture
+def h100(monkeypatch) -> Device:
+    monkeypatch.setattr(devices, "_generation", lambda: "sm_90")
+    return devices.machine.__wrapped__("cuda")
+
+
+def test_wgmma_is_for_long_walks_of_16_bits(h100, monkeypatch):
+    large = Neighborhood.of(2, 80)
+    problem = Problem(large, 1, (256, 256), 24, 24, 128, 128, 0.1, mx.float16)
+    assert cores(problem, h100) == [HOPPER] * 3
+    small = replace(problem, neighborhood=Neighborhood.of(2, 7), head_dim=32, value_dim=32)
+    for other in (small, replace(problem, dtype=mx.float32), replace(problem, value_dim=160)):
+        assert HOPPER not in cores(other, h100)
+    assert cores(replace(problem, has_rpb=True), h100)[1] in TENSORS  # which sums per position
+    assert not {s.plan.core for s in program("qk", problem, h100).steps} & {HOPPER}
+    monkeypatch.setattr(devices, "_generation", lambda: "sm_80")
+    assert devices.machine.__wrapped__("cuda").cores == TENSORS
+
+
+@pytest.mark.parametrize("kernel", [(1, 2000, 9), (2, 40, 80), (3, 9, 30), (3, 3, 100)])
+@pytest.mark.parametrize("plane", [129, 73])
+def test_fragments_end_inside_planes(kernel, plane):
+    """What a fragment has beyond the last row of a slab must still be memory of its own."""
+    rank, *sizes = kernel
+    axes = padded((sizes * 2)[:rank])
+    core = replace(HOPPER, plane=plane)
+    for shape in fragments(rank, axes, core, False):
+        reach = slabs(rank, axes, (1, 1, 1), core, shape, (1, 1, 2), plane).reach
+        last = (shape.high - 1) * reach[2] + 8 if rank > 1 else core.tokens
+        assert math.prod(reach) <= plane and last <= plane
