@@ -44,8 +44,8 @@ extern "C" int quotient(int n, int d) { return na_quotient(n, d); }
 extern "C" int small_quotient(int n, int d) { return na_small_quotient(n, d); }
 // Where a tile begins: batch entry, row of the array, and the places on both axes.
 template <bool FINER>
-void row_of_tile(long* out, const int* p, int item, int size, int head, int by_key) {
-  const na_point many = na_size(1, size, size);
+void row_of_tile(long* out, const int* p, int item, int y, int x, int head, int by_key) {
+  const na_point many = na_size(1, y, x);
   na_tile tile = by_key ? na_key_tile<2, false>(p, p, item, many)
                         : na_query_tile<2, false>(p, p, item, many);
   const na_source of = na_source_of<2, FINER>(p, head, tile);
@@ -60,11 +60,11 @@ void row_of_tile(long* out, const int* p, int item, int size, int head, int by_k
                         : axis.out0 + at.at[a] * long(axis.out_step);
   }
 }
-extern "C" void tile_row(long* out, const int* p, int item, int size, int head, int by_key) {
-  row_of_tile<false>(out, p, item, size, head, by_key);
+extern "C" void tile_row(long* out, const int* p, int item, int y, int x, int head, int by_key) {
+  row_of_tile<false>(out, p, item, y, x, head, by_key);
 }
-extern "C" void finer_row(long* out, const int* p, int item, int size, int head, int by_key) {
-  row_of_tile<true>(out, p, item, size, head, by_key);
+extern "C" void finer_row(long* out, const int* p, int item, int y, int x, int head, int by_key) {
+  row_of_tile<true>(out, p, item, y, x, head, by_key);
 }
 """
 
@@ -93,15 +93,14 @@ def test_rows_beyond_2_31(library, by_key, options):
     spatial = problem.spatial if by_key else problem.out
     at, of_axis = metal.enumerators("na_param"), metal.enumerators("na_axis_param")
     teams = params[at["NA_AXES"] :].reshape(3, -1)[:, of_axis["NA_TEAMS"]].tolist()
-    _, size, width = (q * g for q, g in zip(layout.template.rows, teams, strict=True))
-    assert size == width
+    _, *size = (q * g for q, g in zip(layout.template.rows, teams, strict=True))
     shape = (problem.batch, *spatial, problem.heads)
     assert math.prod(shape) > 2**31
     items = layout.slices
     out = np.zeros(4, np.int64)
     for item, head in itertools.product((0, items // 2 + 5, items - 1), (0, 7)):
         pointer = out.ctypes.data_as(ctypes.c_void_p)
-        library.tile_row(pointer, params.ctypes.data_as(ctypes.c_void_p), item, size, head, by_key)
+        library.tile_row(pointer, params.ctypes.data_as(ctypes.c_void_p), item, *size, head, by_key)
         batch, row, y, x = out.tolist()
         assert row == np.ravel_multi_index((batch, y, x, head), shape)
     assert batch == problem.batch - 1
@@ -117,13 +116,13 @@ def test_finer_rows_beyond_2_31(library, options):
     params = np.array(layout.params)
     at, of_axis = metal.enumerators("na_param"), metal.enumerators("na_axis_param")
     teams = params[at["NA_AXES"] :].reshape(3, -1)[:, of_axis["NA_TEAMS"]].tolist()
-    _, size, _ = (q * g for q, g in zip(layout.template.rows, teams, strict=True))
+    _, *size = (q * g for q, g in zip(layout.template.rows, teams, strict=True))
     assert problem.queries == (400_000, 183, 134, heads)
     coarse, fine = np.zeros(4, np.int64), np.zeros(4, np.int64)
     for item, head in itertools.product((0, layout.slices - 1), range(problem.heads)):
         for out, row in ((coarse, library.tile_row), (fine, library.finer_row)):
             pointers = (x.ctypes.data_as(ctypes.c_void_p) for x in (out, params))
-            row(*pointers, item, size, head, False)
+            row(*pointers, item, *size, head, False)
         batch, row, *place = fine.tolist()
         inside = np.unravel_index(head % 6, finer)
         cells = zip(coarse[2:].tolist(), finer, inside, strict=True)
