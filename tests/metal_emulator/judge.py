@@ -100,6 +100,7 @@ def special(mutant: Mutant | None) -> Iterator[Check]:
         (MATRIX, check_attention, single),
         (MATRIX, check_attention, busy),
         (MATRIX, check_attention, twice),
+        (MATRIX, check_attention, again),
         (MATRIX, check_attention, CASES["large"]),
         (SCALAR_4, check_attention, CASES["large"]),
         (MATRIX_2, check_attention, packed),
@@ -139,6 +140,12 @@ def twice() -> Case:
     """Rows so long that the pass over keys goes twice over its slabs, one of each head."""
     hood = Neighborhood.of(2, (3, 5))
     return case_of(Problem(hood, 1, (3, 5), 3, 1, 64, 64, 0.1, mx.float32))
+
+
+def again() -> Case:
+    """The same over more slabs, all of one head."""
+    hood = Neighborhood.of(2, (5, 7))
+    return case_of(Problem(hood, 1, (20, 26), 1, 1, 64, 64, 0.1, mx.float32))
 
 
 def ragged() -> Case:
