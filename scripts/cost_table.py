@@ -3,7 +3,7 @@
     python scripts/kernel_cost.py | python scripts/cost_table.py
     python scripts/kernel_cost.py --core nax | python scripts/cost_table.py --nax
 
-Rows that were not printed stay, new ones come last. With ``--nax`` only that column is written.
+Rows that were not printed stay, new ones come last. With `--nax` only that column is written.
 Where kernel_cost.py ran natten-mlx, so is its.
 """
 

@@ -18,6 +18,7 @@ FOREIGN = {
     "a literal block": r"::\s*$",
     "a parameter, such as :param x:": r"^\s*:(?:param|returns?|raises|type|rtype)\b",
     "a link, such as `x`_": r"`_(?![\w`])",
+    "code in two backticks": r"(?<!`)``(?!`)[^`]+``(?!`)",
 }
 
 
@@ -73,6 +74,7 @@ def test_all_docstrings_are_of_one_dialect():
         "A.\n\nExample:\n    >>> 1\n    1",
         "A.\n\nNote:\n    Text.",
         "A.\n\n>>> 1\n1",
+        "Of shape ``[B]``.",
     ],
 )
 def test_another_dialect_is_found(text):
@@ -81,7 +83,7 @@ def test_another_dialect_is_found(text):
 
 def test_ours_is_not():
     text = (
-        "Sum of $x$, see [`na2d`][].\n\nArgs:\n    x: One of `a::b`.\n\nReturns:\n    ``[B]``.\n\n"
+        "Sum of $x$, see [`na2d`][].\n\nArgs:\n    x: One of `a::b`.\n\nReturns:\n    `[B]`.\n\n"
         "Examples:\n    >>> 1\n    1"
     )
     assert not list(faults(text))

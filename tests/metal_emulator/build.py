@@ -65,7 +65,7 @@ class CompileError(Exception):
 
 
 def find_clang() -> str | None:
-    """Returns clang 19 or newer: ``NATTEN_ZOO_CLANG``, else the newest one on the path."""
+    """Returns clang 19 or newer: `NATTEN_ZOO_CLANG`, else the newest one on the path."""
     chosen = os.environ.get("NATTEN_ZOO_CLANG")
     names = [chosen] if chosen else [*(f"clang-{n}" for n in range(30, 18, -1)), "clang"]
     return next((name for name in names if _clang_version(name) >= OLDEST_CLANG), None)
@@ -104,7 +104,7 @@ def clang() -> str:
 
 
 def cache_root() -> Path:
-    """``NATTEN_ZOO_EMULATOR_CACHE``, else a folder in the user's cache."""
+    """`NATTEN_ZOO_EMULATOR_CACHE`, else a folder in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
     return Path(os.environ.get("NATTEN_ZOO_EMULATOR_CACHE", Path(base) / "natten_zoo" / "emulator"))
 
@@ -154,7 +154,7 @@ def _mlx_headers() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _made_once(target: Path) -> Iterator[Path | None]:
-    """Yields a fresh path to make ``target`` at, or None if it exists. One process at a time."""
+    """Yields a fresh path to make `target` at, or None if it exists. One process at a time."""
     if target.exists():
         yield None
         return
@@ -190,7 +190,7 @@ def language_flags(metal_version: int = 310) -> list[str]:
 
 
 def with_prelude(flags: list[str]) -> list[str]:
-    """Adds MLX's prelude, precompiled for just these flags, to the flags of a ``-cc1`` run."""
+    """Adds MLX's prelude, precompiled for just these flags, to the flags of a `-cc1` run."""
     target = toolchain() / f"prelude-{digest(*flags)}.pch"
     with _made_once(target) as output:
         if output:

@@ -20,7 +20,7 @@ def rewrite(source: str, threadgroup_variables: bool = True) -> str:
 
     Args:
         source: A kernel's body or header.
-        threadgroup_variables: Whether ``threadgroup T x[N];`` may stand here (in a kernel's body).
+        threadgroup_variables: Whether `threadgroup T x[N];` may stand here (in a kernel's body).
             Elsewhere it is left as it is: clang rejects it, as Apple's compiler does.
     """
     steps = [_remove_attributes, _unqualify_constructors, _convert_casts, _call_constructors]
@@ -32,7 +32,7 @@ def rewrite(source: str, threadgroup_variables: bool = True) -> str:
 
 
 def expand_storage(source: str, header: str) -> str:
-    """Replaces the header's macros for ``alignas(N) threadgroup`` in a body by their meaning."""
+    """Replaces the header's macros for `alignas(N) threadgroup` in a body by their meaning."""
     storage = re.findall(r"^#define (\w+) (alignas\(\d+\) threadgroup)$", header, re.M)
     for name, meaning in storage:
         source = re.sub(rf"\b{name}\b", meaning, source)
@@ -52,7 +52,7 @@ def _mask(source: str) -> str:
 
 
 def _closing(text: str, start: int, brackets: str) -> int:
-    """The position of the bracket that closes the one at ``start``, or -1."""
+    """The position of the bracket that closes the one at `start`, or -1."""
     depth = 0
     for i in range(start, len(text)):
         if text[i] == brackets[0]:
@@ -78,7 +78,7 @@ def _split_top_level(text: str) -> list[str]:
 
 
 def _allocate_threadgroup_variables(source: str, masked: str) -> list[Edit]:
-    """``threadgroup T x[N];`` becomes a reference to storage that the runtime owns.
+    """`threadgroup T x[N];` becomes a reference to storage that the runtime owns.
 
     clang allows such variables only in kernels that are no templates.
     """
@@ -121,7 +121,7 @@ def _remove_attributes(source: str, masked: str) -> list[Edit]:
 
 
 def _unqualify_constructors(source: str, masked: str) -> list[Edit]:
-    """``S(..) thread {`` becomes ``S(..) {``: clang refuses the former for ``return {..}``."""
+    """`S(..) thread {` becomes `S(..) {`: clang refuses the former for `return {..}`."""
     edits: list[Edit] = []
     for name in set(re.findall(r"\bstruct\s+(\w+)", masked)):
         for found in re.finditer(rf"(?<![\w~.]){name}\s*\(", masked):
@@ -141,7 +141,7 @@ def _vector_aliases(masked: str) -> str:
 
 
 def _convert_casts(source: str, masked: str) -> list[Edit]:
-    """``static_cast<V>(x)`` to a vector type becomes ``metal::__convert<V>(x)``."""
+    """`static_cast<V>(x)` to a vector type becomes `metal::__convert<V>(x)`."""
     vectors = re.compile(rf"(?:metal::)?(?:{_vector_aliases(masked)}|vec\s*<.*>)")
     edits: list[Edit] = []
     for found in re.finditer(r"\bstatic_cast\s*<", masked):
@@ -152,7 +152,7 @@ def _convert_casts(source: str, masked: str) -> list[Edit]:
 
 
 def _call_constructors(source: str, masked: str) -> list[Edit]:
-    """``V(a, b, ..)`` of a vector type becomes ``metal::__construct<V>::make(a, b, ..)``."""
+    """`V(a, b, ..)` of a vector type becomes `metal::__construct<V>::make(a, b, ..)`."""
     edits: list[Edit] = []
     for found in re.finditer(rf"(?<![\w.:])(?:metal::)?({_vector_aliases(masked)})\s*\(", masked):
         if not _is_declaration(masked, found.start()):
