@@ -126,13 +126,124 @@ NA_FN constexpr int na_marks() {
   return na_in_slab<PITCH>(0, PITCH - NA_PAD_BYTES / int(sizeof(T)));
 }
 
-// ---- Filling a slab. Groups of threads each take rows of tokens, or, where there are fewer rows than
-// groups, every so manieth token of one.
+// ---- Filling a slab. Its tokens are numbered row by row, and each thread takes every so manieth.
+
+struct na_rounds {
+  int count;  // of tokens
+  int size[3];
+  int step[3];  // how far a round leads on each axis
+};
+
+template <int RANK>
+NA_FN na_rounds na_rounds_of(const na_box slab, int stride) {
+  na_rounds rounds;
+  rounds.count = 1;
+  NA_EACH_AXIS_BACK(a) {
+    const bool first = a == 3 - RANK;
+    rounds.size[a] = slab.high[a] - slab.low[a];
+    rounds.count *= rounds.size[a];
+    const int rest = first ? 0 : na_small_quotient(stride, rounds.size[a]);
+    rounds.step[a] = stride - rest * rounds.size[a];
+    stride = rest;
+  }
+  return rounds;
+}
+
+template <int RANK>
+NA_FN na_point na_numbered(const na_box slab, const na_rounds rounds, int i) {
+  na_point token;
+  NA_EACH_AXIS_BACK(a) {
+    const int rest = a > 3 - RANK ? na_small_quotient(i, rounds.size[a]) : 0;
+    token.at[a] = slab.low[a] + i - rest * rounds.size[a];
+    i = rest;
+  }
+  return token;
+}
+
+// Returns which axes passed their end on to the one before.
+template <int RANK>
+NA_FN na_point na_next_round(const na_box slab, const na_rounds rounds, THR na_point& token) {
+  na_point passed;
+  int carry = 0;
+  NA_EACH_AXIS_BACK(a) {
+    token.at[a] += rounds.step[a] + carry;
+    carry = a > 3 - RANK && token.at[a] >= slab.high[a] ? 1 : 0;
+    if (carry) token.at[a] -= rounds.size[a];
+    passed.at[a] = carry;
+  }
+  return passed;
+}
+
+// The way of the rounds through one array.
+struct na_pace {
+  long at;       // where the token's row is,
+  long lead;     // how far a round leads,
+  long wrap[3];  // and an axis that passes its end
+};
+
+template <int RANK, typename ROWS>
+NA_FN na_pace na_pace_of(const ROWS rows, const na_rounds rounds, const na_point token) {
+  na_pace pace;
+  pace.at = na_line<RANK>(rows, token);
+  pace.lead = 0;
+  NA_EACH_AXIS(a) {
+    const long before = a > 3 - RANK ? rows.step[a - 1] : 0;
+    pace.lead += long(rounds.step[a]) * rows.step[a];
+    pace.wrap[a] = before - long(rounds.size[a]) * rows.step[a];
+  }
+  return pace;
+}
+
+template <int RANK>
+NA_FN void na_go_on(THR na_pace& pace, const na_point passed) {
+  pace.at += pace.lead;
+  NA_EACH_AXIS(a) if (passed.at[a]) pace.at += pace.wrap[a];
+}
 
 // Copies the rows [D] and [DV] of all tokens of `slab` from device to threadgroup memory, WIDE
 // elements at once, and the four marks of a query, unless they are null.
 template <int RANK, int D, int DV, int PITCH, int WIDE, typename T>
 NA_FN void na_copy_rows(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* value,
+                        const DEV float* marks, const TGP na_tour& tour, int n, const na_ahead ahead,
+                        uint thread_index, uint threads) {
+  constexpr int VECTORS = (D > DV ? D : DV) / WIDE;
+  constexpr int SHARE = NA_TEAM < 32 && VECTORS % 2 == 0 ? VECTORS / 2 : VECTORS;
+  constexpr int LANES = SHARE < 32 ? SHARE : 32;
+  constexpr int TIMES = (VECTORS + LANES - 1) / LANES;
+  const int at_once = int(threads) / LANES;  // tokens
+  const int first = int(thread_index / LANES);
+  const int lane = int(thread_index % LANES);  // it always copies the same columns
+  if (first >= at_once) return;
+  const na_box slab = tour.slab[n % 3];
+  const na_rounds rounds = na_rounds_of<RANK>(slab, at_once);
+  na_point token = na_numbered<RANK>(slab, rounds, first);
+  na_pace of_key = na_pace_of<RANK>(tour.lines[0], rounds, token);
+  na_pace of_value = na_pace_of<RANK>(tour.lines[1], rounds, token);
+  na_pace of_marks = na_pace_of<RANK>(tour.rows, rounds, token);
+  const long key_step = WIDE > 1 ? 1 : tour.lines[0].channel;  // from a channel to the next
+  const long value_step = WIDE > 1 ? 1 : tour.lines[1].channel;
+  key += ahead.key;
+  value += ahead.value;
+  NA_ROLLED for (int at = first; at < rounds.count; at += at_once) {
+    for (int i = 0; i < TIMES; i++) {
+      const int d = (lane + i * LANES) * WIDE;
+      if (d < D) na_copy<WIDE>(keys + na_in_slab<PITCH>(at, d), key + of_key.at + d * key_step);
+      if (d < DV) na_copy<WIDE>(values + na_in_slab<PITCH>(at, d), value + of_value.at + d * value_step);
+    }
+    if (marks && lane == 0)
+      na_copy<4>((TGP float*)(keys + na_in_slab<PITCH>(at, 0) + na_marks<T, PITCH>()), marks + (of_marks.at + ahead.row) * 4);
+    const na_point passed = na_next_round<RANK>(slab, rounds, token);
+    na_go_on<RANK>(of_key, passed);
+    if (DV > 0) na_go_on<RANK>(of_value, passed);
+    if (marks) na_go_on<RANK>(of_marks, passed);
+  }
+}
+
+// The same, row by row: groups of threads each take rows of tokens, or, where there are fewer rows than
+// groups, every so manieth token of one. Half of the instructions, but the M1's compiler finds 10
+// registers more that each lane would keep for it (scripts/registers.py).
+template <int RANK, int D, int DV, int PITCH, int WIDE, typename T>
+NA_FN void na_copy_planes(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* value,
                         const DEV float* marks, const TGP na_tour& tour, int n, const na_ahead ahead,
                         uint thread_index, uint threads) {
   constexpr int VECTORS = (D > DV ? D : DV) / WIDE;
@@ -208,7 +319,10 @@ NA_FN void na_stage(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* v
                     const DEV float* marks, const TGP na_tour& tour, int n, const HEADS heads,
                     uint thread_index, uint threads) {
   const na_ahead ahead = na_ahead_of(heads, n, tour.number, tour.lines[0].head, tour.lines[1].head);
-  if (tour.wide)
+  if (tour.wide && NA_PLANE > 0)
+    na_copy_planes<RANK, D, DV, PITCH, na_width<T, D, DV>()>(keys, key, values, value, marks, tour, n,
+                                                             ahead, thread_index, threads);
+  else if (tour.wide)
     na_copy_rows<RANK, D, DV, PITCH, na_width<T, D, DV>()>(keys, key, values, value, marks, tour,
                                                               n, ahead, thread_index, threads);
   else
