@@ -200,6 +200,15 @@ NA_FN void na_go_on(THR na_pace& pace, const na_point passed) {
   NA_EACH_AXIS(a) if (passed.at[a]) pace.at += pace.wrap[a];
 }
 
+// WIDE elements of two rows from channel `first + more` on.
+template <int D, int DV, int PITCH, int WIDE, typename T>
+NA_FN void na_copy_part(TGP T* to, int to_value, const DEV T* key, const DEV T* value, long key_step,
+                        long value_step, int first, int more) {
+  TGP T* there = to + na_in_slab<PITCH>(0, more);
+  if (first + more < D) na_copy<WIDE>(there, key + more * key_step);
+  if (first + more < DV) na_copy<WIDE>(there + to_value, value + more * value_step);
+}
+
 // Copies the rows [D] and [DV] of all tokens of `slab` from device to threadgroup memory, WIDE
 // elements at once, and the four marks of a query, unless they are null.
 template <int RANK, int D, int DV, int PITCH, int WIDE, typename T>
@@ -275,12 +284,12 @@ NA_FN void na_copy_planes(TGP T* keys, const DEV T* key, TGP T* values, const DE
     const DEV float* of_marks = marks ? marks + (na_line<RANK>(tour.rows, token) + ahead.row) * 4 : marks;
     TGP T* to = keys + na_in_slab<PITCH>(row * width + x, lane * WIDE);
     NA_ROLLED for (int at = x; at < width; at += apart) {
-      NA_UNROLL for (int i = 0; i < TIMES; i++) {
-        const int more = i * LANES * WIDE, d = lane * WIDE + more;
-        TGP T* there = to + na_in_slab<PITCH>(0, more);
-        if (d < D) na_copy<WIDE>(there, of_key + more * key_step);
-        if (d < DV) na_copy<WIDE>(there + to_value, of_value + more * value_step);
-      }
+      if (WIDE > 1)
+        NA_UNROLL for (int i = 0; i < TIMES; i++)
+          na_copy_part<D, DV, PITCH, WIDE>(to, to_value, of_key, of_value, 1, 1, lane * WIDE, i * LANES * WIDE);
+      else  // where each place of its own would take registers, for what is rare
+        NA_ROLLED for (int i = 0; i < TIMES; i++)
+          na_copy_part<D, DV, PITCH, WIDE>(to, to_value, of_key, of_value, key_step, value_step, lane, i * LANES);
       if (marks && lane == 0) na_copy<4>((TGP float*)(to + na_marks<T, PITCH>()), of_marks);
       to += na_in_slab<PITCH>(apart, 0);
       of_key += key_lead;
