@@ -72,19 +72,18 @@ def extension(folder: Path, site: Path) -> Path:
     """The compiled tier, by the same rules as for this machine."""
     build = folder / "extension"
     cmake, ninja = program("cmake"), program("ninja")
-    options = {
-        "CMAKE_SYSTEM_NAME": "Linux",
-        "CMAKE_SYSTEM_PROCESSOR": "aarch64",
-        "CMAKE_CXX_COMPILER": "aarch64-linux-gnu-g++",
-        "CMAKE_MODULE_LINKER_FLAGS": "-Wl,--allow-shlib-undefined",
-        "CMAKE_MAKE_PROGRAM": ninja,
-        "NATTEN_ZOO_MARCH": "",
-        "Python_EXECUTABLE": sys.executable,
-        "Python_INCLUDE_DIR": sysconfig.get_path("include"),  # of the same version
-        "mlx_library": str(site / "mlx" / "lib" / "libmlx.so"),
-    }
-    configure = [cmake, "-S", str(SOURCE), "-B", str(build), "-G", "Ninja"]
-    configure += [f"-D{name}={value}" for name, value in options.items()]
+    configure = [
+        *(cmake, "-S", str(SOURCE), "-B", str(build), "-G", "Ninja"),
+        "-DCMAKE_SYSTEM_NAME=Linux",
+        "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+        "-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++",
+        "-DCMAKE_MODULE_LINKER_FLAGS=-Wl,--allow-shlib-undefined",
+        f"-DCMAKE_MAKE_PROGRAM={ninja}",
+        "-DNATTEN_ZOO_MARCH=",
+        f"-DPython_EXECUTABLE={sys.executable}",
+        f"-DPython_INCLUDE_DIR={sysconfig.get_path('include')}",  # of the same version
+        f"-Dmlx_library={site / 'mlx' / 'lib' / 'libmlx.so'}",
+    ]
     subprocess.run(configure, check=True, stdout=sys.stderr)
     subprocess.run([cmake, "--build", str(build)], check=True, stdout=sys.stderr)
     return next(build.glob("_ext.*.so"))
