@@ -60,7 +60,7 @@ CONTIGUOUS = ("params", "lengths", "rpb", "stats", "d_lse", "marks", "attn")
 
 HEADERS = (
     *("arithmetic.h", "window.h", "tile.h", "arrays.h", "team.h"),
-    *("slab.h", "walk.h", "parts.h", "rows.h", "softmax.h"),
+    *("slab.h", "stage.h", "walk.h", "parts.h", "rows.h", "softmax.h"),
 )
 
 

@@ -4,8 +4,8 @@
 // Start here. docs/kernels.md has the design and a drawing, docs/glossary.md the words. Before this
 // body come, in this order: dialect_*.h (words of the language), fragment.h (what lanes share out),
 // core_*.h and simdgroup.h (products), arithmetic.h, window.h, tile.h (who sees whom), arrays.h (where
-// rows lie), team.h (each of its queries), slab.h (keys come to threadgroup memory), walk.h (fragments
-// of keys), rows.h (queries come and go), softmax.h.
+// rows lie), team.h (each of its queries), slab.h and stage.h (keys come to threadgroup memory), walk.h
+// (fragments of keys), rows.h (queries come and go), softmax.h.
 //
 // template  T; RANK; PLAIN (neither dilation, stride, window_stride, causal axis nor lengths);
 //           FINER (queries lie on a finer map than keys: their arrays are [B, *(out * finer),

@@ -47,16 +47,16 @@ class Mutant(NamedTuple):
 
 MUTANTS = {
     # synchronisation
-    "no barrier after staging": Mutant("slab.h", LAST, r"\1", "race-"),
-    "no barrier before staging": Mutant("slab.h", FIRST, r"\1", "race-"),
+    "no barrier after staging": Mutant("stage.h", LAST, r"\1", "race-"),
+    "no barrier before staging": Mutant("stage.h", FIRST, r"\1", "race-"),
     "no barrier after the tour": Mutant(FORWARD, FIRST, r"\1", "race-"),
     "no barrier in the key pass": Mutant(KEY, FIRST, r"\1", "race-"),
     "no barrier in the query pass": Mutant(QUERY, LAST, r"\1", "race-"),
-    "barriers without memory": Mutant("slab.h", r"mem_threadgroup\)", "mem_none)", "race-"),
+    "barriers without memory": Mutant("stage.h", r"mem_threadgroup\)", "mem_none)", "race-"),
     "simdgroup's barrier for a threadgroup's": Mutant(
-        "slab.h", LAST, r"\1simdgroup_barrier(mem_flags::mem_threadgroup);", "race-"
+        "stage.h", LAST, r"\1simdgroup_barrier(mem_flags::mem_threadgroup);", "race-"
     ),
-    "next slab told too early": Mutant("slab.h", r"% 3\] = na", "% 2] = na", "race-", on="long"),
+    "next slab told too early": Mutant("stage.h", r"% 3\] = na", "% 2] = na", "race-", on="long"),
     "no barrier between two queries of a bin": Mutant(
         "rows.h", r"(void na_add_to_bins.*?)simdgroup_barrier\([^;]*\);", r"\1", "race-"
     ),
@@ -91,8 +91,8 @@ MUTANTS = {
     "row beyond the array loaded": Mutant("rows.h", r"live && \(", "(", "out-of-bounds"),
     "index beyond an array": Mutant(
         "softmax.h",
-        r"t < NA_PER_ROW; t\+\+\) largest\[t\] =",
-        "t <= NA_PER_ROW; t++) largest[t] =",
+        r"t < NA_PER_ROW(; t\+\+\) \{\s+const float one)",
+        r"t <= NA_PER_ROW\1",
         "array-out-of-bounds",
     ),
     # what is read, and what is written
@@ -100,7 +100,7 @@ MUTANTS = {
         "walk.h", r"na_min\((across [^;]*), walk\.width - 1\)", r"\1", "uninit-"
     ),
     "last round of staging missed": Mutant(
-        "slab.h", r"at < rounds\.count; at", "at < rounds.count - at_once; at", "uninit-"
+        "stage.h", r"at < rounds\.count; at", "at < rounds.count - at_once; at", "uninit-"
     ),
     "marks not staged": Mutant(KEY, "marks, tour", "(const DEV float*)0, tour", "uninit-"),
     "bins not cleared": Mutant("rows.h", r"sums\[i\] = 0\.0f;", ";", "uninit-"),
