@@ -188,7 +188,8 @@ def choose_tile(
             tile = _largest(
                 device, fitted, shapes[0], share, windows, sizes, maps, problem.rank, bins
             )
-            tiles = min(math.prod(tile.counts(sizes)), -(-device.enough_threadgroups // maps))
+            enough = -(-device.enough_threadgroups // max(maps, 1))  # a batch may be empty
+            tiles = min(math.prod(tile.counts(sizes)), enough)
             teams = math.prod(tile.teams)
             layout = lay_out(problem, fitted, shapes, teams, capacity, tiles, by_key=by_key)
             return replace(tile, shape=layout.shape, teams=layout.teams, reach=layout.reach)
