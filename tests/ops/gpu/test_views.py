@@ -66,7 +66,11 @@ def test_large_logits_of_views(metal):  # noqa: F811
                 assert same_bits(results(seen(large, view)), results(large))
 
 
-@pytest.mark.parametrize("family", FINER, ids=lambda i: str(FAMILIES[i]))
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(i, marks=[pytest.mark.slow] * (i != FINER[1])) for i in FINER],
+    ids=lambda i: str(FAMILIES[i]),
+)
 def test_bits_of_finer_queries(metal, family):  # noqa: F811
     """Those of the same queries by cells, as heads, which nobody has to make of them."""
     for case in some_cases(family, 4):
