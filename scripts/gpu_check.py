@@ -120,7 +120,7 @@ def main() -> int:
     if args.only in (None, "check"):
         report["check"] = check(args.count, args.families)
     if args.only in (None, "memory"):
-        report["memory"] = memory()
+        report["memory"] = memory(args.families)
     if args.only in (None, "large"):
         report["large"] = large()
     for one in bench(args) if args.only in (None, "bench") else ():

@@ -19,16 +19,17 @@ def check(count: int, families: list[int] | None = None) -> dict[str, Any]:
     from natten_zoo.ops import gpu
     from natten_zoo.ops.gpu.device import current
     from natten_zoo.ops.gpu.kernels import failures
-    from tests.ops.gpu.problems import FAMILIES, check_attention, check_unfused, random_cases, worst
+    from tests.ops.gpu.problems import check_attention, check_unfused, random_cases, worst
     from tests.ops.gpu.views import VIEWS, joined_alike, packed, results, same_bits, seen, unfused
 
     wrong, largest, started = [], {}, time.perf_counter()
-    numbers = range(len(FAMILIES)) if families is None else families
+    there = kinds()
+    numbers = range(len(there)) if families is None else families
     for at in numbers:
-        family = FAMILIES[at]
+        family = there[at]
         for case in random_cases(family, seed=at, count=-(-count // len(numbers))):
-            finer = family.finer  # the separate products have no such queries
-            for checker in (check_attention,) if finer else (check_attention, check_unfused):
+            alone = family.attends_only
+            for checker in (check_attention,) if alone else (check_attention, check_unfused):
                 found = checker(case)
                 fault = worst(found, family.dtype)
                 if fault:
@@ -46,10 +47,10 @@ def check(count: int, families: list[int] | None = None) -> dict[str, Any]:
                 wrong.append(f"results change from run to run for {case.problem}")
             name = list(VIEWS)[case.seed % len(VIEWS)]
             views, view = seen(case, VIEWS[name]), VIEWS[name]
-            for of in (results,) if finer else (results, unfused):
+            for of in (results,) if alone else (results, unfused):
                 if not same_bits(of(views, view), of(case)):
                     wrong.append(f"{of.__name__} of views ({name}) differ for {case.problem}")
-            joins = case.problem.head_dim == case.problem.value_dim and not finer
+            joins = case.problem.head_dim == case.problem.value_dim and not family.finer
             alike = not joins or joined_alike(packed(case))
             if not alike:
                 wrong.append(f"gradients in one array differ for {case.problem}")
@@ -59,15 +60,23 @@ def check(count: int, families: list[int] | None = None) -> dict[str, Any]:
     return {"problems": count, "wrong": wrong, "largest": largest, "seconds": seconds}
 
 
-def memory() -> dict[str, Any]:
+def kinds() -> tuple[Any, ...]:
+    """The families of random problems that this GPU has cores for."""
+    from natten_zoo.metal import HOPPER
+    from natten_zoo.ops.gpu.device import current
+    from tests.ops.gpu.problems import FAMILIES, ON_HOPPER
+
+    return (*FAMILIES, *ON_HOPPER) if HOPPER in current().cores else FAMILIES
+
+
+def memory(families: list[int] | None = None) -> dict[str, Any]:
     """What compute-sanitizer's tools say of two problems of each family."""
     if shutil.which("compute-sanitizer") is None:
         return {"skipped": "compute-sanitizer is not installed"}
-    from tests.ops.gpu.problems import FAMILIES
-
+    numbers = range(len(kinds())) if families is None else families
     script = str(Path(__file__).with_name("gpu_check.py"))
     check_one = [sys.executable, script, "--only", "check", "--count", "2", "--families"]
-    commands = [[*check_one, str(at)] for at in range(len(FAMILIES))]
+    commands = [[*check_one, str(at)] for at in numbers]
     together(commands)  # builds the kernels, which takes long under a checker
     report: dict[str, Any] = {"wrong": []}
     for tool in ("memcheck", "racecheck", "synccheck"):

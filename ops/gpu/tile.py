@@ -167,9 +167,11 @@ def choose_tile(
     """
     volume = problem.neighborhood.volume
     core = choose_core(device, problem.dtype, channels, dim, maps * math.prod(sizes), volume)
-    forced = core is device.core or not device.processor
-    able = [c for c in device.cores if c.whole and c.takes(problem.dtype)]
-    cores = [core] if forced else [c for c in able if not c.plane or _reads_slabs(dim, held, bins)]
+    if not device.processor or (core is device.core and _serves(core, dim, held, bins)):
+        cores = [core]
+    else:
+        able = [c for c in device.cores if c.whole and c.takes(problem.dtype)]
+        cores = [c for c in able if _serves(c, dim, held, bins)]
     windows = padded(problem.neighborhood.kernel_size), padded(problem.neighborhood.window_stride)
     found = []
     for core in cores:
@@ -208,12 +210,13 @@ def choose_tile(
     return min(found, key=lambda one: one[0])[1]
 
 
-def _reads_slabs(dim: int, held: Held, bins: int) -> bool:
-    """Whether a kernel is for cores that read slabs themselves: attention, of rows not too long.
+def _serves(core: Core, dim: int, held: Held, bins: int) -> bool:
+    """Whether a core has a kernel: those that read slabs themselves attend, with rows not too long.
 
     Sums per relative position are of simdgroups, one after the other.
     """
-    return dim <= WIDEST_PLANES and held is not PRODUCT and not bins
+    sums = not bins or core.lanes <= 32
+    return not core.plane or (dim <= WIDEST_PLANES and held is not PRODUCT and sums)
 
 
 def _largest(

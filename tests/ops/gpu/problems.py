@@ -13,7 +13,16 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import numpy as np
 
-from natten_zoo.metal import MATRIX, MATRIX_16, MATRIX_M1, NAX, SCALAR_4, SCALAR_8, Core
+from natten_zoo.metal import (
+    HOPPER,
+    MATRIX,
+    MATRIX_16,
+    MATRIX_M1,
+    NAX,
+    SCALAR_4,
+    SCALAR_8,
+    Core,
+)
 from natten_zoo.ops import Neighborhood, gpu
 from natten_zoo.ops.gpu.device import current, use_device
 from natten_zoo.ops.problem import Problem
@@ -37,6 +46,13 @@ class Family:
     enough_threadgroups: int = 128  # of the device: 1 for the largest tile
     core: Core = MATRIX  # CUDA has its own in its place
     finer: bool = False  # whether queries lie on a finer map
+    largest: tuple[int, ...] = ()  # tokens on each axis; as many as others of its rank have
+    is_plain: bool = False  # whether it has none of a problem's options
+
+    @property
+    def attends_only(self) -> bool:
+        """Whether it has no separate products: of finer queries, or by cores with planes."""
+        return self.finer or self.core.plane > 0
 
     def __str__(self) -> str:
         dtype, core = str(self.dtype).removeprefix("mlx.core."), self.core
@@ -82,6 +98,43 @@ FAMILIES = (
 )
 
 
+def on_hopper(
+    dtype: mx.Dtype,
+    dims: tuple[int, int],
+    kernel_size: tuple[int, ...],
+    largest: tuple[int, ...],
+    *,
+    enough: int = 1,
+    is_plain: bool = False,
+    has_rpb: bool = False,
+    finer: bool = False,
+) -> Family:
+    """Windows that take several slabs, on maps of several tiles."""
+    rank = len(kernel_size)
+    return Family(
+        rank, dtype, *dims, has_rpb, kernel_size, enough, HOPPER, finer, largest, is_plain
+    )
+
+
+# For wgmma, which no emulator has: scripts/gpu_check.py runs them where a GPU does.
+ON_HOPPER = (
+    on_hopper(mx.float16, (128, 128), (300,), (700,), is_plain=True),
+    on_hopper(mx.float16, (32, 32), (24, 25), (36, 40), is_plain=True),  # walks that are open
+    on_hopper(mx.bfloat16, (32, 48), (3, 12, 24), (4, 13, 26), is_plain=True),
+    on_hopper(mx.bfloat16, (128, 128), (10, 14), (30, 30), is_plain=True, enough=256),
+    on_hopper(mx.float16, (128, 64), (150,), (500,)),
+    on_hopper(mx.bfloat16, (64, 96), (90,), (400,), enough=256),
+    on_hopper(mx.float16, (128, 128), (13, 9), (36, 36)),
+    on_hopper(mx.bfloat16, (64, 64), (10, 16), (40, 40), enough=256),
+    on_hopper(mx.float16, (20, 7), (11, 8), (36, 36)),
+    on_hopper(mx.bfloat16, (64, 64), (3, 7, 7), (8, 16, 16)),
+    on_hopper(mx.float16, (128, 128), (4, 5, 6), (8, 12, 13)),
+    on_hopper(mx.float16, (40, 48), (2, 9, 5), (8, 16, 16), enough=256),
+    on_hopper(mx.float16, (64, 64), (8, 9), (36, 36), has_rpb=True),
+    on_hopper(mx.float16, (48, 64), (7, 6), (20, 20), finer=True),
+)
+
+
 @dataclass
 class Case:
     """A problem with its arrays, and the same in float64."""
@@ -109,7 +162,9 @@ class Case:
 def tiles_of(family: Family) -> Iterator[None]:
     """Has problems laid out with the tiles of a family."""
     device = current()
-    core = None if device.platform == "cuda" and family.core.whole else family.core
+    core = family.core
+    if device.platform == "cuda" and core.whole and not core.plane:
+        core = None
     enough = family.enough_threadgroups
     with use_device(replace(device, core=core, enough_threadgroups=enough)):
         yield
@@ -124,13 +179,18 @@ def random_cases(family: Family, seed: int, count: int) -> Iterator[Case]:
 
 def random_case(family: Family, seed: int) -> Case:
     rng = np.random.default_rng(seed)
-    rank, largest = family.rank, {1: 60, 2: 14, 3: 6}[family.rank]
-    largest = largest // 2 if family.finer else largest  # there are more heads
+    rank = family.rank
+    largest = family.largest or ({1: 60, 2: 14, 3: 6}[rank],) * rank
+    largest = tuple(n // 2 for n in largest) if family.finer else largest  # there are more heads
     kernel = family.kernel_size or tuple(rng.integers(1, {1: 14, 2: 7, 3: 4}[rank], rank).tolist())
-    dilation = tuple(int(rng.integers(1, max(1, min(4, largest // k)) + 1)) for k in kernel)
+    dilation = tuple(
+        int(rng.integers(1, max(1, min(4, n // k)) + 1))
+        for k, n in zip(kernel, largest, strict=True)
+    )
+    dilation = (1,) * rank if family.is_plain else dilation
     spatial = tuple(
-        int(rng.integers(k * d, max(k * d, largest) + 1))
-        for k, d in zip(kernel, dilation, strict=True)
+        int(rng.integers(k * d, max(k * d, n) + 1))
+        for k, d, n in zip(kernel, dilation, largest, strict=True)
     )
 
     def strides() -> tuple[int, ...]:
@@ -140,9 +200,10 @@ def random_case(family: Family, seed: int) -> Case:
         rank, kernel, dilation=dilation, stride=strides(), window_stride=strides(),
         is_causal=tuple(bool(c) for c in rng.random(rank) < 0.3),
     )  # fmt: skip
+    hood = Neighborhood.of(rank, kernel) if family.is_plain else hood
     batch, kv_heads, group = (int(rng.choice(n)) for n in ([1, 1, 2], [1, 1, 2], [1, 1, 2]))
     lengths = None
-    if rng.random() < 0.25:
+    if rng.random() < 0.25 and not family.is_plain:
         lengths = mx.array(rng.integers(0, np.array(spatial) + 1, (batch, rank)).astype(np.int32))
     problem = Problem(
         hood, batch, spatial, kv_heads * group, kv_heads, family.head_dim, family.value_dim,

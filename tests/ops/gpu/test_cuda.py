@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,10 +24,14 @@ from natten_zoo.metal import (
     TENSORS,
 )
 from natten_zoo.ops import Neighborhood
-from natten_zoo.ops.gpu.device import current
+from natten_zoo.ops.gpu import device as devices
+from natten_zoo.ops.gpu.device import current, use_device
 from natten_zoo.ops.gpu.plan import Plan, lay_out
+from natten_zoo.ops.gpu.programs import program
 from natten_zoo.ops.problem import Problem
+from tests.ops.gpu.problems import ON_HOPPER, random_case, tiles_of
 
+QUICK = (4, 7, 10)  # of ON_HOPPER, one of each rank
 TYPES = {mx.float32: "float", mx.float16: "__half", mx.bfloat16: "__nv_bfloat16"}
 
 
@@ -46,6 +51,13 @@ def function(name: str, plan: Plan) -> str:
         f"namespace {space} {{\nusing T = {element};\n"
         f"__global__ void kernel({', '.join(arrays)}) {{\n{values}\n{metal.body(name)}\n}}\n}}\n"
     )
+
+
+@pytest.fixture
+def h100(monkeypatch) -> Iterator[None]:
+    monkeypatch.setattr(devices, "_generation", lambda: "sm_90")
+    with use_device(devices.machine.__wrapped__("cuda")):
+        yield
 
 
 def compiler() -> str | None:
@@ -81,17 +93,24 @@ def test_finer_queries_compile(tmp_path, rank, core):
 
 
 @pytest.mark.skipif(compiler() is None, reason="needs nvcc (pip install nvidia-cuda-nvcc)")
-@pytest.mark.parametrize("rank", [1, 2, 3])
-@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
-def test_hopper_compiles(tmp_path, rank, dtype):
-    """What it has instructions for that no other GPU has; a bias is added, but not summed."""
-    problem = Problem(
-        Neighborhood.of(rank, 3), 1, (9,) * rank, 2, 1, 128, 64, 1.0, dtype, has_rpb=rank == 2
-    )
-    device = replace(current(), core=HOPPER)
-    layout = lay_out(problem, device, (128, 64), scale=1.0, has_rpb=rank == 2)
-    forward, *backward = [k for k in KERNELS if k.startswith("attention")]
-    compiles(tmp_path, layout, [forward, *(backward if rank != 2 else ())])
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(f, marks=[] if i in QUICK else [pytest.mark.slow])
+        for i, f in enumerate(ON_HOPPER)
+    ],
+    ids=str,
+)
+def test_hopper_compiles(tmp_path, h100, family):
+    """What a GPU is given of the problems that only a Hopper GPU can compute as they are meant."""
+    with tiles_of(family):
+        problem = random_case(family, seed=0).problem
+        joins = problem.head_dim == problem.value_dim and not problem.finer
+        for op in ("forward", "backward_packed" if joins else "backward"):
+            for step in program(op, problem, current()).steps:
+                sums = step.plan.template.sums_rpb
+                assert (step.plan.core is HOPPER) != sums, step  # sums are of simdgroups
+                compiles(tmp_path, step.plan, [step.kernel])
 
 
 def compiles(folder: Path, layout: Plan, kernels: list[str]) -> None:

@@ -71,6 +71,11 @@ def test_wgmma_is_for_long_walks_of_16_bits(h100, monkeypatch):
         assert HOPPER not in cores(other, h100)
     assert cores(replace(problem, has_rpb=True), h100)[1] in TENSORS  # which sums per position
     assert not {s.plan.core for s in program("qk", problem, h100).steps} & {HOPPER}
+    forced = replace(h100, core=HOPPER)  # wherever it can
+    assert cores(small, forced) == [HOPPER] * 3
+    assert cores(replace(small, has_rpb=True), forced)[1].name == "tensor"
+    assert cores(replace(small, value_dim=160), forced)[0].name == "tensor"
+    assert program("qk", small, forced).steps[0].plan.core.name == "tensor"
     monkeypatch.setattr(devices, "_generation", lambda: "sm_80")
     assert devices.machine.__wrapped__("cuda").cores == TENSORS
 
