@@ -37,15 +37,17 @@ from mlx.utils import tree_flatten
 
 from natten_zoo import create_model, layers, ops
 from natten_zoo.cli._results import append
+from natten_zoo.layers.convolution import Conv2d
 
 LINUX = sys.platform == "linux"
-PARTS = {
-    "attention": (layers.NeighborhoodAttention, "attend"),
-    "linear": (nn.Linear, "__call__"),
-    "convolution": (nn.Conv2d, "__call__"),
-    "norm": (nn.LayerNorm, "__call__"),
-    "mlp": (layers.MLP, "__call__"),
-}
+PARTS = (
+    ("attention", layers.NeighborhoodAttention, "attend"),
+    ("linear", nn.Linear, "__call__"),
+    ("convolution", nn.Conv2d, "__call__"),
+    ("convolution", Conv2d, "__call__"),
+    ("norm", nn.LayerNorm, "__call__"),
+    ("mlp", layers.MLP, "__call__"),
+)
 
 
 def main() -> None:
@@ -253,14 +255,14 @@ def timed_parts() -> Iterator[dict[str, float]]:
 
         return run
 
-    original = {part: getattr(kind, name) for part, (kind, name) in PARTS.items()}
-    for part, (kind, name) in PARTS.items():
-        setattr(kind, name, timed(part, original[part]))
+    original = [getattr(kind, name) for _, kind, name in PARTS]
+    for (part, kind, name), call in zip(PARTS, original, strict=True):
+        setattr(kind, name, timed(part, call))
     try:
         yield seconds
     finally:
-        for part, (kind, name) in PARTS.items():
-            setattr(kind, name, original[part])
+        for (_, kind, name), call in zip(PARTS, original, strict=True):
+            setattr(kind, name, call)
 
 
 if __name__ == "__main__":

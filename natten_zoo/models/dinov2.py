@@ -17,6 +17,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.core.fast import scaled_dot_product_attention
 
+from ..layers.convolution import Conv2d
 from ..layers.mlp import MLP
 from ..layers.resize import cubic_matrix
 from .base import Config, Model, rename, to_mlx_layout
@@ -161,7 +162,7 @@ class _Patches(nn.Module):
     def __init__(self, config: DINOv2Config) -> None:
         super().__init__()
         size = config.patch_size
-        self.proj = nn.Conv2d(config.in_chans, config.embed_dim, size, stride=size)
+        self.proj = Conv2d(config.in_chans, config.embed_dim, size, stride=size)
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.proj(x)

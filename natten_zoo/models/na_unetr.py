@@ -19,6 +19,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..layers import NeighborhoodAttention3D, drop_path_schedule, init_weights
+from ..layers.convolution import Conv3d
 from ..layers.padding import crop, pad_to_multiple
 from ..layers.transformer_layer import EPS
 from ..ops.varlen import Sizes
@@ -159,7 +160,7 @@ class NAUNETR(Classifier):
         super().__init__(config)
         dim, count = config.embed_dim, len(config.depths)
         dims = [dim, *(dim * 2**i for i in range(count + 1))]  # of the voxels, of each map
-        self.patch_embed = nn.Conv3d(config.in_chans, dim, PATCH, stride=PATCH)
+        self.patch_embed = Conv3d(config.in_chans, dim, PATCH, stride=PATCH)
         self.pos_drop = nn.Dropout(config.drop_rate)
         schedule = drop_path_schedule(config.drop_path_rate, config.depths)
         self.levels = [

@@ -22,6 +22,7 @@ from ..layers import (
     drop_path_schedule,
     init_weights,
 )
+from ..layers.convolution import Conv2d
 from ..layers.transformer_layer import EPS
 from ..pretrained.huggingface import nat_arguments
 from .base import Config, check_levels, rename, to_mlx_layout
@@ -98,8 +99,8 @@ class ConvTokenizer(nn.Module):
         super().__init__()
         first, second = strides
         self.proj = [
-            nn.Conv2d(in_chans, embed_dim // 2, 3, stride=first, padding=1),
-            nn.Conv2d(embed_dim // 2, embed_dim, 3, stride=second, padding=1),
+            Conv2d(in_chans, embed_dim // 2, 3, stride=first, padding=1),
+            Conv2d(embed_dim // 2, embed_dim, 3, stride=second, padding=1),
         ]
         self.norm = nn.LayerNorm(embed_dim, eps=EPS)
 
@@ -122,7 +123,7 @@ class ConvDownsampler(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.reduction = nn.Conv2d(dim, 2 * dim, 3, stride=2, padding=1, bias=False)
+        self.reduction = Conv2d(dim, 2 * dim, 3, stride=2, padding=1, bias=False)
         self.norm = nn.LayerNorm(2 * dim, eps=EPS)
 
     def __call__(self, x: mx.array) -> mx.array:

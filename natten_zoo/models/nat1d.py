@@ -18,6 +18,7 @@ from ..layers import (
     drop_path_schedule,
     init_weights,
 )
+from ..layers.convolution import Conv1d
 from ..layers.transformer_layer import EPS
 from .base import Config
 from .staged import FeatureInfo, Staged
@@ -80,7 +81,7 @@ class NAT1D(Staged):
     def __init__(self, config: NAT1DConfig) -> None:
         super().__init__(config)
         dim, stride = config.embed_dim, config.tokenizer_stride
-        self.patch_embed = nn.Conv1d(config.in_chans, dim, 2 * stride + 1, stride, padding=stride)
+        self.patch_embed = Conv1d(config.in_chans, dim, 2 * stride + 1, stride, padding=stride)
         (rates,) = drop_path_schedule(config.drop_path_rate, (len(config.dilations),))
         self.layers = [
             TransformerLayer(

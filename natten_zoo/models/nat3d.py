@@ -17,6 +17,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..layers import NeighborhoodAttention3D
+from ..layers.convolution import Conv3d
 from ..layers.transformer_layer import EPS
 from ..pretrained.quantize import refuse_quantized
 from .base import Config, check_levels
@@ -120,10 +121,10 @@ def _conv(
     *,
     stride: int,
     bias: bool = True,
-) -> nn.Conv3d:
+) -> Conv3d:
     """A convolution of 3x3 pixels and some frames that are not padded."""
     kernel, strides = (frames, 3, 3), (time_stride, stride, stride)
-    return nn.Conv3d(channels, out, kernel, stride=strides, padding=(0, 1, 1), bias=bias)
+    return Conv3d(channels, out, kernel, stride=strides, padding=(0, 1, 1), bias=bias)
 
 
 def _attention(
