@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -51,10 +51,10 @@ def _strided(stride: Sizes, padding: Sizes) -> Callable[[mx.array, mx.array], mx
     ) -> tuple[mx.array, mx.array]:
         x, weight = primals
         of_weight = partial(mx.conv_general, x, stride=stride, padding=padding)
-        _, (d_weight,) = mx.vjp(of_weight, [weight], [d_out])
+        d_weight = mx.vjp(of_weight, [weight], [d_out])[1][0]
         return input_gradient(d_out, weight, x.shape[1:-1], stride, padding), d_weight
 
-    return strided
+    return cast(Callable[[mx.array, mx.array], mx.array], strided)
 
 
 def input_gradient(
