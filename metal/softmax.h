@@ -39,19 +39,19 @@ NA_FN bool na_exceeds(const THR na_softmax& softmax, const THR na_pairs<float>& 
   return na_team_any(higher);
 }
 
-// Then the largest logit of such a row becomes its reference.
+// Then the largest logit of such a row becomes its reference. Selections, no branch: lanes exchange
+// for the next row, and for what they hold of each other's.
 template <int F>
 NA_FN void na_rescale(THR na_softmax& softmax, const THR na_pairs<float>& s,
                       THR na_frag<float>* acc_o) {
   float shrink[NA_ROWS];
   NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
     const float largest = na_row_max(na_largest(s, h));
-    shrink[h] = 1.0f;
-    if (largest > softmax.headroom[h]) {
-      shrink[h] = na_exp2(na_fmin(softmax.row_max[h] - largest, 0.0f));
-      softmax.row_max[h] = largest;
-      softmax.headroom[h] = largest + NA_SLACK;
-    }
+    const float shrunk = na_exp2(na_fmin(softmax.row_max[h] - largest, 0.0f));
+    const bool higher = largest > softmax.headroom[h];
+    shrink[h] = higher ? shrunk : 1.0f;
+    softmax.row_max[h] = higher ? largest : softmax.row_max[h];
+    softmax.headroom[h] = higher ? largest + NA_SLACK : softmax.headroom[h];
     softmax.row_sum[h] *= shrink[h];
   }
   na_scale_rows<F>(acc_o, shrink);

@@ -214,7 +214,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.check:
         wrong = check(args.check.read_text("utf-8"), args.compiler, args.clang, args.only)
-        raise SystemExit("\n".join(wrong))
+        raise SystemExit("\n".join(wrong) or 0)
     print("| kernel | float16: core | registers / spilled | loop | threads | nvcc "
           "| float32: core | registers / spilled | loop | threads | nvcc |")  # fmt: skip
     print("|---" * 11 + "|")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from natten_zoo import ops
+from natten_zoo import create_model, ops
 from natten_zoo.cli import _diagnosis, _expected, main
 from natten_zoo.cli.doctor import examine, in_words
 from natten_zoo.metal import MATRIX
+from natten_zoo.ops import known
 from natten_zoo.ops.gpu.device import platform, use_core
 from tests.metal_emulator.dry import dry
 
@@ -46,7 +48,7 @@ def test_the_report_as_text_as_json_and_as_a_file(one_sample, tmp_path, capsys):
 @needs_native
 @pytest.mark.parametrize("error", [RuntimeError, ValueError])
 def test_a_tier_that_fails_or_is_wrong_is_said(one_sample, monkeypatch, error):
-    from natten_zoo.ops import known, native
+    from natten_zoo.ops import native
 
     def refuse(*args: object) -> None:
         raise error("threadgroup too large")
@@ -71,6 +73,28 @@ def test_the_reference_does_not_depend_on_the_default_device():
     assert mx.default_device() == before
 
 
+@needs_native
+def test_a_device_of_imprecise_products_is_not_what_tiers_are_held_against(one_sample, monkeypatch):
+    """On a GPU with TF32 the pure tier is off, and a tier that is right is called so."""
+    forward, on_cpu, exact = ops.pure.forward, _diagnosis.on_cpu, []
+
+    @contextmanager
+    def noted():
+        with on_cpu():
+            exact.append(True)
+            yield
+            exact.pop()
+
+    monkeypatch.setattr(_diagnosis, "on_cpu", noted)
+    monkeypatch.setattr(
+        ops.pure, "forward", lambda *a: tuple(x if exact else 2 * x for x in forward(*a))
+    )
+    monkeypatch.setattr(known, "_known", {})
+    assert examine(quick=True, rounds=1)["well"]
+    assert not _diagnosis.compare("pure", one_sample, "float32")["right"]
+    assert not _diagnosis.compare_model("pure")["right"]
+
+
 @pytest.mark.skipif(platform() == "cuda", reason="plays a Metal device")
 def test_the_kernels_that_a_mac_builds_and_the_time_that_it_may_take():
     samples = [(s, dtype) for s in _diagnosis.SAMPLES.values() for dtype in _diagnosis.TOLERANCE]
@@ -83,6 +107,8 @@ def test_the_kernels_that_a_mac_builds_and_the_time_that_it_may_take():
                 function, arrays = _diagnosis.problem(*one)
                 with use_core(core):
                     built += ops.prepare(function, *arrays, gradients=True).built
+        model = create_model(_diagnosis.MODEL)
+        built += ops.prepare(model, mx.zeros((10, 28, 28, 1))).built
     assert _expected.KERNELS - 20 < built <= _expected.KERNELS
     assert _expected.KERNELS * _expected.BUILD < _expected.seconds(10) < 120
     report = {"machine": {}, "tiers": {}, "milliseconds": [], "milliseconds, small": [],

@@ -15,8 +15,9 @@ import mlx.core as mx
 import pytest
 
 from natten_zoo.metal import KERNELS, MATRIX, MATRIX_16, MATRIX_M1, NAX, SCALAR_4, SCALAR_8
+from natten_zoo.metal.deformable import KERNELS as OF_DEFORMABLE
 from natten_zoo.ops import Neighborhood, gpu
-from natten_zoo.ops.gpu import kernels
+from natten_zoo.ops.gpu import deformable, kernels
 from natten_zoo.ops.gpu.device import platform, use_core
 from natten_zoo.ops.problem import Problem
 from tests.metal_emulator import metal_kernel
@@ -94,6 +95,35 @@ def test_every_kernel_and_core(core, rank, dtype, options):
         gpu.qk_backward(problem, query, key, rpb, None, logits)
         gpu.av_backward(problem, logits, value, None, out)
     assert {name.rpartition("_")[0] for name in names} == {f"natten_zoo_{k}" for k in KERNELS}
+
+
+@pytest.mark.parametrize("core", [MATRIX, NAX, SCALAR_4], ids=lambda c: c.name)
+@pytest.mark.parametrize("finer", [None, (3, 2)], ids=["packed", "finer"])
+def test_gradients_in_one_array_and_queries_on_a_finer_map(finer, core):
+    heads, out = (12, (27, 18)) if finer else (2, (9, 9))
+    problem = Problem(
+        Neighborhood.of(2, 3), 1, (9, 9), heads, 1, 24, 24, 1.0, mx.float16, finer=finer
+    )
+    key, query = mx.zeros((1, 9, 9, 1, 24), mx.float16), mx.zeros((1, *out, 2, 24), mx.float16)
+    lse, stats = mx.zeros((1, *out, 2)), mx.zeros((1, *out, 2, 2))
+    given = (query, key, key, None, None)
+    with exported() as names, use_core(core):
+        gpu.forward(problem, *given)
+        backward = gpu.backward if finer else gpu.backward_packed
+        backward(problem, *given, query, stats, query, lse)
+    wanted = {f"natten_zoo_{k}" for k in KERNELS if k.startswith("attention_")}
+    assert {name.rpartition("_")[0] for name in names} == wanted
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16], ids=str)
+def test_deformable_attention(dtype):
+    layout = deformable.Layout(2, 15, 4, 2, 12, 3, ((3, 3), (2, 3)), dtype)
+    values, points = mx.zeros((2, 15, 2, 12), dtype), mx.zeros((2, 4, 2, 2, 3, 2))
+    weights, d_out = mx.zeros((2, 4, 2, 2, 3), dtype), mx.zeros((2, 4, 2, 12), dtype)
+    with exported() as names:
+        deformable.forward(layout, values, points, weights)
+        deformable.backward(layout, values, points, weights, d_out)
+    assert {n.rpartition("_")[0] for n in names} == {f"natten_zoo_{k}" for k in OF_DEFORMABLE}
 
 
 # What no kernel of ours has: geometry, scalars and short inputs, atomics, no template at all.

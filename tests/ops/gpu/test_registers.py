@@ -37,7 +37,7 @@ def test_what_is_spilled():
             assert spilled <= 16, (kernel, head_dim, dtype)
 
 
-def test_a_table_of_other_kernels_is_found_out(monkeypatch):
+def test_a_table_of_other_kernels_is_found_out(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(ROOT))
     spec = importlib.util.spec_from_file_location("registers", ROOT / "scripts" / "registers.py")
     registers = importlib.util.module_from_spec(spec)
@@ -50,6 +50,13 @@ def test_a_table_of_other_kernels_is_found_out(monkeypatch):
     assert registers.check(table, "", "", only) == []
     assert len(registers.check(table.replace("100 / 0", "101 / 0", 1), "", "", only)) == 1
     assert len(registers.check("", "", "", only)) == 2
+    page = tmp_path / "page.md"
+    monkeypatch.setattr(sys, "argv", ["registers.py", "--check", str(page), "--only", only])
+    for text, wrong in ((table, False), ("", True)):
+        page.write_text(text)
+        with pytest.raises(SystemExit) as done:
+            registers.main()
+        assert (done.value.code != 0) == wrong  # "" were a failure, too
 
 
 @pytest.mark.slow
