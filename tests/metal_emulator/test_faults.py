@@ -185,6 +185,16 @@ CASES = {
         "float s = 0; for (uint k = 0; k < lane % 4; k++) s += a[k]; b[i] = quad_any(s > 3);",
         "diverged-collective",
     ),
+    "exchange in a quad whose pairs took different ways, and have exchanged since": Case(
+        "float s = 0; if (lane & 2) s = a[i]; s = simd_shuffle_xor(s, 1); "
+        "b[i] = simd_shuffle_xor(s, 2);",
+        "diverged-collective",
+    ),
+    "clean exchange in pairs that took different ways, then in a quad": Case(
+        "float s = 0; if (lane & 2) s = a[i]; s = simd_shuffle_xor(s, 1); "
+        "simdgroup_barrier(mem_flags::mem_none); b[i] = simd_shuffle_xor(s, 2);",
+        None,
+    ),
     "clean exchange behind a load of some lanes and a barrier": Case(
         "float s = 0; if (lane & 1) s = a[i]; simdgroup_barrier(mem_flags::mem_none); "
         "b[i] = simd_shuffle_xor(s, 1);",

@@ -152,7 +152,10 @@ void meet(Fiber* lanes, u32 count) {
   }
   if (!launch->reconverges && group[0]->request.kind != Collective::Barrier) find_diverged(group, n);
   complete_collective(group, n);
-  for (u32 i = 0; i < n; i++) group[i]->state = State::Ready, group[i]->path = 0;
+  for (u32 i = 0; i < n; i++) {
+    group[i]->state = State::Ready;
+    if (block_of(group[i]->request) == LANES) group[i]->path = 0;  // a block knows nothing of others
+  }
 }
 
 // Adds what the lanes of each simdgroup did since the last barrier: all take as long as the busiest.
