@@ -122,6 +122,7 @@ NA_FN void na_copy_rows(TGP T* keys, const DEV T* key, TGP T* values, const DEV 
   }
 }
 
+#if NA_PLANE > 0
 // The same, row by row: groups of threads each take rows of tokens, or, where there are fewer rows than
 // groups, every so manieth token of one. Half of the instructions, but the M1's compiler finds 10
 // registers more that each lane would keep for it (scripts/registers.py).
@@ -172,6 +173,7 @@ NA_FN void na_copy_planes(TGP T* keys, const DEV T* key, TGP T* values, const DE
     }
   }
 }
+#endif
 
 // How many elements of rows [D] and [DV] move at once, 16 bytes if they are so long,
 template <typename T, int D, int DV>
@@ -202,12 +204,14 @@ NA_FN void na_stage(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* v
                     const DEV float* marks, const TGP na_tour& tour, int n, const HEADS heads,
                     uint thread_index, uint threads) {
   const na_ahead ahead = na_ahead_of(heads, n, tour.number, tour.lines[0].head, tour.lines[1].head);
-  if (tour.wide && NA_PLANE > 0)
+  if (tour.wide)
+#if NA_PLANE > 0
     na_copy_planes<RANK, D, DV, PITCH, na_width<T, D, DV>()>(keys, key, values, value, marks, tour, n,
                                                              ahead, thread_index, threads);
-  else if (tour.wide)
+#else
     na_copy_rows<RANK, D, DV, PITCH, na_width<T, D, DV>()>(keys, key, values, value, marks, tour,
                                                               n, ahead, thread_index, threads);
+#endif
   else
     na_copy_rows<RANK, D, DV, PITCH, 1>(keys, key, values, value, marks, tour, n, ahead,
                                         thread_index, threads);

@@ -274,6 +274,7 @@ def main() -> int:
     parser.add_argument("--sample", type=int, help="so many of them, at random")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--only", default="", help="those of files whose names have this in them")
+    parser.add_argument("--explained", action="store_true", help="those that are explained, too")
     parser.add_argument("--list", action="store_true", help="list them and stop")
     parser.add_argument("--jobs", type=int, default=1, help="so many at a time")
     parser.add_argument("--results", type=Path, help="JSON lines: what is known, and what is found")
@@ -289,6 +290,8 @@ def main() -> int:
         return 0
     named, known = numbered(found), explained()
     results = read(args.results)
+    if not args.explained:
+        results = {name: "" for name, m in named.items() if m.key in known} | results
     todo = {name: m for name, m in named.items() if name not in results}
     todo = dict(sorted(todo.items(), key=lambda item: item[1].key in known))  # what is new first
     print(f"{len(found)} of {total} mutants, {len(found) - len(todo)} known", flush=True)

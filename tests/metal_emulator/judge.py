@@ -12,7 +12,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from unittest import mock
@@ -24,14 +24,16 @@ from natten_zoo.metal import MATRIX, SCALAR_4, Core
 from natten_zoo.metal import deformable as texts
 from natten_zoo.ops import Neighborhood, gpu
 from natten_zoo.ops.gpu import deformable, plan
+from natten_zoo.ops.gpu.device import current, use_device
 from natten_zoo.ops.problem import Problem
 from tests.metal_emulator import KernelFault, install, record
 from tests.metal_emulator.test_mutants import CASES, Mutant, mutated
-from tests.ops.gpu import test_deformable
+from tests.ops.gpu import test_deformable, test_planes
 from tests.ops.gpu.problems import (
     FAMILIES,
     MATRIX_2,
     Case,
+    Family,
     case_of,
     check_attention,
     check_forward,
@@ -52,8 +54,11 @@ FEW = {4: 4, 9: 4, 12: 2}  # of the steps, for what the fused passes have shared
 Check = tuple[AbstractContextManager[None], Callable[[], str | None]]
 
 
-def checks(file: str, mutant: Mutant | None) -> Iterator[Check]:
+def checks(file: str, mutant: Mutant | None, planes_alone: bool = False) -> Iterator[Check]:
     """What a file has a part in: with which changes, and what is run."""
+    if planes_alone:
+        yield from planes(mutant)
+        return
     if file.startswith(("deformable_", "sampling")):
         yield spoilt(mutant), of_deformable
         return
@@ -70,6 +75,8 @@ def checks(file: str, mutant: Mutant | None) -> Iterator[Check]:
         yield from slabs(MATRIX, mutant)
     if file in (*UNFUSED, "parts.h"):
         yield from slabs(MATRIX_2, mutant)
+    if file in ("", "walk.h", "slab.h", "stage.h"):
+        yield from planes(mutant)
     if not file:
         yield spoilt(None), of_deformable
 
@@ -78,6 +85,20 @@ def slabs(core: Core, mutant: Mutant | None) -> Iterator[Check]:
     """The steps over many slabs, with windows of one key, and in many heads."""
     cases = [longer, single, busy]
     yield mutated(mutant, core), partial(first_wrong, check_unfused, mx.float32, cases)
+
+
+def planes(mutant: Mutant | None) -> Iterator[Check]:
+    """Slabs in planes, with a core of the emulator's own."""
+    for family in test_planes.FAMILIES:
+
+        def wrong(family: Family = family) -> str | None:
+            cases = [partial(random_case, family, 7 * seed) for seed in range(3)]
+            with test_planes.in_planes() as device, mutated(mutant, test_planes.PLANES):
+                small = replace(current(), enough_threadgroups=device.enough_threadgroups)
+                with use_device(small):
+                    return first_wrong(check_attention, family.dtype, cases)
+
+        yield nullcontext(), wrong
 
 
 def special(mutant: Mutant | None) -> Iterator[Check]:
@@ -116,8 +137,8 @@ def special(mutant: Mutant | None) -> Iterator[Check]:
 
 
 def single() -> Case:
-    """Windows of one key, whose bias is one number."""
-    problem = Problem(Neighborhood.of(1, 1), 1, (9,), 1, 1, 8, 8, 1.0, mx.float32, has_rpb=True)
+    """Windows of one key, whose bias is one number of each head, eight of which are not padded."""
+    problem = Problem(Neighborhood.of(1, 1), 1, (9,), 8, 1, 8, 8, 1.0, mx.float32, has_rpb=True)
     return case_of(problem)
 
 
@@ -155,8 +176,8 @@ def apace() -> Case:
 
 def aside() -> Case:
     """In 2-D, where slabs that are cut on x have rows of one team and none of another."""
-    hood = Neighborhood.of(2, (4, 17), window_stride=4)
-    return case_of(Problem(hood, 1, (8, 64), 1, 1, 96, 96, 0.1, mx.float32))
+    hood = Neighborhood.of(2, (4, 20), window_stride=(2, 4))
+    return case_of(Problem(hood, 1, (8, 43), 1, 1, 96, 96, 0.1, mx.float32))
 
 
 def twice() -> Case:
@@ -310,7 +331,8 @@ def caught(file: str, start: int, before: str, after: str) -> str:
     # A pattern for this one place: everything before it by length.
     pattern = rf"\A([\s\S]{{{start}}}){re.escape(before)}" if file else ""
     mutant = Mutant(file, pattern, rf"\g<1>{after}", "") if file else None
-    for changes, wrong in checks(file, mutant):
+    planes_alone = bool(file) and _in_planes(sources.source(file), start)
+    for changes, wrong in checks(file, mutant, planes_alone):
         # core_scalar.h says why lanes of large logits count on it.
         large = isinstance(wrong, partial) and wrong.args[2][0] in (
             CASES["climbing"],
@@ -326,6 +348,12 @@ def caught(file: str, start: int, before: str, after: str) -> str:
         if found or kinds:
             return ", ".join(sorted(kinds | ({found} if found else set())))
     return ""
+
+
+def _in_planes(text: str, place: int) -> bool:
+    """Whether other cores leave it out."""
+    parts = re.finditer(r"#if NA_PLANE.*?#(?:else|endif)", text, re.S)
+    return any(part.start() < place < part.end() for part in parts)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import mlx.core as mx
 import pytest
@@ -31,14 +34,25 @@ FAMILIES = (
 )
 
 
-@pytest.fixture
-def planes(monkeypatch, metal):  # noqa: F811
+@contextmanager
+def in_planes() -> Iterator[Device]:
+    """A device whose core has slabs in planes; its text is not among the package's."""
     package = kernels.source
-    monkeypatch.setattr(
-        kernels, "source", lambda name: TEXT if name == "core_planes.h" else package(name)
-    )
+
+    def source(name: str) -> str:
+        return TEXT if name == "core_planes.h" else package(name)
+
     one = Processor(registers=64 * 1024, memory_bytes=30 * 1024, spare_bytes=0, reserved_bytes=0)
-    with use_device(replace(current(), core=PLANES, processor=one)) as device:
+    with (
+        mock.patch.object(kernels, "source", source),
+        use_device(replace(current(), core=PLANES, processor=one)) as device,
+    ):
+        yield device
+
+
+@pytest.fixture
+def planes(metal):  # noqa: F811
+    with in_planes() as device:
         yield device
 
 
