@@ -38,6 +38,7 @@ from mlx.utils import tree_flatten
 from natten_zoo import create_model, layers, ops
 from natten_zoo.cli._results import append
 from natten_zoo.layers.convolution import Conv2d
+from natten_zoo.layers.norm import LayerNorm
 
 LINUX = sys.platform == "linux"
 PARTS = (
@@ -45,7 +46,7 @@ PARTS = (
     ("linear", nn.Linear, "__call__"),
     ("convolution", nn.Conv2d, "__call__"),
     ("convolution", Conv2d, "__call__"),
-    ("norm", nn.LayerNorm, "__call__"),
+    ("norm", LayerNorm, "__call__"),
     ("mlp", layers.MLP, "__call__"),
 )
 

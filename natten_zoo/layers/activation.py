@@ -6,9 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..ops import native
-from ..ops.backend import get_backend
-from ..ops.exports import export_target
-from ..ops.problem import DTYPES
+from .compiled import runs_compiled
 
 
 def gelu(x: mx.array) -> mx.array:
@@ -20,7 +18,4 @@ def gelu(x: mx.array) -> mx.array:
     Args:
         x: Of any shape and floating dtype.
     """
-    compiled = get_backend() in ("auto", native.NAME) and native.is_on_cpu()
-    if compiled and x.dtype in DTYPES and not export_target():
-        return native.gelu(x)
-    return nn.gelu(x)
+    return native.gelu(x) if runs_compiled(x) else nn.gelu(x)

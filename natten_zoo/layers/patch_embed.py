@@ -6,6 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .convolution import Conv2d
+from .norm import LayerNorm
 from .padding import pad_to_multiple
 from .transformer_layer import EPS
 
@@ -28,7 +29,7 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.patch_size = patch_size
         self.proj = Conv2d(in_chans, embed_dim, patch_size, stride=patch_size)
-        self.norm = nn.LayerNorm(embed_dim, eps=EPS)
+        self.norm = LayerNorm(embed_dim, eps=EPS)
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.norm(self.proj(pad_to_multiple(x, self.patch_size)))

@@ -7,6 +7,7 @@ import mlx.nn as nn
 
 from .drop_path import DropPath
 from .mlp import MLP
+from .norm import LayerNorm
 
 EPS = 1e-5
 
@@ -46,9 +47,9 @@ class TransformerLayer(nn.Module):
         layer_scale: float | None = None,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=EPS)
+        self.norm1 = LayerNorm(dim, eps=EPS)
         self.attn = attn
-        self.norm2 = nn.LayerNorm(dim, eps=EPS)
+        self.norm2 = LayerNorm(dim, eps=EPS)
         self.mlp = MLP(dim, int(dim * mlp_ratio), drop)
         self.drop_path = DropPath(drop_path)
         if layer_scale is not None:

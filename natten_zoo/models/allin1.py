@@ -24,6 +24,7 @@ from ..layers import (
     TransformerLayer,
     drop_path_schedule,
 )
+from ..layers.norm import LayerNorm
 from ..layers.padding import crop, pad_to
 from ..layers.transformer_layer import EPS
 from .base import Classifier, Config, classifier, rename, to_mlx_layout
@@ -105,7 +106,7 @@ class FrontEnd(nn.Module):
         self.conv1 = nn.Conv2d(dim // 2, dim, (1, 12))
         self.conv2 = nn.Conv2d(dim, dim, (3, 3), padding=(1, 0))
         self.pool = nn.MaxPool2d((1, 3))
-        self.norm = nn.LayerNorm(dim, eps=EPS)
+        self.norm = LayerNorm(dim, eps=EPS)
         self.drop = nn.Dropout(config.drop_conv_rate)
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -134,7 +135,7 @@ class TimeLayer(nn.Module):
     def __init__(self, config: AllInOneConfig, dilation: int, drop_path: float) -> None:
         super().__init__()
         dim = config.embed_dim
-        self.norm1 = nn.LayerNorm(dim, eps=EPS)
+        self.norm1 = LayerNorm(dim, eps=EPS)
         self.attn, self.attn2 = (
             DinatAttention1D(
                 dim,
@@ -146,7 +147,7 @@ class TimeLayer(nn.Module):
             )
             for reach in (dilation, 2 * dilation)
         )
-        self.norm2 = nn.LayerNorm(2 * dim, eps=EPS)
+        self.norm2 = LayerNorm(2 * dim, eps=EPS)
         hidden_dim = int(2 * dim * config.mlp_ratio)
         self.mlp = MLP(2 * dim, hidden_dim, config.drop_rate, out_dim=dim)
         self.drop_path = DropPath(drop_path)
@@ -217,7 +218,7 @@ class AllInOne(Classifier):
             Block(config, min(config.dilation_factor**i, config.dilation_max), rate)
             for i, rate in enumerate(rates)
         ]
-        self.norm = nn.LayerNorm(config.embed_dim, eps=EPS)
+        self.norm = LayerNorm(config.embed_dim, eps=EPS)
         for name, prior in PRIORS.items():
             head = nn.Linear(self.num_features, 1)
             head.bias = mx.array([math.log(prior / (1 - prior))])

@@ -12,6 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..layers import PatchEmbed
+from ..layers.norm import LayerNorm
 from ..layers.padding import pad_to_multiple
 from ..layers.transformer_layer import EPS
 from .base import Config, check_levels
@@ -65,7 +66,7 @@ class PatchMerging(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(4 * dim, eps=EPS)
+        self.norm = LayerNorm(4 * dim, eps=EPS)
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:

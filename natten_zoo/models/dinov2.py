@@ -19,6 +19,7 @@ from mlx.core.fast import scaled_dot_product_attention
 
 from ..layers.convolution import Conv2d
 from ..layers.mlp import MLP
+from ..layers.norm import LayerNorm
 from ..layers.resize import cubic_matrix
 from .base import Config, Model, rename, to_mlx_layout
 
@@ -148,7 +149,7 @@ class _Block(nn.Module):
     def __init__(self, config: DINOv2Config) -> None:
         super().__init__()
         dim = config.embed_dim
-        self.norm1, self.norm2 = (nn.LayerNorm(dim, eps=EPS) for _ in range(2))
+        self.norm1, self.norm2 = (LayerNorm(dim, eps=EPS) for _ in range(2))
         self.attn = _Attention(dim, config.num_heads)
         self.ls1, self.ls2 = _Gain(dim), _Gain(dim)
         self.mlp = MLP(dim, int(dim * config.mlp_ratio))
@@ -200,7 +201,7 @@ class DINOv2(Model):
             self.register_tokens = mx.zeros((1, config.num_registers, dim))
         self.patch_embed = _Patches(config)
         self.blocks = [_Block(config) for _ in range(config.depth)]
-        self.norm = nn.LayerNorm(dim, eps=EPS)
+        self.norm = LayerNorm(dim, eps=EPS)
 
     def __call__(self, x: mx.array) -> mx.array:
         return self._patches(self.norm(self.tokens(x)), x)

@@ -20,6 +20,7 @@ from ..layers import (
     drop_path_schedule,
     init_weights,
 )
+from ..layers.norm import LayerNorm
 from ..layers.transformer_layer import EPS
 from .base import Config
 from .staged import FeatureInfo, Staged
@@ -118,7 +119,7 @@ class IsotropicNAT(Staged):
             )
             for i, rate in enumerate(rates)
         ]
-        self.norm = nn.LayerNorm(dim, eps=EPS)
+        self.norm = LayerNorm(dim, eps=EPS)
         self.add_classifier()
         init_weights(self)
 

@@ -20,6 +20,7 @@ from mlx.utils import tree_flatten
 
 from ..layers import NeighborhoodAttention3D, drop_path_schedule, init_weights
 from ..layers.convolution import Conv3d
+from ..layers.norm import layer_norm
 from ..layers.padding import crop, pad_to_multiple
 from ..layers.transformer_layer import EPS
 from ..ops.varlen import Sizes
@@ -198,7 +199,7 @@ class NAUNETR(Classifier):
         for level in self.levels:
             x, _ = level(x)
             maps.append(x)
-        return [mx.fast.layer_norm(y, None, None, EPS) for y in maps]
+        return [layer_norm(y, eps=EPS) for y in maps]
 
     def forward_features(self, x: mx.array) -> mx.array:
         """The classifier's input: `[B, D, H, W, in_chans] -> [B, D, H, W, embed_dim]`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..layers.norm import LayerNorm
 from ..layers.transformer_layer import EPS
 
 # Which corners of each 2x2x2 cube are merged, in this order. MONAI up to 1.4 took two of them twice
@@ -25,7 +26,7 @@ class PatchMerging(nn.Module):
     def __init__(self, dim: int, merging: str = "all") -> None:
         super().__init__()
         self.corners = [tuple(map(int, corner)) for corner in CORNERS[merging].split()]
-        self.norm = nn.LayerNorm(8 * dim, eps=EPS)
+        self.norm = LayerNorm(8 * dim, eps=EPS)
         self.reduction = nn.Linear(8 * dim, 2 * dim, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:

@@ -23,6 +23,7 @@ from ..layers import (
     init_weights,
 )
 from ..layers.convolution import Conv2d
+from ..layers.norm import LayerNorm
 from ..layers.transformer_layer import EPS
 from ..pretrained.huggingface import nat_arguments
 from .base import Config, check_levels, rename, to_mlx_layout
@@ -102,7 +103,7 @@ class ConvTokenizer(nn.Module):
             Conv2d(in_chans, embed_dim // 2, 3, stride=first, padding=1),
             Conv2d(embed_dim // 2, embed_dim, 3, stride=second, padding=1),
         ]
-        self.norm = nn.LayerNorm(embed_dim, eps=EPS)
+        self.norm = LayerNorm(embed_dim, eps=EPS)
 
     def __call__(self, x: mx.array) -> mx.array:
         for conv in self.proj:
@@ -124,7 +125,7 @@ class ConvDownsampler(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.reduction = Conv2d(dim, 2 * dim, 3, stride=2, padding=1, bias=False)
-        self.norm = nn.LayerNorm(2 * dim, eps=EPS)
+        self.norm = LayerNorm(2 * dim, eps=EPS)
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.norm(self.reduction(x))
@@ -212,7 +213,7 @@ class Hierarchical(Staged):
             Level(config, i, rates, downsampler, layer_scale, attention)
             for i, rates in enumerate(schedule)
         ]
-        self.norm = nn.LayerNorm(self.num_features, eps=EPS)
+        self.norm = LayerNorm(self.num_features, eps=EPS)
         self.add_classifier()
         init_weights(self)
 

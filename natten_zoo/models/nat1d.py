@@ -19,6 +19,7 @@ from ..layers import (
     init_weights,
 )
 from ..layers.convolution import Conv1d
+from ..layers.norm import LayerNorm
 from ..layers.transformer_layer import EPS
 from .base import Config
 from .staged import FeatureInfo, Staged
@@ -103,7 +104,7 @@ class NAT1D(Staged):
             )
             for dilation, rate in zip(config.dilations, rates, strict=True)
         ]
-        self.norm = nn.LayerNorm(dim, eps=EPS)
+        self.norm = LayerNorm(dim, eps=EPS)
         self.add_classifier()
         init_weights(self)
 

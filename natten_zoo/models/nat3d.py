@@ -18,6 +18,7 @@ from mlx.utils import tree_flatten
 
 from ..layers import NeighborhoodAttention3D
 from ..layers.convolution import Conv3d
+from ..layers.norm import LayerNorm
 from ..layers.transformer_layer import EPS
 from ..pretrained.quantize import refuse_quantized
 from .base import Config, check_levels
@@ -93,7 +94,7 @@ class ConvTokenizer3D(nn.Module):
             _conv(in_chans, embed_dim // 2, tubelet_size, tubelet_size, stride=first),
             _conv(embed_dim // 2, embed_dim, stride=second),
         ]
-        self.norm = nn.LayerNorm(embed_dim, eps=EPS)
+        self.norm = LayerNorm(embed_dim, eps=EPS)
 
     def __call__(self, x: mx.array) -> mx.array:
         for conv in self.proj:
@@ -107,7 +108,7 @@ class ConvDownsampler3D(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.reduction = _conv(dim, 2 * dim, stride=2, bias=False)
-        self.norm = nn.LayerNorm(2 * dim, eps=EPS)
+        self.norm = LayerNorm(2 * dim, eps=EPS)
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.norm(self.reduction(x))

@@ -15,6 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..layers import ReLUMLP
+from ..layers.norm import LayerNorm
 from ..layers.sine_positions import sine_positions
 from ..layers.transformer_layer import EPS
 from .universal import Universal, UniversalConfig, check_task, from_huggingface
@@ -79,11 +80,11 @@ class StartLayer(nn.Module):
     def __init__(self, channels: int, num_heads: int, hidden: int) -> None:
         super().__init__()
         self.self_attn = nn.MultiHeadAttention(channels, num_heads, bias=True)
-        self.norm1 = nn.LayerNorm(channels, eps=EPS)
+        self.norm1 = LayerNorm(channels, eps=EPS)
         self.cross_attn = nn.MultiHeadAttention(channels, num_heads, bias=True)
-        self.norm2 = nn.LayerNorm(channels, eps=EPS)
+        self.norm2 = LayerNorm(channels, eps=EPS)
         self.mlp = ReLUMLP((channels, hidden, channels))
-        self.norm3 = nn.LayerNorm(channels, eps=EPS)
+        self.norm3 = LayerNorm(channels, eps=EPS)
 
     def __call__(self, x: mx.array, places: mx.array, keys: mx.array, values: mx.array) -> mx.array:
         asked = x + places
@@ -106,7 +107,7 @@ class QueryTransformer(nn.Module):
         super().__init__()
         self.input_proj = nn.Conv2d(channels, channels, 1)
         self.layers = [StartLayer(channels, num_heads, hidden) for _ in range(depth)]
-        self.norm = nn.LayerNorm(channels, eps=EPS)
+        self.norm = LayerNorm(channels, eps=EPS)
 
     def __call__(self, token: mx.array, places: mx.array, mask_features: mx.array) -> mx.array:
         """Start the queries.

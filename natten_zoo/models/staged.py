@@ -11,6 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..layers.checkpointing import checkpoint_layers
+from ..layers.norm import LayerNorm
 from ..layers.transformer_layer import EPS
 from .base import Classifier
 
@@ -189,7 +190,7 @@ class Staged(Classifier):
         del self.norm, self.head
         if norms:
             for index in chosen:
-                self[f"norm{index}"] = nn.LayerNorm(info[index].channels, eps=EPS)
+                self[f"norm{index}"] = LayerNorm(info[index].channels, eps=EPS)
         self.out_indices = tuple(chosen)
         self.config = type(self.config).from_dict({**vars(self.config), "num_classes": 0})
         self.__class__ = _backbone_of(type(self))  # type: ignore[assignment]

@@ -14,6 +14,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ..layers import MLP
+from ..layers.norm import LayerNorm
 from ..layers.windows import window_attention
 from .base import Rules, rename, to_mlx_layout
 
@@ -73,9 +74,9 @@ class SwinBlock(nn.Module):
         self, dims: int, num_heads: int, window_size: int, shift: int, hidden: int
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dims, eps=EPS)
+        self.norm1 = LayerNorm(dims, eps=EPS)
         self.attn = WindowAttention(dims, num_heads, window_size, shift)
-        self.norm2 = nn.LayerNorm(dims, eps=EPS)
+        self.norm2 = LayerNorm(dims, eps=EPS)
         self.mlp = MLP(dims, hidden)
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -118,7 +119,7 @@ class SwinIR(nn.Module):
         super().__init__()
         hidden = int(dims * mlp_ratio)
         self.conv_first = _conv(3 * UNSHUFFLE**2, dims)
-        self.patch_embed = {"norm": nn.LayerNorm(dims, eps=EPS)}
+        self.patch_embed = {"norm": LayerNorm(dims, eps=EPS)}
         self.layers = [
             ResidualGroup(
                 [
@@ -129,7 +130,7 @@ class SwinIR(nn.Module):
             )
             for depth in depths
         ]
-        self.norm = nn.LayerNorm(dims, eps=EPS)
+        self.norm = LayerNorm(dims, eps=EPS)
         self.conv_after_body = _conv(dims, dims)
         self.conv_before_upsample = _conv(dims, FEATURES)
         for name in ("conv_up1", "conv_up2", "conv_up3", "conv_hr"):

@@ -14,6 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..layers import DeformableAttention, ReLUMLP
+from ..layers.norm import LayerNorm
 from ..layers.resize import resize_bilinear
 from ..layers.sine_positions import sine_positions
 from ..layers.transformer_layer import EPS
@@ -59,9 +60,9 @@ class PixelLayer(nn.Module):
     def __init__(self, channels: int, num_heads: int, hidden: int) -> None:
         super().__init__()
         self.attn = DeformableAttention(channels, num_heads, LEVELS)
-        self.norm1 = nn.LayerNorm(channels, eps=EPS)
+        self.norm1 = LayerNorm(channels, eps=EPS)
         self.mlp = ReLUMLP((channels, hidden, channels))
-        self.norm2 = nn.LayerNorm(channels, eps=EPS)
+        self.norm2 = LayerNorm(channels, eps=EPS)
 
     def __call__(
         self, x: mx.array, positions: mx.array, sizes: Sequence[tuple[int, int]]

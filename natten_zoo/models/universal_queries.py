@@ -12,6 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..layers import ReLUMLP
+from ..layers.norm import LayerNorm
 from ..layers.resize import resize_bilinear
 from ..layers.sine_positions import sine_positions
 from ..layers.transformer_layer import EPS
@@ -35,7 +36,7 @@ class MaskHead(nn.Module):
 
     def __init__(self, channels: int, mask_channels: int, num_classes: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(channels, eps=EPS)
+        self.norm = LayerNorm(channels, eps=EPS)
         self.class_embed = query_classifier(channels, num_classes)
         self.mask_embed = ReLUMLP((channels, channels, channels, mask_channels))
 
@@ -64,11 +65,11 @@ class QueryLayer(nn.Module):
     def __init__(self, channels: int, num_heads: int, hidden: int) -> None:
         super().__init__()
         self.cross_attn = nn.MultiHeadAttention(channels, num_heads, bias=True)
-        self.norm1 = nn.LayerNorm(channels, eps=EPS)
+        self.norm1 = LayerNorm(channels, eps=EPS)
         self.self_attn = nn.MultiHeadAttention(channels, num_heads, bias=True)
-        self.norm2 = nn.LayerNorm(channels, eps=EPS)
+        self.norm2 = LayerNorm(channels, eps=EPS)
         self.mlp = ReLUMLP((channels, hidden, channels))
-        self.norm3 = nn.LayerNorm(channels, eps=EPS)
+        self.norm3 = LayerNorm(channels, eps=EPS)
 
     def __call__(
         self, x: mx.array, places: mx.array, keys: mx.array, values: mx.array, seen: mx.array

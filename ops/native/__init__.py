@@ -104,6 +104,11 @@ def gelu(x: mx.array) -> mx.array:
     return _extension().gelu(x)
 
 
+def layer_norm(x: mx.array, weight: mx.array, bias: mx.array, eps: float) -> mx.array:
+    """Layer norm of the last axis of an array, all of one dtype, on the CPU."""
+    return _extension().layer_norm(x, weight, bias, eps)
+
+
 def _extension() -> Extension:
     if _ext is None:
         raise RuntimeError(f"natten_zoo's native tier is off: {_missing}.")

@@ -83,6 +83,9 @@ class Extension(Protocol):
     def gelu(self, x: mx.array) -> mx.array:
         """GELU by the error function, computed on the CPU when it is evaluated."""
 
+    def layer_norm(self, x: mx.array, weight: mx.array, bias: mx.array, eps: float) -> mx.array:
+        """Layer norm of the last axis, computed on the CPU when it is evaluated."""
+
     def Kernel(  # noqa: N802
         self,
         *,

@@ -9,6 +9,7 @@
 #include "core/attention.h"
 #include "core/pool.h"
 #include "gelu.h"
+#include "norm.h"
 #include "primitives.h"
 #include "program.h"
 
@@ -118,6 +119,8 @@ NB_MODULE(_ext, m) {
   m.def("apply", &natten::apply, "op"_a, "call"_a, "inputs"_a, "rpb"_a.none(), "lengths"_a.none(),
         "Adds one operation to the graph and returns its outputs.");
   m.def("gelu", &natten::gelu, "x"_a, "GELU by the error function, on the CPU.");
+  m.def("layer_norm", &natten::layer_norm, "x"_a, "weight"_a, "bias"_a, "eps"_a,
+        "Layer norm of the last axis, on the CPU.");
   bind_programs(m);
   m.def("thread_count", &natten::thread_count, "Threads of the pool, the caller included.");
   m.def("fma_peak", &natten::fma_peak, nb::call_guard<nb::gil_scoped_release>(),

@@ -30,7 +30,7 @@ def tests() -> Iterator[Callable[[], Any]]:
     """Those that no random problem stands for."""
     import mlx.core as mx
 
-    from tests.layers import test_activation
+    from tests.layers import test_activation, test_norm
     from tests.ops.native import test_edges, test_native
 
     for seed, dtype in enumerate((mx.float16, mx.bfloat16)):
@@ -48,6 +48,13 @@ def tests() -> Iterator[Callable[[], Any]]:
     yield from (
         partial(test_activation.test_is_exact_to_a_millionth, (count,)) for count in (33, 32_769)
     )
+    for dtype in (mx.float32, mx.float16, mx.bfloat16):
+        yield from (
+            partial(test_norm.test_against_the_definition, shape, dtype)
+            for shape in ((33, 17), (257, 64), (1, 16_385))
+        )
+    yield test_norm.test_temporaries_are_written_over
+    yield partial(test_norm.test_as_a_layer, {})
     yield test_activation.test_the_tail_keeps_its_digits
     yield test_activation.test_a_temporary_is_written_over
     yield test_edges.test_all_threads_work

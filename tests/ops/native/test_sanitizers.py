@@ -96,7 +96,7 @@ def test_with_libcxx(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(CLANG is None, reason="no clang++ with libc++ (apt: libc++-22-dev)")
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gelu", "module", "operations", "primitives", "program"])
+@pytest.mark.parametrize("name", ["gelu", "module", "norm", "operations", "primitives", "program"])
 def test_the_bindings_with_libcxx(name: str) -> None:
     """Compiled alone: MLX's wheel for Linux is of another library, with which it would not link."""
     nanobind, mlx = (pytest.importorskip(module) for module in ("nanobind", "mlx.core"))
