@@ -76,7 +76,7 @@ NA_UNROLL for (int round = 0; round < ROUNDS; round++) {
   for (int n = 0; n < sharing * tour.number; n++) {
     const TGP T* queries = na_next_slab<RANK, D, DV, PITCH, SIZE, BUFFERS>(
         slabs, query, d_out, marks, tour, n, heads, thread_index, threads);
-    const TGP T* gradients = queries + SIZE;
+    const TGP T* gradients = queries + na_second<SIZE>();
     const int ahead = na_quotient(n, tour.number);  // of the first head
     na_walk walk = na_walk_over<SHAPE>(na_seen_again(tour, seen, thread_index), tour.slab[n % 3]);
     na_keep_pace<SHAPE>(walk, tour, thread_index, threads);

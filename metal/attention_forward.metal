@@ -62,7 +62,7 @@ na_clear_slabs<D, DV>(slabs, BUFFERS * 2 * SIZE, thread_index, threads);
 for (int n = 0; n < tour.number; n++) {
   const TGP T* keys = na_next_slab<RANK, D, DV, PITCH, SIZE, BUFFERS>(
       slabs, key, value, tour, n, thread_index, threads);
-  const TGP T* values = keys + SIZE;
+  const TGP T* values = keys + na_second<SIZE>();
   na_walk walk = na_walk_over<SHAPE>(na_seen_again(tour, seen, thread_index), tour.slab[n % 3]);
   na_keep_pace<SHAPE>(walk, tour, thread_index, threads);
   for (int across = 0; across < walk.to_width; across += SHAPE::COLUMNS) {

@@ -120,8 +120,15 @@ template <int PITCH>
 NA_FN constexpr int na_in_slab(int token, int d) {
   return NA_PLANE > 0 ? (d / 8 * NA_PLANE + token) * 8 + d % 8 : token * PITCH + d;
 }
-// Where the four marks of a query lie in its row: in that padding.
+// How far the rows [DV] of a slab lie behind its rows [D], which have SIZE elements with their padding.
+// A fragment may end up to 63 tokens beyond its slab: in planes it reads there what follows, which
+// must be numbers. After the last plane of [D] come those of [DV], and after these a plane of zeros.
+template <int SIZE>
+NA_FN constexpr int na_second() {
+  return SIZE - NA_PLANE * 8;
+}
+// Where the four marks of a query lie in its row: in that padding; with NA_PLANE at a slab's very end.
 template <typename T, int PITCH>
 NA_FN constexpr int na_marks() {
-  return na_in_slab<PITCH>(0, PITCH - NA_PAD_BYTES / int(sizeof(T)));
+  return NA_PLANE > 0 ? (2 * PITCH - 8) * NA_PLANE : PITCH - NA_PAD_BYTES / int(sizeof(T));
 }

@@ -218,8 +218,8 @@ NA_FN void na_stage(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* v
 }
 
 // Waits until slab n of a tour is in threadgroup memory, and has the next one on its way if there is
-// room for two (BUFFERS). Returns where it begins: SIZE elements for its rows [D], and then its rows
-// [DV]. Of `heads` that follow each other each has its tour.
+// room for two (BUFFERS). Returns where its rows [D] begin; na_second tells where its rows [DV] do. Of
+// `heads` that follow each other each has its tour.
 template <int RANK, int D, int DV, int PITCH, int SIZE, int BUFFERS, typename T, typename HEADS>
 NA_FN TGP T* na_next_slab(TGP T* memory, const DEV T* key, const DEV T* value,
                           const DEV float* marks, TGP na_tour& tour, int n, const HEADS heads,
@@ -229,15 +229,15 @@ NA_FN TGP T* na_next_slab(TGP T* memory, const DEV T* key, const DEV T* value,
   TGP T* here = memory + n % BUFFERS * NEXT;
   if (BUFFERS == 1 || n == 0) {
     threadgroup_barrier(mem_flags::mem_threadgroup);  // nobody reads what was there
-    na_stage<RANK, D, DV, PITCH>(here, key, here + SIZE, value, marks, tour, n, heads, index,
-                                 threads);
+    na_stage<RANK, D, DV, PITCH>(here, key, here + na_second<SIZE>(), value, marks, tour, n, heads,
+                                 index, threads);
   }
   na_copied();
   threadgroup_barrier(mem_flags::mem_threadgroup);  // ... nor the slab before
   if (BUFFERS > 1 && n + 1 < na_count(heads) * tour.number) {
     TGP T* there = memory + (n + 1) % BUFFERS * NEXT;
-    na_stage<RANK, D, DV, PITCH>(there, key, there + SIZE, value, marks, tour, n + 1, heads, index,
-                                 threads);
+    na_stage<RANK, D, DV, PITCH>(there, key, there + na_second<SIZE>(), value, marks, tour, n + 1,
+                                 heads, index, threads);
   }
   if (thread_index == 0)
     tour.slab[(n + 2) % 3] = na_slab_after<RANK>(tour.box, tour.reach, tour.slab[(n + 1) % 3]);

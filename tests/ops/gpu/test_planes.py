@@ -22,7 +22,7 @@ from natten_zoo.ops.gpu.programs import program
 from natten_zoo.ops.gpu.shapes import fragments, slabs
 from natten_zoo.ops.problem import Problem
 from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401
-from tests.ops.gpu.problems import Family, check_attention, random_case, worst
+from tests.ops.gpu.problems import Family, case_of, check_attention, random_case, worst
 
 PLANES = Core("planes", 32, rows=16, tokens=64, threads=64, depth=64, on_trial=True, plane=73)
 TEXT = Path(__file__).with_name("core_planes.h").read_text()
@@ -62,6 +62,16 @@ def test_planes(planes, family):
         case = random_case(family, 7 * seed)
         wrong = worst(check_attention(case), family.dtype)
         assert wrong is None, f"{wrong} for {case.problem} {case.lengths}"
+
+
+@pytest.mark.parametrize("kernel, spatial", [((64,), (168,)), ((15, 16), (39, 46))], ids=str)
+def test_fragments_that_end_beyond_their_slab(planes, kernel, spatial):
+    """They begin wherever a team's tokens do, and read what lies behind a plane: numbers."""
+    hood = Neighborhood.of(len(kernel), kernel)
+    problem = Problem(hood, 1, spatial, 1, 1, 64, 64, 0.1, mx.float16)
+    with use_device(replace(planes, enough_threadgroups=1)):
+        found = check_attention(case_of(problem))
+    assert worst(found, mx.float16) is None, found
 
 
 def cores(problem: Problem, device: Device) -> list[Core]:
