@@ -6,7 +6,8 @@ Imports neither pytest nor the emulator: scripts/gpu_check.py runs the same prob
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -25,11 +26,15 @@ from natten_zoo.metal import (
 )
 from natten_zoo.ops import Neighborhood, gpu
 from natten_zoo.ops.gpu.device import current, use_device
+from natten_zoo.ops.gpu.plan import Template
+from natten_zoo.ops.gpu.programs import program
 from natten_zoo.ops.problem import Problem
 from tests.ops.finer import FinerReference
 from tests.reference import Reference
 
 MATRIX_2, MATRIX_4 = (replace(MATRIX, parts=n) for n in (2, 4))  # as if rows were long
+ATTENTION = ("forward", "backward")  # a tier's functions, and those of the separate products:
+UNFUSED = ("qk", "qk_backward", "av", "av_backward")
 TOLERANCE = {mx.float32: 1e-5, mx.float16: 4e-3, mx.bfloat16: 3e-2}
 
 
@@ -170,11 +175,26 @@ def tiles_of(family: Family) -> Iterator[None]:
         yield
 
 
-def random_cases(family: Family, seed: int, count: int) -> Iterator[Case]:
-    """`count` problems of a family, laid out with its tiles."""
+def random_cases(
+    family: Family, seed: int, count: int, alike: tuple[str, ...] = ()
+) -> Iterator[Case]:
+    """`count` problems of a family, laid out with its tiles.
+
+    Of these, if `alike` names a tier's functions, those for which they launch the same kernels as
+    for most: one build of each is enough.
+    """
     with tiles_of(family):
-        for i in range(count):
-            yield random_case(family, seed * 100_003 + i)
+        cases = (random_case(family, seed * 100_003 + i) for i in range(count))
+        yield from most_alike(cases, alike) if alike else cases
+
+
+def most_alike(cases: Iterable[Case], functions: tuple[str, ...]) -> list[Case]:
+    """Those of the largest group whose kernels have the same template arguments."""
+    groups: defaultdict[tuple[Template, ...], list[Case]] = defaultdict(list)
+    for case in cases:
+        programs = [program(name, case.problem, current()) for name in functions]
+        groups[tuple(step.plan.template for x in programs for step in x.steps)].append(case)
+    return max(groups.values(), key=len)
 
 
 def random_case(family: Family, seed: int) -> Case:

@@ -66,13 +66,23 @@ def compiler() -> str | None:
     return shutil.which("nvcc") or shutil.which("nvcc", path=str(wheel))
 
 
+CORES = [*TENSORS, replace(TENSORS[1], parts=2), SCALAR_4, SCALAR_8]
+
+
 @pytest.mark.skipif(compiler() is None, reason="needs nvcc (pip install nvidia-cuda-nvcc)")
 @pytest.mark.parametrize(
-    "core",
-    [*TENSORS, replace(TENSORS[1], parts=2), SCALAR_4, SCALAR_8],
-    ids=lambda c: f"{c.name}{c.lanes}x{c.tokens}x{c.parts}",
+    ("rank", "core"),
+    [
+        pytest.param(
+            rank,
+            core,
+            id=f"{rank}-{core.name}{core.lanes}x{core.tokens}x{core.parts}",
+            marks=[] if rank == 1 + i % 3 else [pytest.mark.slow],
+        )
+        for i, core in enumerate(CORES)
+        for rank in (1, 2, 3)
+    ],
 )
-@pytest.mark.parametrize("rank", [1, 2, 3])
 def test_compiles(tmp_path, rank, core):
     """Every kernel, with warnings on; those that only attend by themselves with the scalar core."""
     hood, dtype = Neighborhood.of(rank, 3), list(TYPES)[rank - 1]
@@ -80,7 +90,7 @@ def test_compiles(tmp_path, rank, core):
     device, bias = replace(current(), core=core), core.whole
     layout = lay_out(problem, device, (24, 12), scale=1.0, has_rpb=bias, channels=8, sums_rpb=bias)
     assert layout.core is core
-    compiles(tmp_path, layout, [k for k in KERNELS if core.whole or k.startswith("attention")])
+    compiles(tmp_path, [(k, layout) for k in KERNELS if core.whole or k.startswith("attention")])
 
 
 @pytest.mark.skipif(compiler() is None, reason="needs nvcc (pip install nvidia-cuda-nvcc)")
@@ -89,7 +99,7 @@ def test_finer_queries_compile(tmp_path, rank, core):
     hood, finer = Neighborhood.of(rank, 3), (2,) * rank
     problem = Problem(hood, 1, (9,) * rank, 2**rank, 1, 24, 12, 1.0, mx.float16, finer=finer)
     layout = lay_out(problem, replace(current(), core=core), (24, 12), scale=1.0, channels=8)
-    compiles(tmp_path, layout, [k for k in KERNELS if k.startswith("attention")])
+    compiles(tmp_path, [(k, layout) for k in KERNELS if k.startswith("attention")])
 
 
 @pytest.mark.skipif(compiler() is None, reason="needs nvcc (pip install nvidia-cuda-nvcc)")
@@ -106,19 +116,21 @@ def test_hopper_compiles(tmp_path, h100, family):
     with tiles_of(family):
         problem = random_case(family, seed=0).problem
         joins = problem.head_dim == problem.value_dim and not problem.finer
-        for op in ("forward", "backward_packed" if joins else "backward"):
-            for step in program(op, problem, current()).steps:
-                sums = step.plan.template.sums_rpb
-                assert (step.plan.core is HOPPER) != sums, step  # sums are of simdgroups
-                compiles(tmp_path, step.plan, [step.kernel])
+        backward = "backward_packed" if joins else "backward"
+        steps = [s for op in ("forward", backward) for s in program(op, problem, current()).steps]
+    sums = [step for step in steps if step.plan.template.sums_rpb]  # of simdgroups
+    assert [step for step in steps if step.plan.core is not HOPPER] == sums
+    compiles(tmp_path, [(s.kernel, s.plan) for s in steps if s not in sums])
+    for step in sums:
+        compiles(tmp_path, [(step.kernel, step.plan)])
 
 
-def compiles(folder: Path, layout: Plan, kernels: list[str]) -> None:
-    """Kernels of a plan, without a warning."""
-    source = folder / "kernels.cu"
-    texts = [metal.header("cuda", layout.core), *(function(name, layout) for name in kernels)]
+def compiles(folder: Path, kernels: list[tuple[str, Plan]]) -> None:
+    """Kernels, each with its plan, of one core: without a warning."""
+    source, core = folder / "kernels.cu", kernels[0][1].core
+    texts = [metal.header("cuda", core), *(function(name, plan) for name, plan in kernels)]
     source.write_text("".join(texts))
-    target = "90a" if layout.core is HOPPER else "80"
+    target = "90a" if core is HOPPER else "80"
     command = [str(compiler()), f"-gencode=arch=compute_{target},code=compute_{target}"]
     command += ["-std=c++17", "-ptx", "-diag-suppress=177"]
     command += [str(source), "-o", str(folder / "out")]

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import pytest
 
-from natten_zoo.metal import NAX
 from natten_zoo.ops.gpu.device import current
 from natten_zoo.ops.gpu.kernels import failures
+from tests.metal_emulator import record
 from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401
 
 from .problems import (
+    ATTENTION,
     FAMILIES,
-    MATRIX_2,
-    MATRIX_4,
+    UNFUSED,
     Family,
     check_attention,
     check_unfused,
@@ -22,42 +23,40 @@ from .problems import (
     worst,
 )
 
-LIKE_OTHERS = (NAX, MATRIX_2, MATRIX_4)
+
+def problems_of(families: Iterable[Family], quick: Iterable[Family]) -> pytest.MarkDecorator:
+    """All problems of each family, which is slow: up to 65 builds. Of some those that share one."""
+    slow = [
+        pytest.param(family, False, id=str(family), marks=pytest.mark.slow) for family in families
+    ]
+    alike = [pytest.param(family, True, id=f"{family}-alike") for family in quick]
+    return pytest.mark.parametrize("family, alike", [*alike, *slow])
 
 
-def problems_of(
-    families: Iterable[Family], count: int, sample: int, like_others: int
-) -> pytest.MarkDecorator:
-    """`count` problems of each family, slow where nearly each of them needs kernels of its own.
-
-    Those with one kernel size share their kernels. Of the others there is a quick sample, too, and
-    of cores that differ from another in one file, and of finer queries, one of `like_others`.
-    """
-    given = []
-    for family in families:
-        quick = count if family.kernel_size else sample
-        if family.core in LIKE_OTHERS or family.finer:
-            quick = min(quick, like_others)
-        if 0 < quick < count:
-            given.append(pytest.param(family, quick, id=f"{family}-sample"))
-        marks = [pytest.mark.slow] if quick < count else []
-        given.append(pytest.param(family, count, id=str(family), marks=marks))
-    return pytest.mark.parametrize("family, count", given)
-
-
-@problems_of(FAMILIES, 28, sample=2, like_others=8)
-def test_attention(metal, family, count):  # noqa: F811
-    for case in random_cases(family, seed=FAMILIES.index(family), count=count):
-        wrong = worst(check_attention(case), family.dtype, max(family.head_dim, family.value_dim))
-        assert wrong is None, f"{wrong} for {case.problem} {case.lengths}"
+@problems_of(FAMILIES, quick=FAMILIES)
+def test_attention(metal, family, alike):  # noqa: F811
+    functions = ATTENTION if alike else ()
+    with record() as launches:
+        for case in random_cases(family, FAMILIES.index(family), 28, functions):
+            channels = max(family.head_dim, family.value_dim)
+            wrong = worst(check_attention(case), family.dtype, channels)
+            assert wrong is None, f"{wrong} for {case.problem} {case.lengths}"
     assert not failures(current())
+    assert len(launches) >= 3 * 4
+    for launch in launches:  # Apple's limits
+        assert np.prod(launch.threadgroup) <= 256
+        assert launch.threadgroup_bytes <= 32768
 
 
 # The separate products are for whole simdgroups, whatever a family asks for, and no finer queries.
-# They use of a core what the fused ones use.
-@problems_of([f for f in FAMILIES if f.core.whole and not f.finer], 12, sample=1, like_others=0)
-def test_unfused(metal, family, count):  # noqa: F811
-    for case in random_cases(family, seed=100 + FAMILIES.index(family), count=count):
+# They use of a core what the fused ones use: in a hurry, each number of axes and each dtype once.
+WHOLE = [family for family in FAMILIES if family.core.whole and not family.finer]
+
+
+@problems_of(WHOLE, quick=[FAMILIES[i] for i in (0, 2, 5, 9, 15)])
+def test_unfused(metal, family, alike):  # noqa: F811
+    functions = UNFUSED if alike else ()
+    for case in random_cases(family, 100 + FAMILIES.index(family), 12, functions):
         wrong = worst(check_unfused(case), family.dtype, max(family.head_dim, family.value_dim))
         assert wrong is None, f"{wrong} for {case.problem} {case.lengths}"
     assert not failures(current())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 
 import mlx.core as mx
 import numpy as np
@@ -19,14 +20,28 @@ from tests.metal_emulator import options, record
 from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401
 from tests.ops.finer import at_keys, fold, unfold
 
-from .problems import FAMILIES, Case, case_of, check_attention, normal, random_cases, worst
+from .problems import (
+    ATTENTION,
+    FAMILIES,
+    UNFUSED,
+    Case,
+    case_of,
+    check_attention,
+    normal,
+    random_cases,
+    worst,
+)
 from .views import VIEWS, joined_alike, packed, results, same_bits, seen, unfused
 
 FINER = [i for i, family in enumerate(FAMILIES) if family.finer]
 
 
-def some_cases(family: int, count: int = 1) -> Iterator[Case]:
-    return random_cases(FAMILIES[family], seed=300 + family, count=count)
+def some_cases(number: int, count: int = 1) -> Iterator[Case]:
+    """Problems of a family with the kernels that test_random builds."""
+    family = FAMILIES[number]
+    separate = family.core.whole and not family.finer
+    functions = (*ATTENTION, *UNFUSED) if separate else ATTENTION
+    return islice(random_cases(family, number, 28, functions), count)
 
 
 # Of families with one kernel size: float32 in 1-D, float16 in 2-D, bfloat16 in 2-D by single lanes,
