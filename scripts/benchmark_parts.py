@@ -2,10 +2,9 @@
 
     python scripts/benchmark_parts.py
 
-Shapes are nat_mini's, four images of 224 x 224. Milliseconds of processor time (user and system, all
-threads), the least of the rounds, in which contestants take turns: on a shared machine they tell more
-than time by the clock, of which two threads take half. Shares of a training step that MLX keeps are
-timed alone.
+Shapes are nat_mini's, four images of 224 x 224. Milliseconds of processor time (user and system,
+all threads), the least of the rounds, in which contestants take turns: on a shared machine that
+tells more than time by the clock, of which ours takes half with two threads.
 """
 
 from __future__ import annotations
@@ -43,12 +42,9 @@ def main() -> None:
         mx.eval(inputs)
         d_out = mx.random.normal(ours(*inputs).shape)
         mx.eval(d_out)
-        runs = [
-            run
-            for mode in (forward, both)
-            for run in (mode(f, inputs, d_out) for f in (mlx_s, ours))
-        ]
-        print(f"| {name} | {' | '.join(f'{1e3 * t:.2f}' for t in least(runs, args.rounds))} |")
+        runs = [mode(f, inputs, d_out) for mode in (forward, both) for f in (mlx_s, ours)]
+        times = " | ".join(f"{1e3 * t:.2f}" for t in least(runs, args.rounds))
+        print(f"| {name} | {times} |")
 
 
 def cases() -> list[tuple[str, Function, Function, list[mx.array]]]:
@@ -72,9 +68,8 @@ def cases() -> list[tuple[str, Function, Function, list[mx.array]]]:
         found.append((f"GELU, {side}x{side}x{3 * channels}", gelu, nn.gelu, [wide]))
         fine = mx.random.normal((BATCH, 2 * side, 2 * side, channels // 2))
         weight = mx.random.normal((channels, 3, 3, channels // 2))
-        found.append(
-            (f"3x3, stride 2, to {name}", our_convolution, mlx_convolution, [fine, weight])
-        )
+        step = (our_convolution, mlx_convolution, [fine, weight])
+        found.append((f"3x3, stride 2, to {name}", *step))
     return sorted(found, key=lambda case: case[0][0])
 
 
