@@ -178,7 +178,7 @@ class Metal:
         """What gives a mutant away; empty if nothing does."""
         what = [mutant.file, str(mutant.start), mutant.before, mutant.after] if mutant else []
         variables = {"NATTEN_ZOO_EMULATOR_CACHE": self.cache}
-        return ask("-m", "tests.metal_emulator.judge", *what, seconds=300, **variables)
+        return ask("-m", "tests.metal_emulator.judge", *what, seconds=900, **variables)
 
 
 def ask(*arguments: str, seconds: float, **variables: str) -> str:
