@@ -12,7 +12,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from unittest import mock
@@ -24,7 +24,6 @@ from natten_zoo.metal import MATRIX, SCALAR_4, Core
 from natten_zoo.metal import deformable as texts
 from natten_zoo.ops import Neighborhood, gpu
 from natten_zoo.ops.gpu import deformable, plan
-from natten_zoo.ops.gpu.device import current, use_device
 from natten_zoo.ops.problem import Problem
 from tests.metal_emulator import KernelFault, install, record
 from tests.metal_emulator.test_mutants import CASES, Mutant, mutated
@@ -33,7 +32,6 @@ from tests.ops.gpu.problems import (
     FAMILIES,
     MATRIX_2,
     Case,
-    Family,
     case_of,
     check_attention,
     check_forward,
@@ -88,17 +86,20 @@ def slabs(core: Core, mutant: Mutant | None) -> Iterator[Check]:
 
 
 def planes(mutant: Mutant | None) -> Iterator[Check]:
-    """Slabs in planes, with a core of the emulator's own."""
+    """Slabs in planes, one or two at a time, with a core of the emulator's own."""
     for family in test_planes.FAMILIES:
+        cases = [partial(random_case, family, 7 * seed) for seed in range(3)]
+        yield in_planes(mutant), partial(first_wrong, check_attention, family.dtype, cases)
+    large = [partial(test_planes.large_case, *sizes) for sizes in test_planes.LARGE]
+    yield in_planes(mutant), partial(first_wrong, check_attention, mx.float16, large)
+    yield in_planes(mutant, 2), partial(first_wrong, check_attention, mx.float16, large[:1])
 
-        def wrong(family: Family = family) -> str | None:
-            cases = [partial(random_case, family, 7 * seed) for seed in range(3)]
-            with test_planes.in_planes() as device, mutated(mutant, test_planes.PLANES):
-                small = replace(current(), enough_threadgroups=device.enough_threadgroups)
-                with use_device(small):
-                    return first_wrong(check_attention, family.dtype, cases)
 
-        yield nullcontext(), wrong
+@contextmanager
+def in_planes(mutant: Mutant | None, buffers: int = 1) -> Iterator[None]:
+    """Such a core multiplies, with changed sources."""
+    with test_planes.in_planes(buffers), mutated(mutant, test_planes.PLANES):
+        yield
 
 
 def special(mutant: Mutant | None) -> Iterator[Check]:
@@ -331,7 +332,7 @@ def caught(file: str, start: int, before: str, after: str) -> str:
     # A pattern for this one place: everything before it by length.
     pattern = rf"\A([\s\S]{{{start}}}){re.escape(before)}" if file else ""
     mutant = Mutant(file, pattern, rf"\g<1>{after}", "") if file else None
-    planes_alone = bool(file) and _in_planes(sources.source(file), start)
+    planes_alone = bool(file) and _for_planes(sources.source(file), start)
     for changes, wrong in checks(file, mutant, planes_alone):
         # core_scalar.h says why lanes of large logits count on it.
         large = isinstance(wrong, partial) and wrong.args[2][0] in (
@@ -350,7 +351,7 @@ def caught(file: str, start: int, before: str, after: str) -> str:
     return ""
 
 
-def _in_planes(text: str, place: int) -> bool:
+def _for_planes(text: str, place: int) -> bool:
     """Whether other cores leave it out."""
     parts = re.finditer(r"#if NA_PLANE.*?#(?:else|endif)", text, re.S)
     return any(part.start() < place < part.end() for part in parts)

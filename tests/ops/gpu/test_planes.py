@@ -21,8 +21,9 @@ from natten_zoo.ops.gpu.params import padded
 from natten_zoo.ops.gpu.programs import program
 from natten_zoo.ops.gpu.shapes import fragments, slabs
 from natten_zoo.ops.problem import Problem
+from tests.metal_emulator import emulator
 from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401
-from tests.ops.gpu.problems import Family, case_of, check_attention, random_case, worst
+from tests.ops.gpu.problems import Case, Family, case_of, check_attention, random_case, worst
 
 PLANES = Core("planes", 32, rows=16, tokens=64, threads=64, depth=64, on_trial=True, plane=73)
 TEXT = Path(__file__).with_name("core_planes.h").read_text()
@@ -35,16 +36,21 @@ FAMILIES = (
 
 
 @contextmanager
-def in_planes() -> Iterator[Device]:
-    """A device whose core has slabs in planes; its text is not among the package's."""
+def in_planes(buffers: int = 1) -> Iterator[Device]:
+    """A device whose core has slabs in planes, and room for so many of them in the emulator, too.
+
+    Its text is not among the package's.
+    """
     package = kernels.source
 
     def source(name: str) -> str:
         return TEXT if name == "core_planes.h" else package(name)
 
-    one = Processor(registers=64 * 1024, memory_bytes=30 * 1024, spare_bytes=0, reserved_bytes=0)
+    room = buffers * 30 * 1024
+    one = Processor(registers=64 * 1024, memory_bytes=room, spare_bytes=0, reserved_bytes=0)
     with (
         mock.patch.object(kernels, "source", source),
+        mock.patch.object(emulator, "THREADGROUP_MEMORY", room + 2048),
         use_device(replace(current(), core=PLANES, processor=one)) as device,
     ):
         yield device
@@ -64,14 +70,25 @@ def test_planes(planes, family):
         assert wrong is None, f"{wrong} for {case.problem} {case.lengths}"
 
 
-@pytest.mark.parametrize("kernel, spatial", [((64,), (168,)), ((15, 16), (39, 46))], ids=str)
-def test_fragments_that_end_beyond_their_slab(planes, kernel, spatial):
-    """They begin wherever a team's tokens do, and read what lies behind a plane: numbers."""
+LARGE = (((64,), (168,)), ((15, 16), (39, 46)))
+
+
+def large_case(kernel: tuple[int, ...], spatial: tuple[int, ...]) -> Case:
+    """A plain problem over several slabs."""
     hood = Neighborhood.of(len(kernel), kernel)
-    problem = Problem(hood, 1, spatial, 1, 1, 64, 64, 0.1, mx.float16)
-    with use_device(replace(planes, enough_threadgroups=1)):
-        found = check_attention(case_of(problem))
+    return case_of(Problem(hood, 1, spatial, 1, 1, 64, 64, 0.1, mx.float16))
+
+
+@pytest.mark.parametrize(
+    "kernel, spatial, buffers", [(*LARGE[0], 1), (*LARGE[1], 1), (*LARGE[0], 2)]
+)
+def test_fragments_that_end_beyond_their_slab(metal, kernel, spatial, buffers):  # noqa: F811
+    """They begin wherever a team's tokens do, and read what lies behind a plane: numbers."""
+    with in_planes(buffers) as device, use_device(replace(device, enough_threadgroups=1)):
+        found = check_attention(large_case(kernel, spatial))
+        plan = program("forward", large_case(kernel, spatial).problem, current()).steps[0].plan
     assert worst(found, mx.float16) is None, found
+    assert plan.template.buffers == buffers
 
 
 def cores(problem: Problem, device: Device) -> list[Core]:
