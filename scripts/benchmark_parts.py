@@ -1,4 +1,4 @@
-"""Times what the library computes in MLX's place on a CPU beside attention, and MLX's own.
+"""Times what the library computes in MLX's place on a CPU beside attention, and a training step.
 
     python scripts/benchmark_parts.py
 
@@ -19,8 +19,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it runs from a bar
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx.optimizers as optim
 from keep_memory import keep_memory
 
+from natten_zoo import create_model
 from natten_zoo.layers.activation import gelu
 from natten_zoo.layers.convolution import convolve
 from natten_zoo.layers.norm import layer_norm
@@ -45,6 +47,11 @@ def main() -> None:
         runs = [mode(f, inputs, d_out) for mode in (forward, both) for f in (mlx_s, ours)]
         times = " | ".join(f"{1e3 * t:.2f}" for t in least(runs, args.rounds))
         print(f"| {name} | {times} |")
+    names, runs = zip(*step().items(), strict=True)
+    times = ", ".join(
+        f"{name} {t:.2f} s" for name, t in zip(names, least([*runs], args.rounds), strict=True)
+    )
+    print(f"A training step of nat_mini: {times}")
 
 
 def cases() -> list[tuple[str, Function, Function, list[mx.array]]]:
@@ -71,6 +78,26 @@ def cases() -> list[tuple[str, Function, Function, list[mx.array]]]:
         step = (our_convolution, mlx_convolution, [fine, weight])
         found.append((f"3x3, stride 2, to {name}", *step))
     return sorted(found, key=lambda case: case[0][0])
+
+
+def step() -> dict[str, Callable[[], None]]:
+    """The parts of a training step, each evaluated by itself."""
+    model = create_model("nat_mini")
+    model.train()
+    images = mx.random.normal((BATCH, 224, 224, 3))
+    gradients = nn.value_and_grad(model, lambda x: mx.square(model(x)).mean())
+    optimizer = optim.AdamW(1e-4)
+    _, found = gradients(images)
+
+    def update() -> None:
+        optimizer.update(model, found)
+        mx.eval(model, optimizer.state)
+
+    return {
+        "forward": lambda: mx.eval(model(images)),
+        "forward and backward": lambda: mx.eval(gradients(images)),
+        "AdamW": update,
+    }
 
 
 def forward(function: Function, inputs: list[mx.array], _: mx.array) -> Callable[[], None]:
