@@ -20,6 +20,7 @@ constexpr int FK = na_frags<D>(), FV = na_frags<DV>();  // fragments of a row, o
 constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();
 typedef na_shape<RANK, AXIS, HIGH, (AXIS == 0 ? Q0 : Q1), PITCH> SHAPE;
 constexpr int CAPACITY = SLAB / (2 * PITCH * int(sizeof(T))), SIZE = CAPACITY * PITCH;
+constexpr bool LATE = NA_PLANE > 0 && RANK < 3 && BUFFERS > 1;  // whether there are registers for it
 NA_SHARED na_tour tour;
 NA_SLABS T slabs[NA_DYNAMIC(BUFFERS * 2 * SIZE)];
 NA_SHARED float exchange[2 * NA_HALF];
@@ -60,17 +61,22 @@ na_keep_seen(tour, seen, thread_index);
 na_clear_slabs<D, DV>(slabs, BUFFERS * 2 * SIZE, thread_index, threads);
 
 for (int n = 0; n < tour.number; n++) {
-  const TGP T* keys = na_next_slab<RANK, D, DV, PITCH, SIZE, BUFFERS>(
+  const TGP T* keys = na_next_slab<RANK, D, DV, PITCH, SIZE, BUFFERS, LATE>(
       slabs, key, value, tour, n, thread_index, threads);
   const TGP T* values = keys + na_second<SIZE>();
   na_walk walk = na_walk_over<SHAPE>(na_seen_again(tour, seen, thread_index), tour.slab[n % 3]);
   na_keep_pace<SHAPE>(walk, tour, thread_index, threads);
+  bool sent = !LATE;  // for the next one
   for (int across = 0; across < walk.to_width; across += SHAPE::COLUMNS) {
     const na_column column = na_column_at<SHAPE>(walk, mine, across, me);
     for (int i = 0; i < walk.to_depth; i += SHAPE::DEEP) {
       const na_picked at = na_pick<SHAPE>(walk, column, i);
       na_pairs<float> s = {};
       na_dot<FK>(s, q, keys + na_first<FK>(me), at, me);
+      if (!sent)  // while that is computed
+        na_send_next<RANK, D, DV, PITCH, SIZE, BUFFERS>(slabs, key, value, tour, n,
+                                                        thread_index + na_again(tour), threads);
+      sent = true;
       na_settle<1>(&s);
       na_add_parts<NA_PAIRS>(s.e, exchange, turn, thread_index, me);
       if (BIAS)
@@ -85,6 +91,9 @@ for (int n = 0; n < tour.number; n++) {
       na_accumulate<FV>(acc_o, s, values + na_first<FV>(me), at, me);
     }
   }
+  if (!sent)  // this team sees nothing of it
+    na_send_next<RANK, D, DV, PITCH, SIZE, BUFFERS>(slabs, key, value, tour, n,
+                                                    thread_index + na_again(tour), threads);
 }
 
 na_settle<FV>(acc_o);

@@ -7,6 +7,18 @@ enum { NA_KEEPS_SEEN = 1 };   // in threadgroup memory (slab.h)
 enum { NA_SAME_DOTS = 1 };    // the same bits whichever of two rows is left, queries or keys
 enum { NA_MOST_HELD = 160 };
 
+// Threadgroups run about in the order of their numbers. Here all of a head come one after the other, not
+// all heads of a tile: those that run at once want the same keys, which stay in the second cache.
+struct na_turn {
+  unsigned x;
+};
+NA_FN na_turn na_head_by_head(unsigned heads) {
+  const unsigned items = gridDim.x / heads, head = blockIdx.x / items;
+  return {(blockIdx.x - head * items) * heads + head};
+}
+#undef threadgroup_position_in_grid
+#define threadgroup_position_in_grid na_head_by_head(params[NA_KV_HEADS])
+
 // A lane holds two neighbors of every eight of a matrix row, and the same of row + 8.
 template <typename T>
 NA_FN na_lane na_lane_of(int lane) {

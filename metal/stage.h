@@ -217,16 +217,28 @@ NA_FN void na_stage(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* v
                                         thread_index, threads);
 }
 
-// Waits until slab n of a tour is in threadgroup memory, and has the next one on its way if there is
-// room for two (BUFFERS). Returns where its rows [D] begin; na_second tells where its rows [DV] do. Of
-// `heads` that follow each other each has its tour.
+// Has the slab after n on its way, if there is room for two (BUFFERS).
 template <int RANK, int D, int DV, int PITCH, int SIZE, int BUFFERS, typename T, typename HEADS>
+NA_FN void na_send_next(TGP T* memory, const DEV T* key, const DEV T* value, const DEV float* marks,
+                        const TGP na_tour& tour, int n, const HEADS heads, uint thread_index,
+                        uint threads) {
+  if (BUFFERS == 1 || n + 1 >= na_count(heads) * tour.number) return;
+  TGP T* there = memory + (n + 1) % BUFFERS * (DV > 0 ? 2 : 1) * SIZE;
+  na_stage<RANK, D, DV, PITCH>(there, key, there + na_second<SIZE>(), value, marks, tour, n + 1,
+                               heads, thread_index, threads);
+  simdgroup_barrier(mem_flags::mem_none);
+}
+
+// Waits until slab n of a tour is in threadgroup memory, and sends for the next one, unless somebody
+// else will (LATE). Returns where its rows [D] begin; na_second tells where its rows [DV] do. Of
+// `heads` that follow each other each has its tour.
+template <int RANK, int D, int DV, int PITCH, int SIZE, int BUFFERS, bool LATE = false, typename T,
+          typename HEADS>
 NA_FN TGP T* na_next_slab(TGP T* memory, const DEV T* key, const DEV T* value,
                           const DEV float* marks, TGP na_tour& tour, int n, const HEADS heads,
                           uint thread_index, uint threads) {
-  constexpr int NEXT = (DV > 0 ? 2 : 1) * SIZE;
   const uint index = thread_index + uint(tour.none);
-  TGP T* here = memory + n % BUFFERS * NEXT;
+  TGP T* here = memory + n % BUFFERS * (DV > 0 ? 2 : 1) * SIZE;
   if (BUFFERS == 1 || n == 0) {
     threadgroup_barrier(mem_flags::mem_threadgroup);  // nobody reads what was there
     na_stage<RANK, D, DV, PITCH>(here, key, here + na_second<SIZE>(), value, marks, tour, n, heads,
@@ -234,30 +246,39 @@ NA_FN TGP T* na_next_slab(TGP T* memory, const DEV T* key, const DEV T* value,
   }
   na_copied();
   threadgroup_barrier(mem_flags::mem_threadgroup);  // ... nor the slab before
-  if (BUFFERS > 1 && n + 1 < na_count(heads) * tour.number) {
-    TGP T* there = memory + (n + 1) % BUFFERS * NEXT;
-    na_stage<RANK, D, DV, PITCH>(there, key, there + na_second<SIZE>(), value, marks, tour, n + 1,
-                                 heads, index, threads);
-  }
+  if (!LATE)
+    na_send_next<RANK, D, DV, PITCH, SIZE, BUFFERS>(memory, key, value, marks, tour, n, heads,
+                                                    index, threads);
   if (thread_index == 0)
     tour.slab[(n + 2) % 3] = na_slab_after<RANK>(tour.box, tour.reach, tour.slab[(n + 1) % 3]);
   simdgroup_barrier(mem_flags::mem_none);
   return here;
 }
 
-// Of one head, without marks.
+// Both of one head, without marks.
 template <int RANK, int D, int DV, int PITCH, int SIZE, int BUFFERS, typename T>
+NA_FN void na_send_next(TGP T* memory, const DEV T* key, const DEV T* value, const TGP na_tour& tour,
+                        int n, uint thread_index, uint threads) {
+  const DEV float* none = 0;
+  const na_one_head head = {};
+  na_send_next<RANK, D, DV, PITCH, SIZE, BUFFERS>(memory, key, value, none, tour, n, head,
+                                                  thread_index, threads);
+}
+template <int RANK, int D, int DV, int PITCH, int SIZE, int BUFFERS, bool LATE = false, typename T>
 NA_FN TGP T* na_next_slab(TGP T* memory, const DEV T* key, const DEV T* value, TGP na_tour& tour,
                           int n, uint thread_index, uint threads) {
   const DEV float* none = 0;
   const na_one_head head = {};
-  return na_next_slab<RANK, D, DV, PITCH, SIZE, BUFFERS>(memory, key, value, none, tour, n, head,
-                                                         thread_index, threads);
+  return na_next_slab<RANK, D, DV, PITCH, SIZE, BUFFERS, LATE>(memory, key, value, none, tour, n, head,
+                                                               thread_index, threads);
 }
 
 // Zeroes what slabs of rows that end inside a fragment have beyond them.
 template <int D, int DV, typename T>
 NA_FN void na_clear_slabs(TGP T* memory, int size, uint thread_index, uint threads) {
+  constexpr int WIDE = NA_PLANE > 0 ? 16 / int(sizeof(T)) : 1;  // at once
+  const na_pack<T, WIDE> zeros = {};
   if (NA_PLANE > 0 || D != na_padded<D>() || DV != na_padded<DV>())
-    NA_ROLLED for (int i = int(thread_index); i < size; i += int(threads)) memory[i] = T(0.0f);
+    NA_ROLLED for (int i = int(thread_index) * WIDE; i < size; i += int(threads) * WIDE)
+      *(TGP na_pack<T, WIDE>*)(memory + i) = zeros;
 }
