@@ -214,10 +214,10 @@ def numbered(found: list[Mutant]) -> dict[str, Mutant]:
 
 
 def judged(kind: type, todo: dict[str, Mutant], jobs: int) -> Iterator[tuple[str, str]]:
-    """Names of mutants with what gives each away, as it becomes known."""
+    """Names of mutants with what gives each away, as it becomes known; "" for no mutant at all."""
     judges: SimpleQueue[Native | Metal] = SimpleQueue()
 
-    def judge(mutant: Mutant) -> str:
+    def judge(mutant: Mutant | None) -> str:
         free = judges.get()
         try:
             return free.caught(mutant)
@@ -228,13 +228,10 @@ def judged(kind: type, todo: dict[str, Mutant], jobs: int) -> Iterator[tuple[str
         first, *others = (Path(folder) / str(n) for n in range(min(jobs, len(todo))))
         for other in others:
             pool.submit(lambda at=other: judges.put(kind(at)))
-        sound = kind(first)
-        running = {pool.submit(judge, mutant): name for name, mutant in todo.items()}
+        judges.put(kind(first))
+        running = {pool.submit(judge, None): ""}
+        running |= {pool.submit(judge, mutant): name for name, mutant in todo.items()}
         try:
-            reason = sound.caught(None)  # meanwhile the others work
-            judges.put(sound)
-            if reason:
-                sys.exit(f"without any fault: {reason}")
             for done in as_completed(running):
                 yield running[done], done.result()
         finally:
@@ -295,7 +292,14 @@ def main() -> int:
     todo = {name: m for name, m in named.items() if name not in results}
     todo = dict(sorted(todo.items(), key=lambda item: item[1].key in known))  # what is new first
     print(f"{len(found)} of {total} mutants, {len(found) - len(todo)} known", flush=True)
+    before = args.results.read_text() if args.results and args.results.exists() else ""
     for name, reason in judged(kind, todo, args.jobs) if todo else ():
+        if not name and reason:
+            if args.results:
+                args.results.write_text(before)  # what the others have seen may be the same
+            sys.exit(f"without any fault: {reason}")
+        if not name:
+            continue
         results[name] = reason
         print(f"{named[name]}: {(reason or state(named[name], known))[:160]}", flush=True)
         if args.results:

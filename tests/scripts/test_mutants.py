@@ -60,7 +60,7 @@ def of(kind: type) -> list[mutants.Mutant]:
 
 def test_an_interrupted_run_goes_on(tmp_path, monkeypatch, capsys):
     """Side by side, written as they come, listed in the order of the files, and never twice."""
-    asked, results = [], tmp_path / "results.jsonl"
+    asked, results, wrong = [], tmp_path / "results.jsonl", ""
 
     class Some:
         def __init__(self, folder):
@@ -72,7 +72,7 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch, capsys):
 
         def caught(self, mutant):
             if mutant is None:
-                return ""
+                return wrong
             asked.append(mutant.start)
             return "" if mutant.before in ("10", "min", "<=") else "it is wrong"
 
@@ -92,3 +92,8 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch, capsys):
     asked.clear()
     mutants.main()
     assert len(asked) == 1 and len(results.read_text().splitlines()) > 10
+    before, wrong = results.read_text(), "a judge that finds all wrong"
+    (tmp_path / "a.h").write_text(TEXT + "int y = 8;\n")
+    with pytest.raises(SystemExit, match="without any fault: a judge"):
+        mutants.main()
+    assert results.read_text() == before
