@@ -2,9 +2,13 @@
 
 import re
 from pathlib import Path
+from unittest import mock
 
+import mlx.core as mx
 import pytest
 import yaml
+
+from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -44,3 +48,22 @@ def test_both_commands_of_the_readme_run_on_linux_of_both_kinds():
         "make demo",
         "make test",
     ]
+
+
+def test_a_mac_without_metal_fails(metal):  # noqa: F811
+    """What its job asks first is answered by a device with Metal, and by none without."""
+    job = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())["jobs"]["mac"]
+    [asked] = [
+        step["run"] for step in job["steps"] if "Metal must be there" in step.get("name", "")
+    ]
+    question = re.search(r'python -c "(.*)"', asked, re.S)[1]
+    with (
+        mock.patch.object(mx.metal, "is_available", lambda: True),
+        mock.patch.object(mx, "default_device", lambda: mx.Device(mx.gpu)),
+    ):
+        exec(question)
+    with (
+        mock.patch.object(mx.metal, "is_available", lambda: False),
+        pytest.raises(AssertionError, match="no Metal"),
+    ):
+        exec(question)
