@@ -5,7 +5,6 @@ from pathlib import Path
 
 from natten_zoo.cli import _expected
 from tests.metal_emulator import test_faults, test_mutants, test_strict
-from tests.ops.gpu import test_random
 
 ROOT = Path(__file__).parents[2]
 PAGE = " ".join((ROOT / "docs" / "kernels.md").read_text("utf-8").split())
@@ -35,16 +34,6 @@ def test_what_is_planted():
     )
     wanted = (test_mutants.MUTANTS, test_faults.CASES, test_strict.CASES)
     assert found == [len(planted) for planted in wanted]
-
-
-def test_how_many_problems_are_random():
-    every = quick = 0
-    for test in (test_random.test_attention, test_random.test_unfused):
-        for problems in test.pytestmark[0].args[1]:
-            every += 0 if "sample" in problems.id else problems.values[1]
-            quick += 0 if problems.marks else problems.values[1]
-    found = numbers("# random problems in the emulator (`make test` runs # of them)")
-    assert found == [every, quick]
 
 
 def test_how_long_doctor_takes_an_m1():
