@@ -12,6 +12,7 @@
 #include "attention.h"
 #include "convert.h"
 #include "driver_plan.h"
+#include "driver_rows.h"
 #include "pool.h"
 #include "window.h"
 
@@ -308,6 +309,10 @@ int main(int argc, char** argv) {
   for (int i = 0; i < problems; ++i) {
     Run().check();
     check_plans();
+    if (const char* fault = rows_fault(random_bits)) {
+      std::fprintf(stderr, "%s is wrong\n", fault);
+      return 1;
+    }
   }
   std::printf("%d problems, no error\n", problems);
 }
