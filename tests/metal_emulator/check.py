@@ -144,6 +144,9 @@ def _split_extent(rest: str) -> tuple[str, str]:
     """Splits `<begin, end> position name 'type'` after the extent, which may nest brackets."""
     if not rest.startswith("<"):
         return "", rest
+    end = rest.index(">") + 1
+    if rest.count("<", 0, end) == 1:  # nearly always
+        return rest[:end], rest[end:].lstrip()
     depth = 0
     for i, c in enumerate(rest):
         depth += (c == "<") - (c == ">")

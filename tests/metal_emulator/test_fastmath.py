@@ -43,7 +43,10 @@ HOODS = {
 }
 
 
-@pytest.mark.parametrize("name", HOODS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n == "2d strided" else [pytest.mark.slow]) for n in HOODS],
+)
 def test_our_kernels_survive(name: str) -> None:
     hood, size = HOODS[name]
     problem = Problem(hood, 1, size, 2, 1, 12, 12, 0.3, mx.float32, has_rpb=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -317,16 +317,14 @@ EACH_TIER = pytest.mark.parametrize("tier", [*tiers(), *emulated()])
 # MLX does not trace into the emulator.
 EACH_TRACED_TIER = pytest.mark.parametrize("tier", tiers())
 # Cases for the emulator in every run: each builds kernels of its own.
-SAMPLE = (
-    "1-D", "2-D", "3-D", "causal", "dilation leaves a rest", "stride", "window_stride", "GQA",
-    "dim 33", "varlen",
-)  # fmt: skip
+# Options are those of random problems, too (tests/ops/gpu/test_random.py).
+SAMPLE = ("1-D", "2-D", "3-D", "stride", "varlen")
 
 
-def on_each_tier(names: Iterable[str]) -> pytest.MarkDecorator:
-    """Parametrizes by name of a case and tier; in the emulator what is not in SAMPLE is slow."""
+def on_each_tier(names: Iterable[str], quick: Container[str] = SAMPLE) -> pytest.MarkDecorator:
+    """Parametrizes by name of a case and tier; in the emulator what is not in `quick` is slow."""
     emulator = [
-        pytest.param(name, tier, marks=[] if name in SAMPLE else pytest.mark.slow)
+        pytest.param(name, tier, marks=[] if name in quick else pytest.mark.slow)
         for name in names
         for tier in emulated()
     ]

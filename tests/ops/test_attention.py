@@ -46,7 +46,11 @@ def test_outputs_and_gradients(name, tier):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize(
     ("name", "tier"),
-    [*product(PLAIN, tiers()), *product(("2-D", "3-D", "GQA"), emulated())],
+    [
+        *product(PLAIN, tiers()),
+        *product(["2-D"], emulated()),
+        *(pytest.param(*x, marks=pytest.mark.slow) for x in product(("3-D", "GQA"), emulated())),
+    ],
 )
 def test_half_precision_is_at_most_twice_as_far_as_plain_half(name, dtype, tier):
     case = replace(CASES[name], dtype=dtype)

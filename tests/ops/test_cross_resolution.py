@@ -11,7 +11,7 @@ import pytest
 from natten_zoo import ops
 from natten_zoo.ops import Neighborhood, backend, pure
 from natten_zoo.ops.problem import Problem
-from tests.ops.cases import EACH_TIER, float64, tiers
+from tests.ops.cases import float64, on_each_tier, tiers
 from tests.ops.finer import at_keys, fold, unfold
 from tests.reference import Reference
 
@@ -68,8 +68,7 @@ def expected(spatial, times, kernel, given, options):
     return out, lse, d_q, summed(d_k, times), summed(d_v, times), d_b
 
 
-@EACH_TIER
-@pytest.mark.parametrize("name", CASES)
+@on_each_tier(CASES, quick=("1-D", "3-D"))
 def test_is_attention_to_upsampled_keys(name, tier):
     spatial, times, kernel, options = CASES[name]
     given = arrays(spatial, times, kernel)

@@ -23,7 +23,16 @@ from natten_zoo.ops.gpu.shapes import fragments, slabs
 from natten_zoo.ops.problem import Problem
 from tests.metal_emulator import emulator
 from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401
-from tests.ops.gpu.problems import Case, Family, case_of, check_attention, random_case, worst
+from tests.ops.gpu.problems import (
+    ATTENTION,
+    Case,
+    Family,
+    case_of,
+    check_attention,
+    most_alike,
+    random_case,
+    worst,
+)
 
 PLANES = Core("planes", 32, rows=16, tokens=64, threads=64, depth=64, on_trial=True, plane=73)
 TEXT = Path(__file__).with_name("core_planes.h").read_text()
@@ -62,10 +71,11 @@ def planes(metal):  # noqa: F811
         yield device
 
 
+@pytest.mark.parametrize("alike", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f"{f.rank}d-{f.head_dim}")
-def test_planes(planes, family):
-    for seed in range(3):
-        case = random_case(family, 7 * seed)
+def test_planes(planes, family, alike):
+    cases = [random_case(family, 7 * seed) for seed in range(12)]
+    for case in most_alike(cases, ATTENTION)[:4] if alike else cases:
         wrong = worst(check_attention(case), family.dtype)
         assert wrong is None, f"{wrong} for {case.problem} {case.lengths}"
 
@@ -80,7 +90,8 @@ def large_case(kernel: tuple[int, ...], spatial: tuple[int, ...]) -> Case:
 
 
 @pytest.mark.parametrize(
-    "kernel, spatial, buffers", [(*LARGE[0], 1), (*LARGE[1], 1), (*LARGE[0], 2)]
+    "kernel, spatial, buffers",
+    [(*LARGE[0], 1), pytest.param(*LARGE[1], 1, marks=pytest.mark.slow), (*LARGE[0], 2)],
 )
 def test_fragments_that_end_beyond_their_slab(metal, kernel, spatial, buffers):  # noqa: F811
     """They begin wherever a team's tokens do, and read what lies behind a plane: numbers."""
