@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
@@ -89,7 +89,6 @@ class Line(NamedTuple):
 
 Lines = tuple[Line, Line, Line]
 ONE = Line(1, 1, 1, 1, False, False)
-ONE_BY_ONE = {0: 1, 1: 1, 2: 1}  # the reach where a slab has no room for more
 
 
 class Layout(NamedTuple):
@@ -102,20 +101,7 @@ class Layout(NamedTuple):
 
 
 _Lengths = tuple[tuple[int, int], ...]
-
-
-class _Pieces(NamedTuple):
-    """What slabs make of the keys of all teams along an axis.
-
-    Attributes:
-        lengths: Of the pieces that are not empty, each with how many there are.
-        slabs: Of all tiles.
-        tokens: That these stage.
-    """
-
-    lengths: _Lengths
-    slabs: int
-    tokens: int
+_Boxes = Sequence[tuple[int, int]]
 
 
 def lay_out(
@@ -230,46 +216,64 @@ def cheapest(
 def _fewest_cuts(
     lines: Lines, core: Core, shape: Shape, teams: Axes, capacity: int, least: float
 ) -> tuple[bool, float, Axes, Layout]:
-    """The cheapest reach; first comes whether there are too few tiles, what it costs, and teams."""
-    weights = WHOLE if core.whole else FEW_LANES
-    columns, number = core.tokens // shape.high, math.prod(teams)
-    sides = [rows * n for rows, n in zip(shape.rows, teams, strict=True)]
-    boxes = [_boxes(line, side) for line, side in zip(lines, sides, strict=True)]
+    """The cheapest reach; first comes whether there are too few tiles, what it costs, and teams.
 
-    def cuts(axis: int) -> dict[int, _Pieces]:
+    It takes long to count the pieces of all teams. So reaches are tried in the order of what slabs
+    alone cost, until that is more than the best costs with its pieces.
+    """
+    weights, at = WHOLE if core.whole else FEW_LANES, shape.axis
+    columns = core.tokens // shape.high
+    tiles = [_boxes(lines[a], shape.rows[a] * teams[a]) for a in range(3)]
+
+    def pieces(axis: int, reach: int) -> _Lengths:
         in_step = teams[axis] if core.parts > 1 else 1
-        if axis == shape.axis and not core.whole:  # those of a simdgroup
+        if axis == at and not core.whole:  # those of a simdgroup
             in_step = math.gcd(teams[axis], 32 // core.lanes)
-        longest = max(last - first for first, last in boxes[axis])
-        piece = shape.high if axis == shape.axis else columns if lines[0] is ONE else 1
-        even = {-(-longest // n) for n in range(1, MOST_CUTS + 1)}
-        reaches = {1, min(longest, capacity)}
-        reaches |= {min(-(-n // piece) * piece, longest) for n in even}
-        line, rows = lines[axis], shape.rows[axis]
-        return {n: _pieces(line, rows, teams[axis], n, in_step) for n in sorted(reaches)}
+        return _pieces(lines[axis], shape.rows[axis], teams[axis], reach, in_step)
 
-    def deep(pieces: _Pieces) -> float:
-        return sum(
-            times * (-(-length // shape.high) * (core.tokens + weights.fragment) + weights.column)
-            for length, times in pieces.lengths
-        )
+    one, other = (axis for axis in range(3) if axis != at)
+    uncut = [sum(n * m for n, m in pieces(axis, NO_LIMIT[axis])) for axis in range(3)]
+    fragments = math.prod(uncut) / core.tokens * (core.tokens + weights.fragment)  # at least
+    best, first, found = math.inf, 0, (1, 1, 1)  # where a slab has no room for more
+    for staged, number, reach in sorted(_staged(lines, tiles, core, shape, teams, capacity)):
+        if staged + 0.999 * fragments > best:
+            break
+        across, aside, along = (pieces(axis, reach[axis]) for axis in (one, other, at))
+        deep = _deep(along, core.tokens, shape.high, weights)
+        cost = staged + _wide(across, aside, columns) * deep
+        if (cost, number) < (best, first):
+            best, first, found = cost, number, reach
+    too_few = math.prod(map(len, tiles)) < least
+    return too_few, best, teams, Layout(best, shape, teams, found)
 
+
+def _staged(
+    lines: Lines, tiles: Sequence[_Boxes], core: Core, shape: Shape, teams: Axes, capacity: int
+) -> Iterator[tuple[float, int, Axes]]:
+    """Reaches that a slab has room for and that fill it, numbered, each after what slabs cost."""
+    weights = WHOLE if core.whole else FEW_LANES
+    aside = core.tokens // shape.high if lines[0] is ONE else 1
+    slabs = [
+        _slabs(boxes, shape.high if axis == shape.axis else aside, capacity)
+        for axis, boxes in enumerate(tiles)
+    ]
+    most = min(capacity, math.prod(map(max, slabs)))
+    copies = math.prod(sum(last - first for first, last in boxes) for boxes in tiles)
     one, other = (axis for axis in range(3) if axis != shape.axis)
-    down, across, aside = cuts(shape.axis), cuts(one), cuts(other)
-    depth = {n: deep(pieces) for n, pieces in down.items()}
-    most = min(capacity, max(down) * max(across) * max(aside))
-    best, found = math.inf, ONE_BY_ONE
-    for (n, a), (m, b) in product(across.items(), aside.items()):
-        for reach, pieces in down.items():
-            if FULL * most <= n * m * reach <= capacity:
-                slabs, tokens = (math.prod(x) for x in zip(a[1:], b[1:], pieces[1:], strict=True))
-                cost = slabs * number * weights.slab + tokens * weights.copy
-                if cost < best:
-                    cost += _wide(a.lengths, b.lengths, columns) * depth[reach]
-                if cost < best:
-                    best, found = cost, {one: n, other: m, shape.axis: reach}
-    layout = Layout(best, shape, teams, (found[0], found[1], found[2]))
-    return math.prod(map(len, boxes)) < least, best, teams, layout
+    for number, (n, m, deep) in enumerate(product(slabs[one], slabs[other], slabs[shape.axis])):
+        if FULL * most <= n * m * deep <= capacity:
+            there = slabs[one][n] * slabs[other][m] * slabs[shape.axis][deep] * math.prod(teams)
+            reach = {one: n, other: m, shape.axis: deep}
+            cost = there * weights.slab + copies * weights.copy
+            yield cost, number, (reach[0], reach[1], reach[2])
+
+
+def _slabs(boxes: _Boxes, piece: int, capacity: int) -> dict[int, int]:
+    """Reaches along an axis that cut what the longest tile sees evenly; how many slabs of each."""
+    seen = [last - first for first, last in boxes]
+    even = {-(-max(seen) // n) for n in range(1, MOST_CUTS + 1)}
+    reaches = {1, min(max(seen), capacity), *(min(-(-n // piece) * piece, max(seen)) for n in even)}
+    return {reach: sum(-(-n // reach) for n in seen) for reach in sorted(reaches)}
 
 
 @lru_cache(maxsize=2**14)
@@ -278,30 +282,39 @@ def _wide(across: _Lengths, aside: _Lengths, columns: int) -> int:
     return sum(m * n * -(-a * b // columns) for a, m in across for b, n in aside)
 
 
+@lru_cache(maxsize=2**14)
+def _deep(along: _Lengths, tokens: int, high: int, weights: Weights) -> float:
+    """What a column takes, of all teams and slabs along it."""
+    return sum(
+        times * (-(-length // high) * (tokens + weights.fragment) + weights.column)
+        for length, times in along
+    )
+
+
 @lru_cache(maxsize=2**16)
-def _pieces(line: Line, rows: int, teams: int, reach: int, in_step: int) -> _Pieces:
-    lengths, slabs, tokens = Counter[int](), 0, 0
-    for (box, seen), times in _tiles(line, rows, teams).items():
-        tokens += times * box
-        for low in range(0, box, reach):
-            high = min(low + reach, box)
-            cut = [max(min(high, last) - max(low, first), 0) for first, last in seen]
-            for i in range(0, teams, in_step):  # all of them go as far as any
-                lengths[max(cut[i : i + in_step])] += times * in_step
-            slabs += times
-    del lengths[0]
-    return _Pieces(tuple(lengths.items()), slabs, tokens)
+def _pieces(line: Line, rows: int, teams: int, reach: int, in_step: int) -> _Lengths:
+    """What slabs make of the keys of all teams along an axis: lengths of pieces, and how many."""
+    first, last, times = _tiles(line, rows, teams)
+    low = np.arange(0, last.max(), reach)[:, None, None]
+    cut = np.minimum(last, low + reach) - np.maximum(first, low)
+    longest = np.maximum.reduceat(cut, range(0, teams, in_step), axis=2)  # they go as far as any
+    counts = np.bincount(longest.clip(0).ravel(), np.broadcast_to(times, longest.shape).ravel())
+    return tuple((n, int(k) * in_step) for n, k in enumerate(counts.tolist()) if n and k)
 
 
 @lru_cache(maxsize=2**12)
-def _tiles(line: Line, rows: int, teams: int) -> Counter[tuple[int, tuple[tuple[int, int], ...]]]:
-    """How many tiles there are of a kind: what one sees, and what of that each of its teams."""
-    kinds = Counter[tuple[int, tuple[tuple[int, int], ...]]]()
+def _tiles(line: Line, rows: int, teams: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The kinds of tiles: what each team of one sees, from where to where, and how many there are.
+
+    Of the shapes (kinds, teams) twice, and (kinds, 1); from the first key that a tile sees.
+    """
+    kinds = Counter[tuple[tuple[int, int], ...]]()
     each = _boxes(line, rows)
-    for i, (low, high) in enumerate(_boxes(line, rows * teams)):
+    for i, (low, _) in enumerate(_boxes(line, rows * teams)):
         seen = [(first - low, last - low) for first, last in each[i * teams : (i + 1) * teams]]
-        kinds[high - low, (*seen, *[(0, 0)] * (teams - len(seen)))] += 1
-    return kinds
+        kinds[(*seen, *[(0, 0)] * (teams - len(seen)))] += 1
+    ends = np.array(list(kinds))
+    return ends[..., 0], ends[..., 1], np.array(list(kinds.values()))[:, None]
 
 
 @lru_cache(maxsize=2**12)
