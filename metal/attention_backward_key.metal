@@ -133,11 +133,14 @@ NA_UNROLL for (int round = 0; round < ROUNDS; round++) {
   const int shared = PACKED ? params[again + NA_KV_HEADS] : 0;
   if (of_key) na_store_rows<D>(d_key, acc_dk, found, na_float(params[again + NA_SCALE]), me);
   if (of_value) na_store_rows<DV>(PACKED ? d_key : d_value, acc_dv, found, 1.0f, me, shared);
-  if (PACKED && of_key) {  // the gradient of its queries comes along
+  if (PACKED && of_key) {  // the gradient of its queries comes along, zeros where there are none
     const int first = tour.own.head * sharing;
+    na_found queries[NA_ROWS];
+    NA_UNROLL for (int h = 0; h < NA_ROWS; h++)
+      queries[h] = na_query_of<RANK, PLAIN>(found[h], params + again);
     for (int head = first; head < first + sharing; head++) {
       na_frag<T> dq[FK];
-      na_load_rows<RANK, D>(dq, d_query, d_query_strides, tour.own.batch, head, found, me);
+      na_load_rows<RANK, D>(dq, d_query, d_query_strides, tour.own.batch, head, queries, me);
       na_frag<float> same[FK];
       NA_UNROLL for (int f = 0; f < FK; f++)
         NA_UNROLL for (int e = 0; e < NA_HELD * NA_WIDE; e++) same[f].e[e] = float(dq[f].e[e]);

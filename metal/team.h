@@ -157,6 +157,17 @@ NA_FN na_found na_find_again(const volatile TGP na_own& own, const DEV int* p, u
   return found;
 }
 
+// Of a key that was found, the query of the same token, if `stride` keeps that.
+template <int RANK, bool PLAIN>
+NA_FN na_found na_query_of(na_found found, const DEV int* p) {
+  NA_EACH_AXIS(a) {
+    const int stride = na_option<PLAIN>(na_axis_of(p, a), NA_STRIDE), token = found.token.at[a];
+    found.token.at[a] = na_quotient(token, stride);
+    found.live = found.token.at[a] * stride == token && found.live;
+  }
+  return found;
+}
+
 // Where it begins in an array of such rows. `again` is 0, for the strides as for all else.
 template <int RANK, typename STRIDES>
 NA_FN long na_line_again(const STRIDES strides, const volatile TGP na_own& own, const na_found found,

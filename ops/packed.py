@@ -1,7 +1,9 @@
 """Attention to the query, key and value of one array, as a layer's projection makes it.
 
 Every tier reads the three where they lie, and none copies them. Their gradients are one array, too,
-which the kernels and the compiled tier write at once: nothing has to be joined.
+which the kernels and the compiled tier write at once, zeros of queries that are left out included:
+nothing has to be joined. The pure tier is of MLX's operations, none of which writes to a part of
+another's output: it joins them.
 """
 
 from __future__ import annotations
@@ -102,7 +104,7 @@ def na2d_qkvpacked(
     flash-attention has for it (https://github.com/Dao-AILab/flash-attention).
 
     The same numbers as those of `na2d` on the three parts. What it adds is the gradient, one array
-    that nobody has to join; with a `stride` and in the pure tier it is joined by a copy.
+    that nobody has to join; the pure tier joins it, by a copy.
 
     Args:
         qkv: `[batch, height, width, 3, heads, head_dim]`, in this order: query, key, value.

@@ -14,7 +14,7 @@ from typing import Protocol
 import mlx.core as mx
 
 from .neighborhood import Neighborhood
-from .problem import DTYPES, Problem, pack
+from .problem import DTYPES, Problem
 
 # What any problem has. All else is a feature, which a tier has to name before it is asked for it.
 BASIC = frozenset(("neighborhood", "kernel_size", "batch", "spatial", "heads", "kv_heads"))
@@ -242,11 +242,8 @@ class Launched:
         d_out: mx.array,
         d_lse: mx.array,
     ) -> tuple[mx.array, mx.array | None]:
-        """See `Tier.backward_packed`. Queries that are left out have their zeros from `pack`."""
+        """See `Tier.backward_packed`."""
         arrays = query, key, value, out, stats, d_out, d_lse
-        if max(problem.neighborhood.stride) > 1:
-            *grads, d_bias = self.backward(problem, *arrays[:3], rpb, lengths, *arrays[3:])
-            return pack(problem, *grads), d_bias
         d_qkv, *d_rpb = self.launch("backward_packed", problem, arrays, rpb, lengths)
         return d_qkv, _like(rpb, d_rpb)
 

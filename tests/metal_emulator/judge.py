@@ -24,7 +24,7 @@ from natten_zoo.metal import MATRIX, SCALAR_4, Core
 from natten_zoo.metal import deformable as texts
 from natten_zoo.ops import Neighborhood, gpu
 from natten_zoo.ops.gpu import deformable, plan
-from natten_zoo.ops.problem import Problem
+from natten_zoo.ops.problem import Problem, pack, unpack
 from tests.metal_emulator import KernelFault, install, record
 from tests.metal_emulator.test_mutants import CASES, Mutant, mutated
 from tests.ops.gpu import test_deformable, test_planes
@@ -113,6 +113,7 @@ def special(mutant: Mutant | None) -> Iterator[Check]:
         (MATRIX, check_attention, CASES["long"]),
         (MATRIX, check_packed, packed),
         (SCALAR_4, check_packed, packed),
+        (SCALAR_4, check_packed, sparse),
         (MATRIX, check_attention, CASES["finer"]),
         (SCALAR_4, check_attention, CASES["finer"]),
         (MATRIX, check_attention, aslant),
@@ -206,6 +207,12 @@ def packed() -> Case:
     return case_of(Problem(hood, 2, (9, 14), 4, 2, 16, 16, 0.25, mx.float32, has_rpb=True))
 
 
+def sparse() -> Case:
+    """The same, of which some queries are left out."""
+    hood = Neighborhood.of(2, (3, 4), stride=(2, 3), dilation=(1, 2))
+    return case_of(Problem(hood, 2, (9, 14), 4, 2, 16, 16, 0.25, mx.float32, has_rpb=True))
+
+
 def apart() -> Case:
     """Channels that lie two apart."""
     case = packed()
@@ -254,9 +261,7 @@ def check_padding(case: Case) -> dict[str, float]:
 
 def check_packed(case: Case) -> dict[str, float]:
     """`check_attention` on views of one array, and with one array of gradients."""
-    heads, kv_heads = case.problem.heads, case.problem.kv_heads
-    ends = [heads, heads + kv_heads]
-    arrays = mx.concatenate([case.query, case.key, case.value], axis=-2).split(ends, axis=-2)
+    arrays = unpack(case.problem, pack(case.problem, case.query, case.key, case.value))
     out, lse, stats = gpu.forward(case.problem, *arrays, case.rpb, None)
     d_qkv, d_rpb = gpu.backward_packed(
         case.problem, *arrays, case.rpb, None, out, stats, case.query, lse
@@ -264,7 +269,7 @@ def check_packed(case: Case) -> dict[str, float]:
     exact = [numpy(x) for x in (case.query, case.key, case.value, case.rpb)]
     wanted = case.reference.backward(*exact, numpy(case.query), numpy(lse))
     names = ("d_query", "d_key", "d_value", "d_rpb")
-    return errors(names, (*d_qkv.split(ends, axis=-2), d_rpb), wanted)
+    return errors(names, (*unpack(case.problem, d_qkv), d_rpb), wanted)
 
 
 def attention(

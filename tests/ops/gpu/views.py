@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from natten_zoo.ops import gpu
-from natten_zoo.ops.problem import pack
+from natten_zoo.ops.problem import pack, unpack
 
 from .problems import Case, normal
 
@@ -95,14 +95,11 @@ def same_bits(got: list[mx.array], wanted: list[mx.array]) -> bool:
 
 
 def packed(case: Case) -> Case:
-    """The same case, its arrays parts of one; queries are told apart where some are left out."""
-    kept = (case.query, case.key, case.value)
-    if case.query.shape[:-2] == case.key.shape[:-2]:
-        heads, kv_heads = case.problem.heads, case.problem.kv_heads
-        whole = mx.concatenate(kept, axis=-2)
-        mx.eval(whole)
-        kept = mx.split(whole, [heads, heads + kv_heads], axis=-2)
-    return replace(case, query=kept[0], key=kept[1], value=kept[2])
+    """The same case, its arrays parts of one."""
+    whole = pack(case.problem, case.query, case.key, case.value)
+    mx.eval(whole)
+    query, key, value = unpack(case.problem, whole)
+    return replace(case, query=query, key=key, value=value)
 
 
 def joined_alike(case: Case) -> bool:
