@@ -11,10 +11,12 @@ from __future__ import annotations
 import math
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from unittest import mock
 
 import mlx.core as mx
@@ -27,7 +29,7 @@ from natten_zoo.ops.gpu import deformable, plan
 from natten_zoo.ops.problem import Problem, pack, unpack
 from tests.metal_emulator import KernelFault, install, record
 from tests.metal_emulator.test_mutants import CASES, Mutant, mutated
-from tests.ops.gpu import test_deformable, test_planes
+from tests.ops.gpu import test_deformable, test_planes, test_window
 from tests.ops.gpu.problems import (
     FAMILIES,
     MATRIX_2,
@@ -63,6 +65,8 @@ def checks(file: str, mutant: Mutant | None, planes_alone: bool = False) -> Iter
     if file == "core_nax.h":
         yield from attention(check_forward, mutant, ACCELERATED)
         return
+    if file in ("", "window.h"):
+        yield nullcontext(), partial(of_windows, mutant)
     if file not in UNFUSED:
         if not file.startswith("attention_backward"):  # of two kernels fewer, soon built
             yield from attention(check_forward, mutant)
@@ -77,6 +81,24 @@ def checks(file: str, mutant: Mutant | None, planes_alone: bool = False) -> Iter
         yield from planes(mutant)
     if not file:
         yield spoilt(None), of_deformable
+
+
+def of_windows(mutant: Mutant | None) -> str | None:
+    """All windows of short axes, and who sees a key, compiled for this machine."""
+    text = sources.source("window.h")
+    if mutant:
+        text = re.sub(mutant.pattern, mutant.replacement, text)
+    with tempfile.TemporaryDirectory() as folder:
+        library = test_window.build(Path(folder), text)
+    for test in (
+        test_window.test_keys_are_those_of_neighborhood,
+        test_window.test_queries_are_the_inverse,
+    ):
+        try:
+            test(library)
+        except AssertionError:
+            return test.__name__
+    return None
 
 
 def slabs(core: Core, mutant: Mutant | None) -> Iterator[Check]:
@@ -162,6 +184,10 @@ def high() -> Case:
     problem = Problem(Neighborhood.of(3, (2, 3, 2)), 1, (3, 4, 5), 1, 1, 8, 8, 0.25, mx.float32)
     case = case_of(problem)
     return replace(case, query=1e4 * case.query, key=1e4 * case.key)
+
+
+# In which lanes of a team may part ways (core_scalar.h says why).
+LARGE = (CASES["climbing"], CASES["large"], high)
 
 
 def far() -> Case:
@@ -339,12 +365,7 @@ def caught(file: str, start: int, before: str, after: str) -> str:
     mutant = Mutant(file, pattern, rf"\g<1>{after}", "") if file else None
     planes_alone = bool(file) and _for_planes(sources.source(file), start)
     for changes, wrong in checks(file, mutant, planes_alone):
-        # core_scalar.h says why lanes of large logits count on it.
-        large = isinstance(wrong, partial) and wrong.args[2][0] in (
-            CASES["climbing"],
-            CASES["large"],
-            high,
-        )
+        large = isinstance(wrong, partial) and len(wrong.args) > 2 and wrong.args[2][0] in LARGE
         settings = {"reconverges": large, "strict": False}
         found = None
         # Of a fault the launch says which.

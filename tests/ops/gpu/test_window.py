@@ -6,6 +6,7 @@ import ctypes
 import itertools
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,15 +36,20 @@ AXES = [
 ]
 
 
+def build(folder: Path, text: str, *options: str) -> ctypes.CDLL:
+    """A library of this text of window.h."""
+    (folder / "window.cpp").write_text(text + WRAPPER)
+    command = [COMPILER, "-shared", "-fPIC", *options]
+    subprocess.run([*command, "-o", folder / "window.so", folder / "window.cpp"], check=True)
+    return ctypes.CDLL(str(folder / "window.so"))
+
+
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
     if COMPILER is None:
         pytest.skip("needs a C++ compiler")
-    folder = tmp_path_factory.mktemp("window")
-    (folder / "window.cpp").write_text(metal.source("window.h") + WRAPPER)
-    command = [COMPILER, "-shared", "-fPIC", "-Wall", "-Werror", "-Wno-unused-function"]
-    subprocess.run([*command, "-o", folder / "window.so", folder / "window.cpp"], check=True)
-    return ctypes.CDLL(str(folder / "window.so"))
+    warnings = ("-Wall", "-Werror", "-Wno-unused-function")
+    return build(tmp_path_factory.mktemp("window"), metal.source("window.h"), *warnings)
 
 
 def spans(function, axis) -> np.ndarray:
