@@ -14,7 +14,7 @@ from .cuts import MOST_THREADS, Cut, cut_up
 from .device import BESIDE_KEYS, Device
 from .params import ONE_TOKEN, Axis, head_params, padded, parameter_block
 from .shapes import Axes
-from .tile import PRODUCT, Held, bytes_beside_slabs, choose_tile, near_bins
+from .tile import PRODUCT, Held, Tile, bytes_beside_slabs, choose_tile, near_bins
 
 BIAS_THREADGROUPS = 512  # that sum the gradient of rpb, each simdgroup into its own table
 MAX_ROWS = 2**31 - 1  # tokens times heads of a sample; all else is counted in 64 bits
@@ -174,20 +174,18 @@ def lay_out(
     axes = [Axis.of(problem, a) for a in range(problem.rank)]
     sizes, groups = (padded([a.group_sizes(by_key)[i] for a in axes]) for i in range(2))
     heads = problem.kv_heads if by_key else problem.heads
-    bins = math.prod(problem.neighborhood.bias_shape)
-    maps = problem.batch * heads * math.prod(groups)
+    bins = math.prod(problem.neighborhood.bias_shape) if sums_rpb else 0
     tile = choose_tile(
         problem,
         device,
         sizes,
-        maps,
+        problem.batch * heads * math.prod(groups),
         dim=max(dims),
         by_key=by_key,
         channels=channels,
         held=held,
-        bins=bins if sums_rpb else 0,
+        bins=bins,
     )
-    tiles = tile.counts(sizes)
     template = Template(
         dtype=problem.dtype,
         rank=problem.rank,
@@ -198,42 +196,83 @@ def lay_out(
         sums_rpb=sums_rpb,
         slab_bytes=tile.share.slab_bytes,
         buffers=tile.share.buffers,
-        bins=near_bins(device, tile.core, bins) if sums_rpb else 0,
+        bins=near_bins(device, tile.core, bins),
         rows=tile.shape.rows,
         axis=tile.shape.axis,
         high=tile.shape.high,
         is_packed=packed,
     )
-    many = tile.rows
+    launch = _Launch(problem, device, axes, groups, heads, tile, template, scale, fill)
     rows = padded([a.length if by_key else a.outputs for a in axes])
+    return _in_pieces(launch, tile.counts(sizes), rows)
 
-    def of(cut: Cut) -> Plan:
+
+@dataclass(frozen=True, eq=False)
+class _Launch:
+    """What all parts of a launch have in common.
+
+    Attributes:
+        problem: What is computed.
+        device: Where.
+        axes: Of the problem.
+        groups: Dilation groups on each axis.
+        heads: That tiles are of.
+        tile: Of a threadgroup.
+        template: Of the kernel.
+        scale: See `lay_out`.
+        fill: The same.
+    """
+
+    problem: Problem
+    device: Device
+    axes: list[Axis]
+    groups: Axes
+    heads: int
+    tile: Tile
+    template: Template
+    scale: float
+    fill: float
+
+    @property
+    def span(self) -> Axes:
+        """Rows of a tile on each axis, those of all dilation groups between them."""
+        z, y, x = (size * n for size, n in zip(self.tile.rows, self.groups, strict=True))
+        return z, y, x
+
+    def of(self, cut: Cut) -> Plan:
+        """The plan of a part of it."""
         samples = cut.samples[1] - cut.samples[0]
-        items = samples * math.prod(groups) * math.prod(cut.tiles)
-        slices = min(items, -(-BIAS_THREADGROUPS // heads)) if sums_rpb else items
-        head = head_params(problem, scale=scale, fill=fill, items=items, bins=bins)
-        z, y, x = (n * size for n, size in zip(cut.first, many, strict=True))
+        items = samples * math.prod(self.groups) * math.prod(cut.tiles)
+        most = -(-BIAS_THREADGROUPS // self.heads)
+        slices = min(items, most) if self.template.sums_rpb else items
+        bins = math.prod(self.problem.neighborhood.bias_shape)
+        head = head_params(self.problem, scale=self.scale, fill=self.fill, items=items, bins=bins)
+        z, y, x = (n * size for n, size in zip(cut.first, self.tile.rows, strict=True))
         return Plan(
-            template=template,
+            template=self.template,
             params=parameter_block(
-                head, axes, cut.tiles, tile.teams, (z, y, x), cut.rows, tile.reach
+                head, self.axes, cut.tiles, self.tile.teams, (z, y, x), cut.rows, self.tile.reach
             ),
-            teams=math.prod(tile.teams),
-            threadgroups=slices * heads,
+            teams=math.prod(self.tile.teams),
+            threadgroups=slices * self.heads,
             slices=slices,
-            core=tile.core,
-            resident=tile.share.resident,
-            device=device,
+            core=self.tile.core,
+            resident=self.tile.share.resident,
+            device=self.device,
         )
 
-    z, y, x = (size * group for size, group in zip(many, groups, strict=True))
-    whole = of(cut_up(problem.batch, tiles, 1, (z, y, x), rows)[0])
+
+def _in_pieces(launch: _Launch, tiles: Axes, rows: Axes) -> Plan:
+    """The plan of a launch over so many tiles; and of its parts, if it is too long."""
+    batch, device = launch.problem.batch, launch.device
+    whole = launch.of(cut_up(batch, tiles, 1, launch.span, rows)[0])
     pieces = max(
-        math.ceil(_multiply_adds(problem, dims) / device.longest_launch),
+        math.ceil(_multiply_adds(launch.problem, launch.template.dims) / device.longest_launch),
         math.ceil(whole.threadgroups * whole.threads / MOST_THREADS),
     )
-    cuts = cut_up(problem.batch, tiles, pieces, (z, y, x), rows) if pieces > 1 else []
-    return replace(whole, cuts=tuple((cut, of(cut)) for cut in cuts)) if len(cuts) > 1 else whole
+    cuts = cut_up(batch, tiles, pieces, launch.span, rows) if pieces > 1 else []
+    parts = tuple((cut, launch.of(cut)) for cut in cuts)
+    return replace(whole, cuts=parts) if len(cuts) > 1 else whole
 
 
 def _multiply_adds(problem: Problem, dims: tuple[int, int]) -> int:
