@@ -10,11 +10,12 @@ import mlx.core as mx
 
 from ...metal import Core
 from ..problem import Problem
+from .core import PRODUCT, Held
 from .cuts import MOST_THREADS, Cut, cut_up
 from .device import BESIDE_KEYS, Device
 from .params import ONE_TOKEN, Axis, head_params, padded, parameter_block
 from .shapes import Axes
-from .tile import PRODUCT, Held, Tile, bytes_beside_slabs, choose_tile, near_bins
+from .tile import Tile, bytes_beside_slabs, choose_tile, near_bins
 
 BIAS_THREADGROUPS = 512  # that sum the gradient of rpb, each simdgroup into its own table
 MAX_ROWS = 2**31 - 1  # tokens times heads of a sample; all else is counted in 64 bits

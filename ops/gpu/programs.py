@@ -10,10 +10,10 @@ from functools import lru_cache
 from ...metal import KERNELS
 from ..problem import Problem
 from ..tier import KernelError
+from .core import Held
 from .device import Device
 from .kernels import failures, prove
 from .plan import Plan, lay_out
-from .tile import Held
 from .trial import try_core
 
 # What kernels hold of each row. The registers for it are counted by scripts/registers.py.

@@ -1,26 +1,24 @@
-"""Who multiplies in a launch, and how large the tile of a threadgroup is: by counted cost."""
+"""How large the tile of a threadgroup is: by counted cost."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import NamedTuple
-
-import mlx.core as mx
 
 from ...metal import Core
 from ..problem import Problem
+from .core import PRODUCT, SMALL_GROUP, Held, choose_core, in_parts
 from .device import Device
 from .params import padded
 from .shapes import NO_LIMIT, Axes, Shape, fragments, lay_teams, slabs, team_counts
 from .walks import lay_out
 
-AT_ONCE = 8  # channels of a row that a lane had better not exceed: 16 bytes of float16
-FEW_KEYS = 32  # a fragment of neural accelerators has as many
 PAD_BYTES = 16  # between the rows of a slab (metal/fragment.h)
 
 # Where threadgroups are laid out by what their processor has.
-SMALL_GROUP = 128  # threads
 OTHER_REGISTERS = 66  # of a thread, beside what it holds of its rows
 MOST_REGISTERS = 220  # by this count, before some are spilled
 SHAPES_TRIED = 4  # of those that a core has
@@ -29,60 +27,9 @@ FEW_SLABS = 10.5  # up to so many of a tile's keys are not worth a second buffer
 FEW_TOKENS = 32  # of a slab, for which Metal's threadgroups have all of their memory
 LARGEST_SLAB = 128  # tokens; larger ones are cut worse
 
-MOST_UNROLLED = 128  # channels of a simdgroup: its loops over them are written out
-TEAMS_IN_STEP = 2  # of parts: more of them wait for each other
-PART_REGISTERS = 12  # that parts take themselves (scripts/registers.py)
 WIDEST_PLANES = 128  # channels of a row, where a team has four simdgroups
-WIDEST_PART = 256  # bytes of a row of more than 128 channels, on tensor cores
 TOUR_BYTES = 384  # of threadgroup memory: what a tile's threads share beside slabs (metal/slab.h),
 SEEN_BYTES = 48  # and what each team does
-
-
-@dataclass(frozen=True)
-class Held:
-    """What a kernel holds of each row in registers.
-
-    Attributes:
-        arrays: In the dtype of the problem.
-        sums: In float32.
-        pairs: Arrays of a number for each row and token of a fragment.
-        registers: Of 32 bits, that a lane has for them beside all else, where teams are of a few
-            lanes and four rows,
-        registers_3d: and in 3-D, where there is more of that (scripts/registers.py).
-        whole: The same where teams are whole simdgroups, and rows that take more are shared out,
-        whole_3d: and in 3-D.
-    """
-
-    arrays: int
-    sums: int
-    pairs: int
-    registers: int = 0
-    registers_3d: int = 0
-    whole: int = 64
-    whole_3d: int = 64
-
-    def channels(self, problem: Problem) -> int:
-        """How many of a row a lane has registers for."""
-        registers = self.registers_3d if problem.rank == 3 else self.registers
-        held = self.arrays * problem.dtype.size + self.sums * 4
-        return min(registers // held, AT_ONCE)
-
-    def row_bytes(self, dtype: mx.Dtype, dim: int) -> int:
-        """Of all arrays and sums of rows with `dim` channels."""
-        return (self.arrays * dtype.size + self.sums * 4) * dim
-
-    def fits(self, problem: Problem, dim: int, core: Core) -> bool:
-        """Whether a lane of a whole simdgroup has registers for its share of rows."""
-        room = self.whole_3d if problem.rank == 3 else self.whole
-        room -= PART_REGISTERS if core.parts > 1 else 0
-        return self.words(problem.dtype, dim, core) <= room
-
-    def words(self, dtype: mx.Dtype, dim: int, core: Core) -> int:
-        """Of each lane."""
-        return self.row_bytes(dtype, core.padded(dim)) * core.rows // (4 * core.team_threads)
-
-
-PRODUCT = Held(arrays=1, sums=1, pairs=1)  # what the separate products hold at most
 
 
 class Share(NamedTuple):
@@ -167,47 +114,85 @@ def choose_tile(
     """
     volume = problem.neighborhood.volume
     core = choose_core(device, problem.dtype, channels, dim, maps * math.prod(sizes), volume)
-    if not device.processor or (core is device.core and _serves(core, dim, held, bins)):
+    wanted = _Wanted(problem, device, sizes, maps, dim, by_key, held, bins)
+    if not device.processor:
+        return _by_walks(wanted, core)
+    if core is device.core and _serves(core, dim, held, bins):
         cores = [core]
     else:
         able = [c for c in device.cores if c.whole and c.takes(problem.dtype)]
         cores = [c for c in able if _serves(c, dim, held, bins)]
-    windows = padded(problem.neighborhood.kernel_size), padded(problem.neighborhood.window_stride)
-    found = []
-    for core in cores:
-        one = in_parts(problem, device, core, dim, held)
-        wide = one.padded(dim)
-        row_bytes = 2 * (wide * problem.dtype.size + PAD_BYTES)
-        shapes = fragments(problem.rank, windows[0], one, by_key)
-        words = held.words(problem.dtype, wide, one)
-        words += OTHER_REGISTERS + held.pairs * one.tokens * one.rows * 3 // (2 * one.lanes)
-        share = _share(device, one, words, shapes[0], windows[0], row_bytes, bins)
-        if not share:
-            continue
-        fitted = one if one.threads == share.threads else replace(one, threads=share.threads)
-        capacity = share.slab_bytes // row_bytes
-        if not device.processor:
-            tile = _largest(
-                device, fitted, shapes[0], share, windows, sizes, maps, problem.rank, bins
-            )
-            enough = -(-device.enough_threadgroups // max(maps, 1))  # a batch may be empty
-            tiles = min(math.prod(tile.counts(sizes)), enough)
-            teams = math.prod(tile.teams)
-            layout = lay_out(problem, fitted, shapes, teams, capacity, tiles, by_key=by_key)
-            return replace(tile, shape=layout.shape, teams=layout.teams, reach=layout.reach)
-        for shape in shapes[:SHAPES_TRIED]:
-            tile = _largest(device, fitted, shape, share, windows, sizes, maps, problem.rank, bins)
-            if not one.whole and tile.is_deep_in(capacity, windows[0]):
-                return tile
-            kv = slabs(problem.rank, *windows, fitted, shape, tile.teams, capacity)
-            warps = share.resident * share.threads // 32
-            teams = math.prod(tile.counts(sizes)) * math.prod(tile.teams)
-            cost = kv.cost * (1 + WAITING / warps) * teams * core.pace
-            if not core.plane:  # what a slab doesn't need is cache
-                needed = min(_in_steps(math.prod(kv.reach) * row_bytes), share.slab_bytes)
-                tile = replace(tile, share=share._replace(slab_bytes=needed))
-            found.append((cost, replace(tile, reach=kv.reach)))
-    return min(found, key=lambda one: one[0])[1]
+    tiles = chain.from_iterable(_by_cost(wanted, core) for core in cores)
+    return min(tiles, key=lambda one: one[0])[1]
+
+
+class _Wanted(NamedTuple):
+    """What tiles are chosen for; see `choose_tile`."""
+
+    problem: Problem
+    device: Device
+    sizes: Axes
+    maps: int
+    dim: int
+    by_key: bool
+    held: Held
+    bins: int
+
+    @property
+    def windows(self) -> tuple[Axes, Axes]:
+        """Their sizes and strides."""
+        hood = self.problem.neighborhood
+        return padded(hood.kernel_size), padded(hood.window_stride)
+
+    def row_bytes(self, core: Core) -> int:
+        """Of a slab: those of keys and values."""
+        return 2 * (core.padded(self.dim) * self.problem.dtype.size + PAD_BYTES)
+
+    def shapes(self, core: Core) -> Sequence[Shape]:
+        """Of a team, the best first."""
+        return fragments(self.problem.rank, self.windows[0], core, self.by_key)
+
+    def share(self, core: Core) -> Share | None:
+        """Of a processor, if it has enough of anything."""
+        words = self.held.words(self.problem.dtype, core.padded(self.dim), core)
+        words += OTHER_REGISTERS + self.held.pairs * core.tokens * core.rows * 3 // (2 * core.lanes)
+        shape, row_bytes = self.shapes(core)[0], self.row_bytes(core)
+        return _share(self.device, core, words, shape, self.windows[0], row_bytes, self.bins)
+
+
+def _by_walks(wanted: _Wanted, core: Core) -> Tile:
+    """The tile whose walks over the map take least: Metal's."""
+    problem, device = wanted.problem, wanted.device
+    core = in_parts(problem, device, core, wanted.dim, wanted.held)
+    share, shapes = wanted.share(core), wanted.shapes(core)
+    assert share  # there is no processor whose registers are counted
+    tile = _largest(wanted, core, shapes[0], share)
+    enough = -(-device.enough_threadgroups // max(wanted.maps, 1))  # a batch may be empty
+    tiles = min(math.prod(tile.counts(wanted.sizes)), enough)
+    capacity, teams = share.slab_bytes // wanted.row_bytes(core), math.prod(tile.teams)
+    layout = lay_out(problem, tile.core, shapes, teams, capacity, tiles, by_key=wanted.by_key)
+    return replace(tile, shape=layout.shape, teams=layout.teams, reach=layout.reach)
+
+
+def _by_cost(wanted: _Wanted, core: Core) -> Iterator[tuple[float, Tile]]:
+    """Tiles of a core, each after what its launch costs on a processor by count: CUDA's."""
+    windows = wanted.windows
+    core = in_parts(wanted.problem, wanted.device, core, wanted.dim, wanted.held)
+    share, row_bytes = wanted.share(core), wanted.row_bytes(core)
+    if not share:
+        return
+    capacity, warps = share.slab_bytes // row_bytes, share.resident * share.threads // 32
+    for shape in wanted.shapes(core)[:SHAPES_TRIED]:
+        tile = _largest(wanted, core, shape, share)
+        if not core.whole and tile.is_deep_in(capacity, windows[0]):
+            yield -math.inf, tile
+            return
+        kv = slabs(wanted.problem.rank, *windows, tile.core, shape, tile.teams, capacity)
+        teams = math.prod(tile.counts(wanted.sizes)) * math.prod(tile.teams)
+        if not core.plane:  # what a slab doesn't need is cache
+            needed = min(_in_steps(math.prod(kv.reach) * row_bytes), share.slab_bytes)
+            tile = replace(tile, share=share._replace(slab_bytes=needed))
+        yield kv.cost * (1 + WAITING / warps) * teams * core.pace, replace(tile, reach=kv.reach)
 
 
 def _serves(core: Core, dim: int, held: Held, bins: int) -> bool:
@@ -219,26 +204,20 @@ def _serves(core: Core, dim: int, held: Held, bins: int) -> bool:
     return not core.plane or (dim <= WIDEST_PLANES and held is not PRODUCT and sums)
 
 
-def _largest(
-    device: Device,
-    core: Core,
-    shape: Shape,
-    share: Share,
-    windows: tuple[Axes, Axes],
-    sizes: Axes,
-    maps: int,
-    rank: int,
-    bins: int,
-) -> Tile:
+def _largest(wanted: _Wanted, core: Core, shape: Shape, share: Share) -> Tile:
     """The largest tile of which there are enough to keep the whole GPU busy."""
-    teams = (lay_teams(rank, windows[0], shape, n, sizes, core) for n in team_counts(core))
+    device, sizes, bins = wanted.device, wanted.sizes, wanted.bins
+    if core.threads != share.threads:
+        core = replace(core, threads=share.threads)
+    rank, kernel = wanted.problem.rank, wanted.windows[0]
+    teams = (lay_teams(rank, kernel, shape, n, sizes, core) for n in team_counts(core))
     tiles = [Tile(core, shape, t, share) for t in teams]
     if near := near_bins(device, core, bins):
         tiles = [t for t in tiles if _rounded(bins) * math.prod(t.teams) <= near]
     enough = device.enough_threadgroups
     if device.processor:
         enough = enough * SMALL_GROUP // share.threads
-    busy = [t for t in tiles if maps * math.prod(t.counts(sizes)) >= enough]
+    busy = [t for t in tiles if wanted.maps * math.prod(t.counts(sizes)) >= enough]
     return busy[0] if busy else tiles[-1]
 
 
@@ -293,59 +272,6 @@ def _in_steps(size: int) -> int:
     """A size in bytes, rounded up such that few kernel sizes need kernels of their own."""
     step = max(1 << max(size.bit_length() - 4, 0), 16)
     return -(-size // step) * step
-
-
-def choose_core(
-    device: Device, dtype: mx.Dtype, channels: int, dim: int, rows: int, volume: int
-) -> Core:
-    """Who multiplies.
-
-    Teams of a few lanes do, where the rows of a team fit into their registers and a lane for each
-    row keeps the GPU busy, and else teams of whole simdgroups.
-
-    Args:
-        device: Its `cores` are tried in their order.
-        dtype: Of the arrays.
-        channels: Of each row, how many a lane has registers for; 0 for kernels that write weights
-            or sum them per relative position, which takes whole simdgroups.
-        dim: Channels of a row.
-        rows: Of all heads and samples.
-        volume: Keys of a window. Where they are few, single lanes are better than wide fragments,
-            which would be masked for the most part.
-    """
-    if device.core and device.core.takes(dtype) and (channels or device.core.whole):
-        return device.core
-    cores = [core for core in device.cores if core.takes(dtype)]
-    for core in sorted(cores, key=lambda core: core.whole) if volume < FEW_KEYS else cores:
-        fits = core.padded(dim) <= channels * core.lanes
-        busy = rows >= device.enough_threadgroups * core.threads
-        if core.whole or (fits and busy):
-            return core
-    raise ValueError(f"[choose_core] 'device' must have a core of whole simdgroups: {device}.")
-
-
-def in_parts(problem: Problem, device: Device, core: Core, dim: int, held: Held) -> Core:
-    """The core with teams of as many simdgroups as rows of `dim` channels need.
-
-    Tensor cores sum the same bits in all passes if they sum the same channels: there the number
-    depends on nothing that passes don't share.
-    """
-    if not core.whole or core.on_trial:  # whose pairs are too many to exchange
-        return core
-    wide = max(problem.head_dim, problem.value_dim)
-    parted, most = core, SMALL_GROUP if device.processor else core.threads
-    while parted.team_threads < most:
-        if device.processor:
-            enough = wide <= 128 or parted.parts * WIDEST_PART >= wide * problem.dtype.size
-        else:
-            few = parted.padded(dim) <= MOST_UNROLLED * parted.parts
-            enough = few and held.fits(problem, dim, parted)
-        if enough:
-            break
-        in_step = TEAMS_IN_STEP * 2 * parted.team_threads
-        threads = min(in_step, core.threads) if device.processor else core.threads
-        parted = replace(core, parts=2 * parted.parts, threads=threads)
-    return parted
 
 
 def bytes_beside_slabs(core: Core) -> int:
