@@ -97,6 +97,23 @@ def test_layers_are_mlx_s(ours, mlx, size, bias):
         assert mx.allclose(grads[0][name], grads[1][name], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("options", [{"dilation": 2}, {"groups": 2}], ids=str)
+def test_what_is_mlx_s_own_with_strides(options):
+    layer, peer = (k(4, 6, 3, stride=2, padding=2, **options) for k in (Conv2d, nn.Conv2d))
+    peer.update(layer.parameters())
+    x = mx.random.normal((2, 11, 9, 4))
+    assert mx.array_equal(layer(x), peer(x))
+
+
+def test_a_batch_of_none():
+    weight = mx.random.normal((6, 3, 3, 4))
+    d_x, d_weight = mx.grad(lambda *a: strided(*a).sum(), argnums=(0, 1))(
+        mx.zeros((0, 9, 8, 4)), weight
+    )
+    assert d_x.shape == (0, 9, 8, 4)
+    assert mx.array_equal(d_weight, mx.zeros_like(weight))
+
+
 def strided(x, weight):
     return convolution.convolve(x, weight, (2, 2), (1, 1))
 
