@@ -1,6 +1,6 @@
 """What a GPU would pay for the kernels, counted in the emulator, beside what it must pay.
 
-    python scripts/kernel_cost.py                 # all rows, as in docs/kernels.md: half an hour
+    python scripts/kernel_cost.py                 # all rows, as in docs/kernels.md: minutes
     python scripts/kernel_cost.py --cases "2-D K7" --core matrix
     python scripts/kernel_cost.py --core nax      # what an M5 should gain
 
