@@ -278,7 +278,9 @@ template <int D, int DV, typename T>
 NA_FN void na_clear_slabs(TGP T* memory, int size, uint thread_index, uint threads) {
   constexpr int WIDE = NA_PLANE > 0 ? 16 / int(sizeof(T)) : 1;  // at once
   const na_pack<T, WIDE> zeros = {};
-  if (NA_PLANE > 0 || D != na_padded<D>() || DV != na_padded<DV>())
+  if (NA_PLANE > 0 || D != na_padded<D>() || DV != na_padded<DV>()) {
     NA_ROLLED for (int i = int(thread_index) * WIDE; i < size; i += int(threads) * WIDE)
       *(TGP na_pack<T, WIDE>*)(memory + i) = zeros;
+    simdgroup_barrier(mem_flags::mem_none);  // where no slab comes lanes meet nowhere else
+  }
 }
