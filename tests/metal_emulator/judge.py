@@ -8,13 +8,11 @@ if something is wrong, and the last line says what. scripts/mutants.py asks.
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -24,22 +22,37 @@ import mlx.core as mx
 from natten_zoo import metal as sources
 from natten_zoo.metal import MATRIX, SCALAR_4, Core
 from natten_zoo.metal import deformable as texts
-from natten_zoo.ops import Neighborhood, gpu
-from natten_zoo.ops.gpu import deformable, plan
-from natten_zoo.ops.problem import Problem, pack, unpack
+from natten_zoo.ops.gpu import deformable
 from tests.metal_emulator import KernelFault, install, record
+from tests.metal_emulator.special import (
+    LARGE,
+    again,
+    apace,
+    apart,
+    aside,
+    askew,
+    aslant,
+    busy,
+    check_packed,
+    check_padding,
+    far,
+    high,
+    longer,
+    packed,
+    ragged,
+    single,
+    sparse,
+    twice,
+)
 from tests.metal_emulator.test_mutants import CASES, Mutant, mutated
 from tests.ops.gpu import test_deformable, test_planes, test_window
 from tests.ops.gpu.problems import (
     FAMILIES,
     MATRIX_2,
     Case,
-    case_of,
     check_attention,
     check_forward,
     check_unfused,
-    errors,
-    numpy,
     random_case,
     worst,
 )
@@ -161,145 +174,6 @@ def special(mutant: Mutant | None) -> Iterator[Check]:
         (MATRIX_2, check_attention, aside),
     ):
         yield mutated(mutant, core), partial(first_wrong, check, mx.float32, [case])
-
-
-def single() -> Case:
-    """Windows of one key, whose bias is one number of each head, eight of which are not padded."""
-    problem = Problem(Neighborhood.of(1, 1), 1, (9,), 8, 1, 8, 8, 1.0, mx.float32, has_rpb=True)
-    return case_of(problem)
-
-
-def busy() -> Case:
-    """So many heads that a threadgroup sums the gradient of the bias over several tiles."""
-    heads = plan.BIAS_THREADGROUPS
-    hood = Neighborhood.of(1, 3)
-    return case_of(Problem(hood, 1, (70,), heads, 1, 4, 4, 0.5, mx.float32, has_rpb=True))
-
-
-def longer() -> Case:
-    """The same over so many slabs that a tour's three boxes come round."""
-    problem = Problem(Neighborhood.of(1, 330), 1, (331,), 2, 1, 64, 64, 0.1, mx.float32)
-    return case_of(problem)
-
-
-def high() -> Case:
-    """Logits of 4e8 in 3-D, of keys that lie otherwise than values."""
-    problem = Problem(Neighborhood.of(3, (2, 3, 2)), 2, (3, 4, 5), 1, 1, 8, 12, 0.25, mx.float32)
-    case = case_of(problem)
-    value = mx.repeat(case.value, 2, axis=-1)[..., ::2]
-    return replace(case, query=1e4 * case.query, key=1e4 * case.key, value=value)
-
-
-# In which lanes of a team may part ways (core_scalar.h says why).
-LARGE = (CASES["climbing"], CASES["large"], high)
-
-
-def far() -> Case:
-    """A bias so large that its gradient is summed in device memory."""
-    hood = Neighborhood.of(2, 29, stride=7)
-    return case_of(Problem(hood, 1, (29, 31), 1, 1, 8, 8, 0.25, mx.float32, has_rpb=True))
-
-
-def apace() -> Case:
-    """Windows of whole teams, of which slabs have two fragments, one, or a single token."""
-    hood = Neighborhood.of(1, 17, window_stride=8)
-    return case_of(Problem(hood, 1, (160,), 1, 1, 96, 96, 0.1, mx.float32))
-
-
-def aside() -> Case:
-    """In 2-D, where slabs that are cut on x have rows of one team and none of another."""
-    hood = Neighborhood.of(2, (4, 20), window_stride=(2, 4))
-    return case_of(Problem(hood, 1, (8, 43), 1, 1, 96, 96, 0.1, mx.float32))
-
-
-def twice() -> Case:
-    """Rows so long that the pass over keys goes twice over its slabs, one of each head."""
-    hood = Neighborhood.of(2, (3, 5))
-    return case_of(Problem(hood, 1, (3, 5), 3, 1, 64, 64, 0.1, mx.float32))
-
-
-def again() -> Case:
-    """The same over more slabs, all of one head."""
-    hood = Neighborhood.of(2, (5, 7))
-    return case_of(Problem(hood, 1, (20, 26), 1, 1, 64, 64, 0.1, mx.float32))
-
-
-def ragged() -> Case:
-    """Samples of no tokens and of some; tokens that do not fill a team's rows."""
-    hood, lengths = Neighborhood.of(1, 3), mx.array([[0], [7]], mx.int32)
-    problem = Problem(hood, 2, (21,), 2, 1, 9, 9, 0.5, mx.float32, has_lengths=True)
-    return case_of(problem, lengths=lengths)
-
-
-def packed() -> Case:
-    """Queries, keys and values that one array may hold."""
-    hood = Neighborhood.of(2, (3, 4), dilation=(1, 2))
-    return case_of(Problem(hood, 2, (9, 14), 4, 2, 16, 16, 0.25, mx.float32, has_rpb=True))
-
-
-def sparse() -> Case:
-    """The same, of which some queries are left out."""
-    hood = Neighborhood.of(2, (3, 4), stride=(2, 3), dilation=(1, 2))
-    return case_of(Problem(hood, 2, (9, 14), 4, 2, 16, 16, 0.25, mx.float32, has_rpb=True))
-
-
-def apart() -> Case:
-    """Channels that lie two apart."""
-    case = packed()
-    views = {
-        n: mx.repeat(getattr(case, n), 2, axis=-1)[..., ::2] for n in ("query", "key", "value")
-    }
-    return replace(case, **views)
-
-
-def askew() -> Case:
-    """Rows that begin where 16 bytes don't."""
-    case = packed()
-    arrays = {name: getattr(case, name) for name in ("query", "key", "value")}
-    wide = {n: mx.concatenate([x[..., :1], x], axis=-1) for n, x in arrays.items()}
-    return replace(case, **{n: x[..., 1:] for n, x in wide.items()})
-
-
-def aslant() -> Case:
-    """Cells of which only the first rows begin where 16 bytes do."""
-    hood = Neighborhood.of(1, 3)
-    case = case_of(Problem(hood, 1, (8,), 4, 2, 16, 16, 0.25, mx.float32, finer=(2,)))
-    more = mx.concatenate([case.query, case.query[..., :2]], axis=-1)
-    lies = mx.contiguous(more.swapaxes(1, 2))
-    mx.eval(lies)
-    return replace(case, query=lies.swapaxes(1, 2)[..., :16])
-
-
-def check_padding(case: Case) -> dict[str, float]:
-    """`check_attention` where no number stands behind the end of a sample."""
-    problem = case.problem
-    behind = mx.arange(problem.spatial[0]) >= case.lengths
-    given = [
-        mx.where(behind[..., None, None], math.nan, x)
-        for x in (case.query, case.key, case.value, case.query)
-    ]
-    *arrays, d_out = given
-    out, lse, stats = gpu.forward(problem, *arrays, None, case.lengths)
-    d_lse = mx.where(behind[..., None], math.nan, 1.0) * mx.ones_like(lse)
-    grads = gpu.backward(problem, *arrays, None, case.lengths, out, stats, d_out, d_lse)
-    exact = [numpy(x) for x in (case.query, case.key, case.value)]
-    ends = numpy(case.query), numpy(mx.ones_like(lse))
-    wanted = [*case.reference.forward(*exact, None), *case.reference.backward(*exact, None, *ends)]
-    names = ("out", "lse", "d_query", "d_key", "d_value")
-    return errors(names, (out, lse, *grads[:3]), wanted[:5])
-
-
-def check_packed(case: Case) -> dict[str, float]:
-    """`check_attention` on views of one array, and with one array of gradients."""
-    arrays = unpack(case.problem, pack(case.problem, case.query, case.key, case.value))
-    out, lse, stats = gpu.forward(case.problem, *arrays, case.rpb, None)
-    d_qkv, d_rpb = gpu.backward_packed(
-        case.problem, *arrays, case.rpb, None, out, stats, case.query, lse
-    )
-    exact = [numpy(x) for x in (case.query, case.key, case.value, case.rpb)]
-    wanted = case.reference.backward(*exact, numpy(case.query), numpy(lse))
-    names = ("d_query", "d_key", "d_value", "d_rpb")
-    return errors(names, (*unpack(case.problem, d_qkv), d_rpb), wanted)
 
 
 def attention(
