@@ -68,7 +68,7 @@ LENGTHS = {
 }
 
 
-QUICK = {("biased", MATRIX), ("2-D", SCALAR_4), ("finer", MATRIX)}
+QUICK = {("biased", MATRIX), ("finer", MATRIX)}
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def problem(kernel_size, spatial, *, dtype=mx.float32, head_dim=8, has_rpb=False
         (127, (150,), mx.float16, 16),
         (15, (16, 17), mx.float16, 8),
         ((14, 3), (20, 4), mx.float32, 8),
-        (11, (11, 11, 11), mx.float16, 8),
+        pytest.param(11, (11, 11, 11), mx.float16, 8, marks=pytest.mark.slow),
         (3, (9,), mx.float32, 256),
     ],
 )

@@ -122,29 +122,29 @@ def test_launches_are_those_of_python(recorders, op, changes):
 
 
 @compiled
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", [mx.float32, pytest.param(mx.bfloat16, marks=pytest.mark.slow)])
-def test_results_are_those_of_python(metal, monkeypatch, dtype):  # noqa: F811
+def test_results_are_those_of_python(metal, monkeypatch, dtype, seed):  # noqa: F811
     """Bit for bit, in the emulator."""
     of = native._ext.Kernel.of
     monkeypatch.setattr(programs, "_built", lambda ext, *args: of(kernels._function(*args)))
-    for seed in range(2):
-        c = Case(seed, dtype)
-        p, extras = c.problem, [x for x in (c.rpb, c.lengths) if x is not None]
-        qkv, lengths = [c.query, c.key, c.value], [] if c.lengths is None else [c.lengths]
-        out, lse, stats = gpu.forward(p, *qkv, c.rpb, c.lengths)
-        attn = mx.random.normal((*c.query.shape[:-1], p.neighborhood.volume)).astype(dtype)
-        given = {
-            "forward": [*qkv, *extras],
-            "backward": [*qkv, out, stats, out, lse, *extras],
-            "qk": [c.query, c.key, *extras],
-            "qk_backward": [c.query, c.key, attn, *extras],
-            "av": [attn, c.value, *lengths],
-            "av_backward": [attn, c.value, out, *lengths],
-        }
-        for op, inputs in given.items():
-            got = programs.compiled(native._ext, op, p, current())(inputs)
-            for x, y in zip(got, call_python(op, p, inputs), strict=True):
-                assert np.array_equal(*(np.array(a.astype(mx.float32)) for a in (x, y)), True), op
+    c = Case(seed, dtype)
+    p, extras = c.problem, [x for x in (c.rpb, c.lengths) if x is not None]
+    qkv, lengths = [c.query, c.key, c.value], [] if c.lengths is None else [c.lengths]
+    out, lse, stats = gpu.forward(p, *qkv, c.rpb, c.lengths)
+    attn = mx.random.normal((*c.query.shape[:-1], p.neighborhood.volume)).astype(dtype)
+    given = {
+        "forward": [*qkv, *extras],
+        "backward": [*qkv, out, stats, out, lse, *extras],
+        "qk": [c.query, c.key, *extras],
+        "qk_backward": [c.query, c.key, attn, *extras],
+        "av": [attn, c.value, *lengths],
+        "av_backward": [attn, c.value, out, *lengths],
+    }
+    for op, inputs in given.items():
+        got = programs.compiled(native._ext, op, p, current())(inputs)
+        for x, y in zip(got, call_python(op, p, inputs), strict=True):
+            assert np.array_equal(*(np.array(a.astype(mx.float32)) for a in (x, y)), True), op
 
 
 @compiled
