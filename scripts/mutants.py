@@ -8,8 +8,9 @@ A fault turns a comparison, a logical operator, a minimum or a constant into its
 a barrier away. `native` compiles ops/native/core with it and holds random problems against float64
 (tests/ops/extremes.py); what passes runs once more under the address and undefined-behaviour
 sanitizers (ops/native/driver.cpp). `metal` runs kernels in the emulator (tests/metal_emulator),
-whose reports count, too. What nothing sees is listed, but for those of which the compiler makes the
-same code and those that tests/mutants.txt explains. The exit status is 1 if one is left over.
+whose reports count, too; most faults share one build (tests/metal_emulator/planted.py). What
+nothing sees is listed, but for those of which the compiler makes the same code and those that
+tests/mutants.txt explains. The exit status is 1 if one is left over.
 
 All of them take hours of a core. Each result is written to the file that `--results` names, and
 what stands in it is not run again: an interrupted run goes on, and after a change only lines that
@@ -114,6 +115,11 @@ class Native:
     def files(cls) -> list[Path]:
         return sorted(path for path in cls.FOLDER.iterdir() if path.stem != "peak")  # a stopwatch
 
+    @staticmethod
+    def together(todo: dict[str, Mutant], jobs: int) -> Iterator[tuple[str, str]]:
+        """None can be judged in one build."""
+        yield from ()
+
     def _compile(self, target: str = "_ext", *options: str) -> Path:
         """A target of the build in a folder of its own; the file that it makes."""
         from scripts.build_native import _program
@@ -173,6 +179,15 @@ class Metal:
         cuda = {"dialect_cuda.h", "core_tensor.h", "core_hopper.h"}
         found = (p for p in cls.FOLDER.iterdir() if p.suffix in (".h", ".metal"))
         return sorted(path for path in found if path.name not in cuda)
+
+    @staticmethod
+    def together(todo: dict[str, Mutant], jobs: int) -> Iterator[tuple[str, str]]:
+        """Names of those that are judged in one build, with what gives each away."""
+        from tests.metal_emulator.planted import verdicts
+
+        names = ["", *todo]
+        faults = {n: todo[name] for n, name in enumerate(names) if name}
+        yield from ((names[n], reason) for n, reason in verdicts(faults, jobs))
 
     def caught(self, mutant: Mutant | None) -> str:
         """What gives a mutant away; empty if nothing does."""
@@ -238,6 +253,15 @@ def judged(kind: type, todo: dict[str, Mutant], jobs: int) -> Iterator[tuple[str
             pool.shutdown(cancel_futures=True)
 
 
+def all_judged(kind: type, todo: dict[str, Mutant], jobs: int) -> Iterator[tuple[str, str]]:
+    """First those of one build, then the others one by one."""
+    left = dict(todo)
+    for name, reason in kind.together(todo, jobs) if todo else ():
+        left.pop(name, None)
+        yield name, reason
+    yield from judged(kind, left, jobs) if left else ()
+
+
 def read(path: Path | None) -> dict[str, str]:
     """What earlier runs have found."""
     if path is None or not path.exists():
@@ -293,7 +317,7 @@ def main() -> int:
     todo = dict(sorted(todo.items(), key=lambda item: item[1].key in known))  # what is new first
     print(f"{len(found)} of {total} mutants, {len(found) - len(todo)} known", flush=True)
     before = args.results.read_text() if args.results and args.results.exists() else ""
-    for name, reason in judged(kind, todo, args.jobs) if todo else ():
+    for name, reason in all_judged(kind, todo, args.jobs):
         if not name and reason:
             if args.results:
                 args.results.write_text(before)  # what the others have seen may be the same

@@ -89,9 +89,9 @@ def checks(file: str, mutant: Mutant | None, planes_alone: bool = False) -> Iter
         # Lanes have more numbers of a row there.
         yield from attention(check_forward, mutant, ACCELERATED)
     if not file.startswith("attention_"):
-        yield from attention(check_unfused, mutant, CHOSEN if file in UNFUSED else FEW)
+        yield from attention(check_unfused, mutant, CHOSEN if file in ("", *UNFUSED) else FEW)
         yield from slabs(MATRIX, mutant)
-    if file in (*UNFUSED, "parts.h"):
+    if file in ("", *UNFUSED, "parts.h"):
         yield from slabs(MATRIX_2, mutant)
     if file in ("", "walk.h", "slab.h", "stage.h"):
         yield from planes(mutant)
@@ -242,17 +242,20 @@ def caught(file: str, start: int, before: str, after: str) -> str:
     pattern = rf"\A([\s\S]{{{start}}}){re.escape(before)}" if file else ""
     mutant = Mutant(file, pattern, rf"\g<1>{after}", "") if file else None
     planes_alone = bool(file) and _for_planes(sources.source(file), start)
-    for changes, wrong in checks(file, mutant, planes_alone):
-        large = isinstance(wrong, partial) and len(wrong.args) > 2 and wrong.args[2][0] in LARGE
-        settings = {"reconverges": large, "strict": False}
-        found = None
-        # Of a fault the launch says which.
-        with install(**settings), changes, record() as launches, suppress(KernelFault):
-            found = wrong()
-        kinds = {r.kind for launch in launches for r in launch.reports}
-        if found or kinds:
-            return ", ".join(sorted(kinds | ({found} if found else set())))
-    return ""
+    return next(filter(None, map(seen, checks(file, mutant, planes_alone))), "")
+
+
+def seen(check: Check) -> str:
+    """What a check finds: kinds of reports, a wrong result; empty if nothing is wrong."""
+    changes, wrong = check
+    large = isinstance(wrong, partial) and len(wrong.args) > 2 and wrong.args[2][0] in LARGE
+    settings = {"reconverges": large, "strict": False}
+    found = None
+    # Of a fault the launch says which.
+    with install(**settings), changes, record() as launches, suppress(KernelFault):
+        found = wrong()
+    kinds = {r.kind for launch in launches for r in launch.reports}
+    return ", ".join(sorted(kinds | ({found} if found else set())))
 
 
 def _for_planes(text: str, place: int) -> bool:

@@ -1,0 +1,222 @@
+"""Many faults of the kernels in one text, of which a number at run time says which is there.
+
+A fault planted by itself wants its kernels compiled anew, for seconds each. Here they are compiled
+once, and what each fault does is found out in a process of its own that only runs them:
+
+    <   becomes  < na_less{17} <        an object that takes one side, and then the other
+    3   becomes  (na_planted(17) ? 4 : 3)
+
+A fault where a constant must be known to the compiler, or in `&&` and `||`, whose right side may be
+left out, cannot be planted so. scripts/mutants.py plants those one by one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import re
+import signal
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from itertools import count, islice
+from pathlib import Path
+from typing import Protocol
+from unittest import mock
+
+from natten_zoo import metal as sources
+from tests.metal_emulator.judge import checks, seen
+
+ADDRESS = 0x600000000000  # of the number, where no program has anything
+SECONDS = 200  # for a check, which takes a few
+NAMES = {"<": "less", "<=": "most", ">": "more", ">=": "least", "==": "same", "!=": "other"}
+HEADER = f"""
+METAL_FUNC bool na_planted(int number) {{
+  int planted;
+  asm("movl (%1), %0" : "=r"(planted) : "r"({ADDRESS}L));
+  return planted == number;
+}}
+#define NA_COMPARISON(NAME, BY, IS, INSTEAD) \\
+  struct na_##NAME {{ int number; }}; \\
+  template <typename T> struct na_##NAME##_left {{ T x; int number; }}; \\
+  template <typename T> METAL_FUNC na_##NAME##_left<T> operator BY(T x, na_##NAME by) {{ \\
+    na_##NAME##_left<T> left = {{x, by.number}}; \\
+    return left; \\
+  }} \\
+  template <typename T, typename U> \\
+  METAL_FUNC bool operator BY(na_##NAME##_left<T> left, U y) {{ \\
+    return na_planted(left.number) ? left.x INSTEAD y : left.x IS y; \\
+  }}
+NA_COMPARISON(less, <, <, <=)
+NA_COMPARISON(most, <, <=, <)
+NA_COMPARISON(more, <, >, >=)
+NA_COMPARISON(least, <, >=, >)
+NA_COMPARISON(same, ==, ==, !=)
+NA_COMPARISON(other, ==, !=, ==)
+template <int NUMBER, typename T>
+METAL_FUNC T na_planted_min(T a, T b) {{ return (a < b) != na_planted(NUMBER) ? a : b; }}
+template <int NUMBER, typename T>
+METAL_FUNC T na_planted_max(T a, T b) {{ return (a > b) != na_planted(NUMBER) ? a : b; }}
+"""
+# Where a compiler must know numbers, and enums, which Python reads, too.
+FIXED = re.compile(
+    r"constexpr[^;]*;|\benum\b[^;]*;|struct \w+ \{[^()]*?\};|\btypedef\b[^;]*;"
+    r"|template <[^\n]*|#[^\n]*|NA_S(?:HARED|LABS)[^;]*;", re.S)  # fmt: skip
+PLACED = re.compile(r"na_planted\((\d+)\)|na_[a-z]+\{(\d+)\}|na_planted_m\w\w<(\d+)>")
+NO_MORE = "no check is left"
+
+
+class Fault(Protocol):
+    """A change of one place in a file, as scripts/mutants.py has them."""
+
+    @property
+    def file(self) -> str: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def before(self) -> str: ...
+    @property
+    def after(self) -> str: ...
+
+
+Faults = Mapping[int, Fault]  # by number, from 1 on: 0 is none
+
+
+def verdicts(faults: Faults, jobs: int) -> Iterator[tuple[int, str]]:
+    """Numbers of faults with what gives each away, empty where nothing does.
+
+    Those that cannot be planted so are left out. The number 0 ends it: something is wrong without
+    a fault.
+    """
+    number = shared_number()
+
+    def found(turn: int, n: int) -> str:
+        number.value = n
+        check = next(islice(checks("", None), turn, None), None)
+        return seen(check) if check else NO_MORE
+
+    there = dict(faults)
+    left = set(there)
+    for turn in count(1):  # the first compiles window.h for this machine
+        ask = partial(found, turn)
+        there, sound = those_that_compile(ask, there)
+        left &= there.keys()
+        if sound == NO_MORE or not left:
+            break
+        if sound:
+            yield 0, sound
+            return
+        with planted(there):
+            for n, reason in apart(ask, sorted(left), jobs):
+                if reason:
+                    left.remove(n)
+                    yield n, reason.splitlines()[0]
+    yield from ((n, "") for n in sorted(left))
+
+
+def those_that_compile(ask: Callable[[int], str], faults: Faults) -> tuple[dict[int, Fault], str]:
+    """Without those that the compiler complains of; and what is found where none is planted."""
+    there = {n: f for n, f in faults.items() if rewritten(n, f) and f.file != "window.h"}
+    while True:
+        with planted(there) as fit:
+            there = {n: there[n] for n in fit}
+            ((_, sound),) = apart(ask, [0], 1)
+        unfit = refused(sound) & there.keys()
+        if not unfit:
+            return there, sound
+        there = {n: fault for n, fault in there.items() if n not in unfit}
+
+
+def refused(message: str) -> set[int]:
+    """The faults in the lines that clang shows."""
+    shown = [line for line in message.splitlines() if " | " in line]
+    return {int(next(filter(None, place))) for line in shown for place in PLACED.findall(line)}
+
+
+# ---- The text
+
+
+def rewritten(n: int, fault: Fault) -> str:
+    """What stands for what is there and for the fault; empty if there is no way to say that."""
+    before = fault.before
+    if before in NAMES:
+        sign = "==" if before in ("==", "!=") else "<"
+        return f"{sign} na_{NAMES[before]}{{{n}}} {sign}"
+    if before in ("min", "max"):
+        return f"planted_{before}<{n}>"
+    if "barrier" in before:
+        return f"if (!na_planted({n})) {before}"
+    return "" if before in ("&&", "||") else f"(na_planted({n}) ? {fault.after} : {before})"
+
+
+@contextmanager
+def planted(faults: Faults) -> Iterator[set[int]]:
+    """Kernels are built with all of them, but for those in places that the compiler must know."""
+    original, texts, fit = sources.source, {}, set()
+    for file in {fault.file for fault in faults.values()}:
+        text = original(file)
+        fixed = [match.span() for match in FIXED.finditer(text)]
+        here = [(n, fault) for n, fault in faults.items() if fault.file == file]
+        for n, fault in sorted(here, key=lambda item: -item[1].start):  # from the last one on
+            start, end = fault.start, fault.start + len(fault.before)
+            if not any(a <= start < b for a, b in fixed):
+                text = text[:start] + rewritten(n, fault) + text[end:]
+                fit.add(n)
+        texts[file] = text
+    first = "dialect_metal.h"
+    texts[first] = texts.get(first, original(first)) + HEADER
+    with mock.patch.object(sources, "source", lambda name: texts.get(name) or original(name)):
+        yield fit
+
+
+# ---- Processes
+
+
+def shared_number() -> ctypes.c_int:
+    """That of the fault which is there, at its address; each process has its own."""
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x100000  # MAP_FIXED_NOREPLACE
+    there = libc.mmap(ADDRESS, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+    if there != ADDRESS:
+        raise RuntimeError(f"another program's memory is at {ADDRESS:#x}")
+    return ctypes.c_int.from_address(ADDRESS)
+
+
+def apart(
+    ask: Callable[[int], str], numbers: Iterable[int], jobs: int
+) -> Iterator[tuple[int, str]]:
+    """What is answered of each, in processes of their own, so many at a time.
+
+    This process must not have computed with MLX, whose threads no other one inherits.
+    """
+    waiting, running = list(numbers)[::-1], dict[int, int]()
+    with tempfile.TemporaryDirectory() as folder:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                n = waiting.pop()
+                running[begin(ask, n, Path(folder, str(n)))] = n
+            process, status = os.wait()
+            n = running.pop(process)
+            ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+            if ended:
+                yield n, "it does not end" if ended == signal.SIGALRM else f"signal {ended}"
+            else:
+                yield n, Path(folder, str(n)).read_text()
+
+
+def begin(ask: Callable[[int], str], n: int, answer: Path) -> int:
+    """Starts a process that writes its answer to a file; its number."""
+    process = os.fork()
+    if process:
+        return process
+    signal.alarm(SECONDS if n else 10 * SECONDS)  # without a fault it compiles
+    try:
+        text = ask(n)
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+    answer.write_text(text)
+    os._exit(0)
