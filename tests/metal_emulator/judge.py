@@ -241,7 +241,7 @@ def caught(file: str, start: int, before: str, after: str) -> str:
     # A pattern for this one place: everything before it by length.
     pattern = rf"\A([\s\S]{{{start}}}){re.escape(before)}" if file else ""
     mutant = Mutant(file, pattern, rf"\g<1>{after}", "") if file else None
-    planes_alone = bool(file) and _for_planes(sources.source(file), start)
+    planes_alone = bool(file) and for_planes(sources.source(file), start)
     return next(filter(None, map(seen, checks(file, mutant, planes_alone))), "")
 
 
@@ -258,7 +258,7 @@ def seen(check: Check) -> str:
     return ", ".join(sorted(kinds | ({found} if found else set())))
 
 
-def _for_planes(text: str, place: int) -> bool:
+def for_planes(text: str, place: int) -> bool:
     """Whether other cores leave it out."""
     parts = re.finditer(r"#if NA_PLANE.*?#(?:else|endif)", text, re.S)
     return any(part.start() < place < part.end() for part in parts)

@@ -16,6 +16,7 @@ import ctypes
 import mmap
 import os
 import re
+import resource
 import signal
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,10 +28,11 @@ from typing import Protocol
 from unittest import mock
 
 from natten_zoo import metal as sources
+from tests.metal_emulator import judge
 from tests.metal_emulator.judge import checks, seen
 
 ADDRESS = 0x600000000000  # of the number, where no program has anything
-SECONDS = 200  # for a check, which takes a few
+SECONDS = 40  # of processor time for a check, which takes a few
 NAMES = {"<": "less", "<=": "most", ">": "more", ">=": "least", "==": "same", "!=": "other"}
 HEADER = f"""
 METAL_FUNC bool na_planted(int number) {{
@@ -65,6 +67,7 @@ FIXED = re.compile(
     r"constexpr[^;]*;|\benum\b[^;]*;|struct \w+ \{[^()]*?\};|\btypedef\b[^;]*;"
     r"|template <[^\n]*|#[^\n]*|NA_S(?:HARED|LABS)[^;]*;", re.S)  # fmt: skip
 PLACED = re.compile(r"na_planted\((\d+)\)|na_[a-z]+\{(\d+)\}|na_planted_m\w\w<(\d+)>")
+AFTER_WINDOWS = 1  # the first check of all compiles window.h for this machine
 NO_MORE = "no check is left"
 
 
@@ -92,16 +95,26 @@ def verdicts(faults: Faults, jobs: int) -> Iterator[tuple[int, str]]:
     """
     number = shared_number()
 
-    def found(turn: int, n: int) -> str:
+    def found(alone: bool, turn: int, n: int) -> str:
         number.value = n
-        check = next(islice(checks("", None), turn, None), None)
+        check = next(islice(checks("", None, alone), turn, None), None)
         return seen(check) if check else NO_MORE
 
-    there = dict(faults)
-    left = set(there)
-    for turn in count(1):  # the first compiles window.h for this machine
-        ask = partial(found, turn)
-        there, sound = those_that_compile(ask, there)
+    for_planes, others = dict[int, Fault](), dict[int, Fault]()
+    for n, fault in faults.items():
+        alone = judge.for_planes(sources.source(fault.file), fault.start)
+        (for_planes if alone else others)[n] = fault
+    yield from one_after_another(partial(found, True), for_planes, 0, jobs)
+    yield from one_after_another(partial(found, False), others, AFTER_WINDOWS, jobs)
+
+
+def one_after_another(
+    ask: Callable[[int, int], str], faults: Faults, first: int, jobs: int
+) -> Iterator[tuple[int, str]]:
+    """The verdicts of a list of checks, from one on, each of which sees what no other has."""
+    there, left = dict(faults), set(faults)
+    for turn in count(first):
+        there, sound = those_that_compile(partial(ask, turn), there)
         left &= there.keys()
         if sound == NO_MORE or not left:
             break
@@ -109,7 +122,7 @@ def verdicts(faults: Faults, jobs: int) -> Iterator[tuple[int, str]]:
             yield 0, sound
             return
         with planted(there):
-            for n, reason in apart(ask, sorted(left), jobs):
+            for n, reason in apart(partial(ask, turn), sorted(left), jobs):
                 if reason:
                     left.remove(n)
                     yield n, reason.splitlines()[0]
@@ -203,7 +216,7 @@ def apart(
             n = running.pop(process)
             ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
             if ended:
-                yield n, "it does not end" if ended == signal.SIGALRM else f"signal {ended}"
+                yield n, "it does not end" if ended == signal.SIGXCPU else f"signal {ended}"
             else:
                 yield n, Path(folder, str(n)).read_text()
 
@@ -213,7 +226,8 @@ def begin(ask: Callable[[int], str], n: int, answer: Path) -> int:
     process = os.fork()
     if process:
         return process
-    signal.alarm(SECONDS if n else 10 * SECONDS)  # without a fault it compiles
+    seconds = SECONDS if n else 10 * SECONDS  # without a fault it compiles
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     try:
         text = ask(n)
     except Exception as error:
