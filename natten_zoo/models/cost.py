@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
+
+from ..layers.convolution import Conv1d, Conv2d, Conv3d
+from ..layers.norm import LayerNorm
 
 # Of the parameters, what never learns: what a batch norm has seen, what a decoder's latents
 # were like, random projections.
@@ -74,24 +76,16 @@ def _linear(layer: Any, out: mx.array, *_: Any) -> int:
     return out.size * layer.weight.shape[-1]
 
 
-def _conv(layer: Any, out: mx.array, *_: Any) -> int:
-    return out.size * math.prod(layer.weight.shape[1:])
-
-
-def _norm(layer: Any, out: mx.array, *_: Any) -> int:
-    return 5 * out.size
-
-
 def _full_attention(layer: Any, out: mx.array, _: mx.array, keys: mx.array, *__: Any) -> int:
     return 2 * out.size * keys.shape[1]
 
 
 _COUNTED: dict[type, Callable[..., int]] = {
     nn.Linear: _linear,
-    nn.Conv1d: _conv,
-    nn.Conv2d: _conv,
-    nn.Conv3d: _conv,
-    nn.LayerNorm: _norm,
+    nn.Conv1d: Conv1d.macs,
+    nn.Conv2d: Conv2d.macs,
+    nn.Conv3d: Conv3d.macs,
+    nn.LayerNorm: LayerNorm.macs,
     nn.MultiHeadAttention: _full_attention,
 }
 
