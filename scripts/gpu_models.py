@@ -7,7 +7,8 @@
 (scripts/torch_nat.py, classifiers only): attention with a dense mask, and compiled flex_attention
 with the bias as its score_mod; with `--whole` torch.compile is given all of the model. Each is
 timed in a process of its own, one after the other: medians of rounds after a warm-up. A training
-step is forward, backward and AdamW in the dtype given.
+step is forward, backward and AdamW in the dtype given. A contestant whose time is over, or who
+fails, keeps the figures it has by then, with the error beside them.
 
 `attention` is what the attention of all layers takes by itself, from projected queries, keys and
 values on and back to their gradient: what is left of a step is MLX's products, norms and
@@ -31,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 ROUNDS = 7
 CONTESTANTS = ("ours", "dense", "flex")
-Timed = dict[str, float]
+Figures = Iterator[tuple[str, float]]
 
 
 def main() -> None:
@@ -50,7 +51,8 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(ours(args) if args.one == "ours" else torchs(args)))
+        for figure, value in ours(args) if args.one == "ours" else torchs(args):
+            print(json.dumps({figure: round(value, 3)}), flush=True)
         return
     rows = []
     for name in args.models:
@@ -63,27 +65,29 @@ def main() -> None:
 
 
 def apart(name: str, contestant: str, args: argparse.Namespace) -> dict[str, Any]:
-    """What a process of its own finds, or why it finds nothing."""
+    """What a process of its own finds, and why no more."""
     command = [sys.executable, __file__, name, "--one", contestant, "--batch", str(args.batch)]
     command += ["--dtype", args.dtype, *(["--whole"] if args.whole else [])]
     command += ["--size", str(args.size)] if args.size else []
+    return figures(command, args.seconds)
+
+
+def figures(command: list[str], seconds: float) -> dict[str, Any]:
+    """Those that a command prints, one JSON object a line, until it ends or its time is over."""
+    error = {}
     try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=args.seconds)
-    except subprocess.TimeoutExpired:
-        return {"error": f"not done after {args.seconds} s"}
-    if run.returncode:
-        return {"error": " ".join(run.stderr.split())[-400:]}
-    found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
-    return found
-
-
-def summary(images: int, latency: float, inference: float, training: float) -> Timed:
-    """Milliseconds of one image, and images a second of many."""
-    return {
-        "latency_ms": round(1e3 * latency, 3),
-        "images_per_s": round(images / inference, 1),
-        "trained_per_s": round(images / training, 1),
-    }
+        run = subprocess.run(command, capture_output=True, timeout=seconds)
+        printed = run.stdout
+        if run.returncode:
+            error["error"] = " ".join(run.stderr.decode(errors="replace").split())[-400:]
+    except subprocess.TimeoutExpired as late:
+        printed = late.stdout or b""
+        error["error"] = f"not done after {seconds} s"
+    found: dict[str, Any] = {}
+    for line in printed.decode(errors="replace").splitlines():
+        if line.startswith("{"):  # libraries print, too
+            found |= json.loads(line)
+    return found | error
 
 
 def median(step: Callable[[], Any], wait: Callable[[Any], Any]) -> float:
@@ -104,7 +108,7 @@ def median(step: Callable[[], Any], wait: Callable[[Any], Any]) -> float:
 # ---- Ours
 
 
-def ours(args: argparse.Namespace) -> Timed:
+def ours(args: argparse.Namespace) -> Figures:
     """The model as it is, with its training step, and the attention in both."""
     import mlx.core as mx
     import mlx.nn as nn
@@ -133,16 +137,16 @@ def ours(args: argparse.Namespace) -> Timed:
 
     model.eval()
     infer = mx.compile(model, inputs=state)
-    latency = median(lambda: evaluated(infer(one)), mx.eval)
     inference = median(lambda: evaluated(infer(images)), mx.eval)
-    forward, both = attention(model, images)
+    yield "images_per_s", args.batch / inference
     model.train()
     training = median(lambda: evaluated(train()), wait)
-    row = summary(args.batch, latency, inference, training)
-    return row | {
-        "attention_of_inference": round(forward / inference, 3),
-        "attention_of_training": round(both / training, 3),
-    }
+    yield "trained_per_s", args.batch / training
+    model.eval()
+    yield "latency_ms", 1e3 * median(lambda: evaluated(infer(one)), mx.eval)
+    forward, both = attention(model, images)
+    yield "attention_of_inference", forward / inference
+    yield "attention_of_training", both / training
 
 
 def evaluated(x: Any) -> Any:
@@ -199,8 +203,8 @@ def attention(model: Any, images: Any) -> tuple[float, float]:
 # ---- torch's
 
 
-def torchs(args: argparse.Namespace) -> Timed:
-    """The same classifier in torch."""
+def torchs(args: argparse.Namespace) -> Figures:
+    """The same classifier in torch; on the CPU where torch finds no GPU."""
     import torch
     from torch_nat import TorchNAT
 
@@ -208,9 +212,10 @@ def torchs(args: argparse.Namespace) -> Timed:
 
     torch.set_float32_matmul_precision("high")
     kind, config = getattr(torch, args.dtype), create_model(args.models[0]).config
-    model = TorchNAT(config, args.one).to("cuda", kind)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = TorchNAT(config, args.one).to(device, kind)
     images, one = (torch.randn(b, c, h, w) for b, h, w, c in sizes(args))
-    images, one = images.to("cuda", kind), one.to("cuda", kind)
+    images, one = images.to(device, kind), one.to(device, kind)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
     run = torch.compile(model, dynamic=False) if args.whole else model
 
@@ -224,12 +229,15 @@ def torchs(args: argparse.Namespace) -> Timed:
         optimizer.step()
 
     def wait(_: Any) -> None:
-        torch.cuda.synchronize()
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     model.eval()
-    latency, inference = (median(lambda x=x: infer(x), wait) for x in (one, images))
+    yield "images_per_s", args.batch / median(lambda: infer(images), wait)
     model.train()
-    return summary(args.batch, latency, inference, median(train, wait))
+    yield "trained_per_s", args.batch / median(train, wait)
+    model.eval()
+    yield "latency_ms", 1e3 * median(lambda: infer(one), wait)
 
 
 if __name__ == "__main__":
