@@ -33,7 +33,6 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 from keep_memory import keep_memory
-from mlx.utils import tree_flatten
 
 from natten_zoo import create_model, layers, ops
 from natten_zoo.cli._results import append
@@ -192,15 +191,10 @@ def torch_step(model: Any) -> Callable[[np.ndarray], None]:
 
 
 def torch_peer(model: Any) -> Any:
-    import torch
-    from torch_nat import TorchNAT
+    import torch_models
 
-    weights = {
-        name: torch.from_numpy(np.array(x.transpose(0, 3, 1, 2) if x.ndim == 4 else x))
-        for name, x in tree_flatten(model.parameters())
-    }
-    peer = TorchNAT(model.config)
-    peer.load_state_dict(weights)
+    peer = torch_models.torch_peer(model.config)
+    peer.load_state_dict(torch_models.torch_weights(model))
     return peer
 
 

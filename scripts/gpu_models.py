@@ -1,14 +1,18 @@
 """Times whole models on a GPU: inference, a training step, and what of them is attention.
 
-    python scripts/gpu_models.py nat_mini dinat_base --batch 64 --out models.json
-    python scripts/gpu_models.py upernet_nat_mini na_unetr_small --batch 2 --contestants ours
+    python scripts/gpu_models.py --build --out models.json
+    python scripts/gpu_models.py nat_mini --batch 64 --contestants ours flex --compile whole
 
 `ours` is the model compiled by mx.compile, `dense` and `flex` the same in torch
-(scripts/torch_nat.py, classifiers only): attention with a dense mask, and compiled flex_attention
-with the bias as its score_mod; with `--whole` torch.compile is given all of the model. Each is
-timed in a process of its own, one after the other: medians of rounds after a warm-up. A training
-step is forward, backward and AdamW in the dtype given. A contestant whose time is over, or who
-fails, keeps the figures it has by then, with the error beside them.
+(scripts/torch_attention.py): attention with a dense mask, and compiled flex_attention with the bias
+as its score_mod. `--compile` says what more torch.compile is given: each kind of block, the whole
+model, or the whole as CUDA graphs. Each is timed in a process of its own, one after the other:
+medians of rounds after a warm-up. A training step is forward, backward and AdamW in the dtype
+given. A contestant whose time is over, or who fails, keeps the figures it has by then, with the
+error beside them.
+
+Torch builds its kernels for minutes. With `--build` all of them are built before the timing, in
+processes side by side; those find them on the disk who are timed.
 
 `attention` is what the attention of all layers takes by itself, from projected queries, keys and
 values on and back to their gradient: what is left of a step is MLX's products, norms and
@@ -19,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -31,7 +36,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 ROUNDS = 7
+MODELS = ["nat_mini", "dinat_base", "upernet_nat_mini", "na_unetr_small"]
+BATCHES = {"image-classification": 64, "image-segmentation": 8, "volume-segmentation": 2}
 CONTESTANTS = ("ours", "dense", "flex")
+FIGURES = ("images_per_s", "trained_per_s", "latency_ms")
 Figures = Iterator[tuple[str, float]]
 
 
@@ -40,36 +48,69 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs="*", default=["nat_mini", "dinat_base"])
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("--batch", type=int, help="default: " + json.dumps(BATCHES))
     parser.add_argument("--size", type=int, help="side of the input; default: the model's own")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--contestants", nargs="*", default=CONTESTANTS, choices=CONTESTANTS)
-    parser.add_argument("--whole", action="store_true", help="torch.compile the whole model")
-    parser.add_argument("--seconds", type=int, default=60, help="that a contestant is given")
+    parser.add_argument(
+        "--compile", default="blocks", choices=["none", "blocks", "whole", "graphs"]
+    )
+    parser.add_argument("--seconds", type=int, default=300, help="that a contestant is given")
+    parser.add_argument("--build", action="store_true", help="build torch's kernels first")
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
     parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--figure", choices=FIGURES, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         for figure, value in ours(args) if args.one == "ours" else torchs(args):
             print(json.dumps({figure: round(value, 3)}), flush=True)
         return
+    if args.build:
+        print(json.dumps({"built_s": round(build(args), 1)}), flush=True)
     rows = []
     for name in args.models:
         for contestant in args.contestants:
-            row = {"model": name, "contestant": contestant, "batch": args.batch}
-            rows.append(row | apart(name, contestant, args))
+            row = {"model": name, "contestant": contestant, "compiled": args.compile}
+            rows.append(row | figures(command(name, contestant, args), args.seconds))
             print(json.dumps(rows[-1]), flush=True)
             if args.out:
                 args.out.write_text(json.dumps(rows, indent=1))
 
 
-def apart(name: str, contestant: str, args: argparse.Namespace) -> dict[str, Any]:
-    """What a process of its own finds, and why no more."""
-    command = [sys.executable, __file__, name, "--one", contestant, "--batch", str(args.batch)]
-    command += ["--dtype", args.dtype, *(["--whole"] if args.whole else [])]
-    command += ["--size", str(args.size)] if args.size else []
-    return figures(command, args.seconds)
+def command(name: str, contestant: str, args: argparse.Namespace) -> list[str]:
+    """What prints the figures of a contestant."""
+    given = [sys.executable, __file__, name, "--one", contestant]
+    given += ["--dtype", args.dtype, "--compile", args.compile]
+    given += ["--batch", str(args.batch)] if args.batch else []
+    return given + (["--size", str(args.size)] if args.size else [])
+
+
+def build(args: argparse.Namespace) -> float:
+    """Has torch's contestants build each figure's kernels, all at the same time; seconds of it.
+
+    One that fails will do so again where it is timed, and say why.
+    """
+    compile_too = {"flex", *(CONTESTANTS[1:] if args.compile != "none" else ())}
+    wanted = [c for c in args.contestants if c in compile_too]
+    start = time.perf_counter()
+    builders = [
+        subprocess.Popen(
+            [*command(name, contestant, args), "--figure", figure],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "TORCHINDUCTOR_COMPILE_THREADS": "4"},
+        )
+        for name in args.models
+        for contestant in wanted
+        for figure in FIGURES
+    ]
+    for builder in builders:
+        try:
+            builder.wait(max(0, args.seconds - (time.perf_counter() - start)))
+        except subprocess.TimeoutExpired:
+            builder.kill()
+    return time.perf_counter() - start
 
 
 def figures(command: list[str], seconds: float) -> dict[str, Any]:
@@ -116,11 +157,11 @@ def ours(args: argparse.Namespace) -> Figures:
 
     from natten_zoo import create_model
 
-    model = create_model(args.models[0])
-    model.set_dtype(getattr(mx, args.dtype))
+    model, kind = create_model(args.models[0]), getattr(mx, args.dtype)
+    model.set_dtype(kind)
     optimizer = optim.AdamW(1e-4)
     state = [model.state, optimizer.state, mx.random.state]
-    images, one = (mx.random.normal(shape).astype(getattr(mx, args.dtype)) for shape in sizes(args))
+    images, one = (mx.random.normal(shape).astype(kind) for shape in sizes(model, args))
     mx.eval(state, images, one)
 
     def loss(images: Any) -> Any:
@@ -137,11 +178,12 @@ def ours(args: argparse.Namespace) -> Figures:
 
     model.eval()
     infer = mx.compile(model, inputs=state)
+    yield "batch", len(images)
     inference = median(lambda: evaluated(infer(images)), mx.eval)
-    yield "images_per_s", args.batch / inference
+    yield "images_per_s", len(images) / inference
     model.train()
     training = median(lambda: evaluated(train()), wait)
-    yield "trained_per_s", args.batch / training
+    yield "trained_per_s", len(images) / training
     model.eval()
     yield "latency_ms", 1e3 * median(lambda: evaluated(infer(one)), mx.eval)
     forward, both = attention(model, images)
@@ -157,15 +199,11 @@ def evaluated(x: Any) -> Any:
     return x
 
 
-def sizes(args: argparse.Namespace) -> Iterator[tuple[int, ...]]:
+def sizes(model: Any, args: argparse.Namespace) -> Iterator[tuple[int, ...]]:
     """Of many inputs and of one, channels last."""
-    from natten_zoo import create_model
-
-    config = create_model(args.models[0]).config
-    side = args.size or (96 if "unetr" in args.models[0] else 224)
-    rank = 3 if "unetr" in args.models[0] else 2
-    for images in (args.batch, 1):
-        yield (images, *(side,) * rank, getattr(config, "in_chans", 3))
+    side, rank = args.size or model.record.input_size, len(model.AXES)
+    for images in (args.batch or BATCHES[model.TASK], 1):
+        yield (images, *(side,) * rank, model.config.in_chans)
 
 
 def attention(model: Any, images: Any) -> tuple[float, float]:
@@ -204,40 +242,47 @@ def attention(model: Any, images: Any) -> tuple[float, float]:
 
 
 def torchs(args: argparse.Namespace) -> Figures:
-    """The same classifier in torch; on the CPU where torch finds no GPU."""
+    """The same model in torch; on the CPU where torch finds no GPU. Or `--figure` is built."""
     import torch
-    from torch_nat import TorchNAT
+    from torch_models import compile_parts, torch_peer
 
     from natten_zoo import create_model
 
     torch.set_float32_matmul_precision("high")
-    kind, config = getattr(torch, args.dtype), create_model(args.models[0]).config
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = TorchNAT(config, args.one).to(device, kind)
-    images, one = (torch.randn(b, c, h, w) for b, h, w, c in sizes(args))
-    images, one = images.to(device, kind), one.to(device, kind)
+    kind, ours = getattr(torch, args.dtype), create_model(args.models[0])
+    model = torch_peer(ours.config, args.one).to(device, kind).eval()
+    images, one = (
+        torch.randn(count, channels, *size, device=device, dtype=kind)
+        for count, *size, channels in sizes(ours, args)
+    )
+    if images.ndim == 4:  # else cuDNN turns images around
+        model, images, one = (x.to(memory_format=torch.channels_last) for x in (model, images, one))
+    compile_parts(model, args.compile, one)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
-    run = torch.compile(model, dynamic=False) if args.whole else model
 
     @torch.no_grad()  # not inference_mode: the masks that flex keeps are trained with, too
     def infer(x: Any) -> Any:
-        return run(x)
+        return model(x)
 
     def train() -> None:
         optimizer.zero_grad(set_to_none=True)
-        run(images).float().square().mean().backward()
+        model(images).float().square().mean().backward()
         optimizer.step()
 
     def wait(_: Any) -> None:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    model.eval()
-    yield "images_per_s", args.batch / median(lambda: infer(images), wait)
-    model.train()
-    yield "trained_per_s", args.batch / median(train, wait)
-    model.eval()
-    yield "latency_ms", 1e3 * median(lambda: infer(one), wait)
+    yield "batch", len(images)
+    steps = (lambda: infer(images)), train, (lambda: infer(one))
+    for figure, step in zip(FIGURES, steps, strict=True):
+        model.train(figure == "trained_per_s")
+        if args.figure is None:
+            seconds = median(step, wait)
+            yield figure, 1e3 * seconds if figure == "latency_ms" else len(images) / seconds
+        elif args.figure == figure:
+            wait(step())
 
 
 if __name__ == "__main__":
