@@ -9,6 +9,7 @@ as its `score_mod`, over the blocks of 128 x 128 tokens in which some query sees
 from __future__ import annotations
 
 import math
+import os
 from functools import cache, partial
 from typing import Any
 
@@ -126,7 +127,7 @@ def bias_entry(hood: Neighborhood, size: Size, query: Any, key: Any) -> Any:
 
 
 def sees(hood: Neighborhood, size: Size, query: Any, key: Any) -> Any:
-    """Whether a query's token sees a key's, for flex_attention's tensors."""
+    """Whether a query's token sees a key's."""
     seen: Any = True
     for axis, n in enumerate(size):
         window, dilation, after = hood.kernel_size[axis], hood.dilation[axis], size[axis + 1 :]
@@ -141,13 +142,24 @@ def sees(hood: Neighborhood, size: Size, query: Any, key: Any) -> Any:
 
 @cache
 def places(hood: Neighborhood, size: Size, device: torch.device) -> tuple[Any, Any]:
-    """Of each query and key the entry of the bias, and whether it is hidden."""
-    tokens = np.arange(math.prod(size), dtype=np.int32)
-    entry = bias_entry(hood, size, tokens[:, None], tokens)
-    seen = np.ones((1, 1), bool)
-    for axis, n in enumerate(size):
-        seen = np.kron(seen, hood.mask(axis, n))
-    return torch.from_numpy(entry).to(device), torch.from_numpy(~seen).to(device)
+    """Of each query and key the entry of the bias, and whether it is hidden.
+
+    Raises:
+        MemoryError: These, what they are computed from and a mask have no room.
+    """
+    tokens = math.prod(size)
+    if 16 * tokens**2 > room(device):
+        raise MemoryError(f"no room for dense masks of {tokens} x {tokens} tokens")
+    key = torch.arange(tokens, dtype=torch.int32, device=device)
+    query = key[:, None]
+    return bias_entry(hood, size, query, key), ~sees(hood, size, query, key)
+
+
+def room(device: torch.device) -> int:
+    """Bytes of a device's memory."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @cache
