@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 import mlx.core as mx
 
 from ... import metal
-from ...metal import CONTIGUOUS, FLOAT32, INT32, KERNELS, Core
+from ...metal import FLOAT32, INT32, KERNELS, Core
 from ..exports import export_target
 from ..tier import KernelError
 from .device import Device
@@ -192,8 +192,7 @@ def _run(
     output_shapes: Sequence[Sequence[int]],
 ) -> list[mx.array]:
     at = KERNELS[name].inputs.index("params")
-    names = (one for one in KERNELS[name].inputs if one != "params")
-    arrays = [_as_wanted(one, x) for one, x in zip(names, inputs, strict=True)]
+    arrays = [_long_enough(x) for x in inputs]
     return _function(name, plan.device.platform, plan.core, told(plan), plan.memory)(
         inputs=[*arrays[:at], params, *arrays[at:]],
         template=list(plan.template.arguments),
@@ -253,11 +252,9 @@ def dtypes(name: str, plan: Plan) -> list[mx.Dtype]:
     return [dtype(array, plan) for array in KERNELS[name].outputs]
 
 
-def _as_wanted(name: str, x: mx.array) -> mx.array:
+def _long_enough(x: mx.array) -> mx.array:
     """MLX puts inputs of fewer than 8 elements into another address space; the kernels want one."""
-    if x.size < 8:
-        x = mx.concatenate([x, mx.zeros((8, *x.shape[1:]), x.dtype)])
-    return contiguous(x) if name in CONTIGUOUS else x
+    return x if x.size >= 8 else mx.concatenate([x, mx.zeros((8, *x.shape[1:]), x.dtype)])
 
 
 def contiguous(x: mx.array) -> mx.array:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
 
-from ...metal import KERNELS, Kernel
+from ...metal import CONTIGUOUS, KERNELS, Kernel
 from ..problem import Problem
 from . import kernels
 from .cuts import Cut, join
@@ -19,7 +19,9 @@ def run(step: Step, problem: Problem, values: Mapping[str, mx.array]) -> list[mx
 
     But for `d_rpb`, whose shares are more if they are of many.
     """
-    inputs, shapes = [values[name] for name in step.inputs], list(step.outputs.values())
+    given = ((name, values[name]) for name in step.inputs)
+    inputs = [kernels.contiguous(x) if name in step.loose else x for name, x in given]
+    shapes = list(step.outputs.values())
     if not step.plan.cuts:
         return kernels.launch(step.kernel, step.plan, inputs, shapes)
     kernel = KERNELS[step.kernel]
@@ -41,7 +43,8 @@ def run(step: Step, problem: Problem, values: Mapping[str, mx.array]) -> list[mx
 def _taken(cut: Cut, kernel: Kernel, array: mx.array, problem: Problem, name: str) -> mx.array:
     if name == "rpb" or (name == "lengths" and not problem.has_lengths):
         return array
-    return cut.take(array, problem.rank, own=name not in ("lengths", *kernel.passing))
+    part = cut.take(array, problem.rank, own=name not in ("lengths", *kernel.passing))
+    return kernels.contiguous(part) if name in CONTIGUOUS else part
 
 
 def _shape(

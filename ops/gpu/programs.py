@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from ...metal import KERNELS
+from ...metal import CONTIGUOUS, KERNELS
 from ..problem import Problem
 from ..tier import KernelError
 from .core import Held
@@ -24,12 +24,17 @@ BACKWARD_KEY = Held(arrays=2, sums=2, pairs=3, registers=36, registers_3d=24, wh
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One launch: the values that it reads, without `params`, and the shapes of those it adds."""
+    """One launch: the values that it reads, without `params`, and the shapes of those it adds.
+
+    Of what it reads a caller brings `loose`, which may lie anyhow and must be contiguous: to ask
+    MLX for that takes the time of a small launch, so nobody asks of what kernels wrote.
+    """
 
     kernel: str
     plan: Plan
     inputs: tuple[str, ...]
     outputs: dict[str, tuple[int, ...]]
+    loose: frozenset[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +186,12 @@ def _step(kernel: str, problem: Problem, plan: Plan, **renamed: str) -> Step:
     arrays = KERNELS[kernel]
     inputs = tuple(renamed.get(name, name) for name in arrays.inputs if name != "params")
     outputs = [renamed.get(name, name) for name in arrays.outputs]
-    return Step(kernel, plan, inputs, {name: _shape(name, problem, plan) for name in outputs})
+    names = (name for name in arrays.inputs if name != "params")
+    wanted = {value for name, value in zip(names, inputs, strict=True) if name in CONTIGUOUS}
+    absent = {"rpb": not problem.has_rpb, "lengths": not problem.has_lengths}
+    loose = frozenset(x for x in wanted - {"stats", "marks"} if not absent.get(x))
+    shapes = {name: _shape(name, problem, plan) for name in outputs}
+    return Step(kernel, plan, inputs, shapes, loose)
 
 
 def _shape(name: str, problem: Problem, plan: Plan) -> tuple[int, ...]:

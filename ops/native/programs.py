@@ -6,7 +6,7 @@ from functools import cache, lru_cache
 
 import mlx.core as mx
 
-from ...metal import CONTIGUOUS, KERNELS, Core
+from ...metal import KERNELS, Core
 from .. import gpu
 from ..gpu import kernels
 from ..gpu.device import Device
@@ -66,7 +66,7 @@ def _step(ext: Extension, step: Step, params: str, place: dict[str, int]) -> Lau
         threads=plan.threads,
         inputs=[place[name] for name in inputs],
         outputs=[place[name] for name in step.outputs],
-        contiguous=[name in CONTIGUOUS for name in KERNELS[step.kernel].inputs],
+        contiguous=[name in step.loose for name in inputs],
         shapes=list(step.outputs.values()),
         dtypes=kernels.dtypes(step.kernel, plan),
     )
