@@ -254,7 +254,8 @@ def _share(
     resident = min(max(processor.registers // (SMALL_GROUP * words), 2), 5)
 
     def room(memory: int, resident: int) -> int:
-        own = memory // resident - processor.reserved_bytes - _exchanged_bytes(core, SMALL_GROUP)
+        beside = bytes_beside_slabs(replace(core, threads=SMALL_GROUP))
+        own = memory // resident - processor.reserved_bytes - beside
         return max(own - (4 * _rounded(bins) * SMALL_GROUP // 32 if bins else 0), row_bytes)
 
     team = SMALL_GROUP // core.team_threads
@@ -270,7 +271,7 @@ def _share(
 
 def _in_steps(size: int) -> int:
     """A size in bytes, rounded up such that few kernel sizes need kernels of their own."""
-    step = max(1 << max(size.bit_length() - 4, 0), 16)
+    step = max(1 << max(size.bit_length() - 5, 0), 16)
     return -(-size // step) * step
 
 
