@@ -17,3 +17,10 @@ NA_FN int na_quotient(int n, int d) {
 NA_FN int na_small_quotient(int n, int d) {
   return int((float(n) + 0.5f) * na_reciprocal(float(d)));
 }
+
+// How far a place is from the first, where steps are of 32 or of 64 bits. No place is negative: for a GPU
+// that is half of a signed product.
+template <typename STEP>
+NA_FN long na_stretch(int place, STEP step) {
+  return sizeof(STEP) > 4 ? long(uint(place)) * long(step) : na_product(place, int(step));
+}

@@ -45,7 +45,7 @@ struct na_lines {
 template <int RANK, typename ROWS>
 NA_FN long na_line(const ROWS lines, const na_point place) {
   long line = lines.base;
-  NA_EACH_AXIS(a) line += long(place.at[a]) * lines.step[a];
+  NA_EACH_AXIS(a) line += na_stretch(place.at[a], lines.step[a]);
   return line;
 }
 
@@ -54,13 +54,13 @@ NA_FN na_lines na_lines_of(const STRIDES strides, const na_tile tile, int head) 
   na_lines lines;
   lines.channel = int(strides[RANK + 2]);
   lines.head = strides[RANK + 1];
-  lines.base = tile.batch * strides[0] + head * lines.head;
+  lines.base = na_stretch(tile.batch, strides[0]) + na_stretch(head, lines.head);
   lines.step[0] = lines.step[1] = 0;
   NA_EACH_AXIS(a) {
     const na_axis axis = tile.axis[a];
     const long stride = strides[RANK - 2 + a];
-    lines.base += (KEYS ? axis.key0 : axis.out0) * stride;
-    lines.step[a] = (KEYS ? axis.key_step : axis.out_step) * stride;
+    lines.base += na_stretch(KEYS ? axis.key0 : axis.out0, stride);
+    lines.step[a] = na_stretch(KEYS ? axis.key_step : axis.out_step, stride);
   }
   return lines;
 }
@@ -75,8 +75,8 @@ NA_FN long na_all_steps(const STRIDES strides) {
 
 template <int RANK, typename STRIDES>
 NA_FN long na_line_at(const STRIDES strides, int batch, const na_point token, int head) {
-  long line = batch * strides[0] + head * strides[RANK + 1];
-  NA_EACH_AXIS(a) line += token.at[a] * strides[RANK - 2 + a];
+  long line = na_stretch(batch, strides[0]) + na_stretch(head, strides[RANK + 1]);
+  NA_EACH_AXIS(a) line += na_stretch(token.at[a], strides[RANK - 2 + a]);
   return line;
 }
 

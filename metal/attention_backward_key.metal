@@ -42,14 +42,15 @@ na_frag<T> k[FK];
 na_find_mine<RANK, true, Q1, Q2>(mine, params, tile, key_rows, corner, me);
 na_load_rows<RANK, D>(k, key, key_strides, tile.batch, kv_head, mine, me);
 const na_seen seen = na_seen_from<RANK, true>(tile, corner, few);
-if (thread_index == 0) {  // with the rows of the first head
+const na_box all = na_seen_from<RANK, true>(tile, na_size(0, 0, 0), many).any;
+if (thread_index == 0) na_begin_tour<SHAPE>(tour, params, all, CAPACITY);
+if (thread_index == threads - 1) {  // with the rows of the first head
   na_tile fine = tile;
   const na_source first = na_source_of<RANK, FINER>(params, kv_head * sharing, fine);
-  tour = na_tour_of<SHAPE>(params, na_seen_from<RANK, true>(tile, na_size(0, 0, 0), many).any, CAPACITY);
   tour.own = na_own_of<RANK, true>(tile, key_rows, kv_head);
-  tour.rows = na_rows_of<RANK, false>(params, fine, first.head, first.heads, NA_OUTPUTS);
-  na_come_from<D, DV>(tour, query, na_lines_of<RANK, false>(query_strides, fine, first.head),
+  na_come_from<D, DV>(tour, all, query, na_lines_of<RANK, false>(query_strides, fine, first.head),
                       d_out, na_lines_of<RANK, false>(d_out_strides, fine, first.head),
+                      na_rows_of<RANK, false>(params, fine, first.head, first.heads, NA_OUTPUTS),
                       FINER ? na_all_steps<RANK>(query_strides) | na_all_steps<RANK>(d_out_strides) : 0);
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -129,7 +130,7 @@ NA_UNROLL for (int round = 0; round < ROUNDS; round++) {
   const uint again = na_again(tour);
   na_found found[NA_ROWS];
   NA_UNROLL for (int h = 0; h < NA_ROWS; h++)
-    found[h] = na_find_again<RANK, AXIS, Q0, Q1, Q2>(tour.own, params + again, thread_index + again, me, h);
+    found[h] = na_found_of<RANK, AXIS, Q0, Q1, Q2>(mine[h], tour.own, params + again, thread_index + again, me, h);
   const int shared = PACKED ? params[again + NA_KV_HEADS] : 0;
   if (of_key) na_store_rows<D>(d_key, acc_dk, found, na_float(params[again + NA_SCALE]), me);
   if (of_value) na_store_rows<DV>(PACKED ? d_key : d_value, acc_dv, found, 1.0f, me, shared);

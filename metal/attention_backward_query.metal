@@ -45,10 +45,11 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
   const na_source source = na_source_of<RANK, FINER>(params, head, tile);
   const na_rows rows = na_rows_of<RANK, false>(params, tile, source.head, source.heads, source.extent);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  if (thread_index == 0) {
-    tour = na_tour_of<SHAPE>(params, na_seen_from<RANK, false>(tile, na_size(0, 0, 0), many).any, CAPACITY);
+  const na_box all = na_seen_from<RANK, false>(tile, na_size(0, 0, 0), many).any;
+  if (thread_index == 0) na_begin_tour<SHAPE>(tour, params, all, CAPACITY);
+  if (thread_index == threads - 1) {
     tour.own = na_own_of<RANK, false>(tile, rows, source.head);
-    na_come_from<D, DV>(tour, key, na_lines_of<RANK, true>(key_strides, tile, kv_head),
+    na_come_from<D, DV>(tour, all, key, na_lines_of<RANK, true>(key_strides, tile, kv_head),
                         value, na_lines_of<RANK, true>(value_strides, tile, kv_head));
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -138,7 +139,7 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
   na_found found[NA_ROWS];
   float factors[NA_ROWS];
   NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
-    found[h] = na_find_again<RANK, AXIS, Q0, Q1, Q2>(tour.own, params + again, thread_index + again, me, h);
+    found[h] = na_found_of<RANK, AXIS, Q0, Q1, Q2>(mine[h], tour.own, params + again, thread_index + again, me, h);
     factors[h] = found[h].live ? factor : 0.0f;
   }
   na_store_rows<D>(d_query, acc_dq, found, factors, me);

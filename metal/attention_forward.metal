@@ -50,10 +50,11 @@ na_clear<FV>(acc_o);
 na_softmax softmax = na_softmax_of_none();
 
 const na_seen seen = na_seen_from<RANK, false>(tile, corner, few);
-if (thread_index == 0) {
-  tour = na_tour_of<SHAPE>(params, na_seen_from<RANK, false>(tile, na_size(0, 0, 0), many).any, CAPACITY);
+const na_box all = na_seen_from<RANK, false>(tile, na_size(0, 0, 0), many).any;
+if (thread_index == 0) na_begin_tour<SHAPE>(tour, params, all, CAPACITY);
+if (thread_index == threads - 1) {
   tour.own = na_own_of<RANK, false>(tile, rows, source.head);
-  na_come_from<D, DV>(tour, key, na_lines_of<RANK, true>(key_strides, tile, kv_head),
+  na_come_from<D, DV>(tour, all, key, na_lines_of<RANK, true>(key_strides, tile, kv_head),
                       value, na_lines_of<RANK, true>(value_strides, tile, kv_head));
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);

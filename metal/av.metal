@@ -44,8 +44,9 @@ for (int item = slice; item < items; item = SUMS ? item + slices : items) {  // 
   threadgroup_barrier(mem_flags::mem_threadgroup);
   if (thread_index == 0) {
     const na_lines lines = na_lines_of<RANK, true>(value_strides, tile, kv_head);
-    tour = na_tour_of<SHAPE>(params, na_seen_from<RANK, false>(tile, na_size(0, 0, 0), many).any, CAPACITY);
-    na_come_from<DV, 0>(tour, value, lines, value, lines);
+    const na_box all = na_seen_from<RANK, false>(tile, na_size(0, 0, 0), many).any;
+    na_begin_tour<SHAPE>(tour, params, all, CAPACITY);
+    na_come_from<DV, 0>(tour, all, value, lines, value, lines);
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   for (int n = 0; n < tour.number; n++) {

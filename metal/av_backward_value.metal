@@ -32,9 +32,10 @@ const na_seen seen = na_seen_from<RANK, true>(tile, corner, few);
 if (thread_index == 0) {  // with the rows of the first head
   const int first = kv_head * sharing;
   const na_lines lines = na_lines_of<RANK, false>(d_out_strides, tile, first);
-  tour = na_tour_of<SHAPE>(params, na_seen_from<RANK, true>(tile, na_size(0, 0, 0), many).any, CAPACITY);
-  tour.rows = na_rows_of<RANK, false>(params, tile, first, params[NA_HEADS], NA_OUTPUTS);
-  na_come_from<DV, 0>(tour, d_out, lines, d_out, lines);
+  const na_box all = na_seen_from<RANK, true>(tile, na_size(0, 0, 0), many).any;
+  na_begin_tour<SHAPE>(tour, params, all, CAPACITY);
+  na_come_from<DV, 0>(tour, all, d_out, lines, d_out, lines,
+                      na_rows_of<RANK, false>(params, tile, first, params[NA_HEADS], NA_OUTPUTS));
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
 na_clear_slabs<DV, 0>(slabs, BUFFERS * SIZE, thread_index, threads);

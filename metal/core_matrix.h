@@ -2,6 +2,7 @@
 
 enum { NA_SECOND_LANE = 8 };  // what the numbers of two lanes that share a row differ by, besides 1
 enum { NA_KEEPS_SEEN = 1 };   // in threadgroup memory (slab.h)
+enum { NA_KEEPS_MINE = 0 };   // in registers (team.h)
 enum { NA_SAME_DOTS = 0 };    // nobody promises an order of sums (rows.h)
 enum { NA_MOST_HELD = 56 };    // registers for a team's rows, that leave enough for all else
 

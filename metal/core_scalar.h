@@ -5,6 +5,7 @@
 // products of matrices.
 
 enum { NA_KEEPS_SEEN = 0 };   // in threadgroup memory (slab.h)
+enum { NA_KEEPS_MINE = 0 };   // in registers (team.h)
 enum { NA_SAME_DOTS = 0 };  // sums over lanes begin with the own one (rows.h)
 enum { NA_MOST_HELD = 1 << 20 };  // ops/gpu/programs.py sees to that
 

@@ -3,6 +3,7 @@
 
 enum { NA_SECOND_LANE = 2 };  // what the numbers of two lanes that share a row differ by, besides 1
 enum { NA_KEEPS_SEEN = 0 };   // in threadgroup memory (slab.h)
+enum { NA_KEEPS_MINE = 1 };   // in registers (team.h)
 enum { NA_SAME_DOTS = 1 };    // the same bits whichever of two rows is left, queries or keys
 enum { NA_MOST_HELD = 1 << 20 };
 

@@ -61,6 +61,19 @@ NA_FN bool na_aligned(const T* at, int elements) {
   return reinterpret_cast<size_t>(at) % (elements * sizeof(T)) == 0;
 }
 
+// What counts the steps between rows: 32 bits, which take half of the instructions, where WIDE elements move
+// at once, since then they are enough (na_moves in stage.h).
+template <int WIDE>
+struct na_unit {
+  typedef int count;
+  enum { HALVINGS = (WIDE > 1) + (WIDE > 2) + (WIDE > 4) };  // a power of two, 8 at most
+};
+template <>
+struct na_unit<1> {
+  typedef long count;
+  enum { HALVINGS = 0 };
+};
+
 // Two neighbors in one register, as those that a third argument points to.
 NA_FN unsigned na_bits(__half x) { return __half_as_ushort(x); }
 NA_FN unsigned na_bits(__nv_bfloat16 x) { return __bfloat16_as_ushort(x); }

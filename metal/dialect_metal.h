@@ -32,6 +32,13 @@ METAL_FUNC bool na_aligned(const device T* at, int elements) {
   return reinterpret_cast<size_t>(at) % (elements * sizeof(T)) == 0;
 }
 
+// What counts the steps between rows, and of how many elements a step is one: halved so often.
+template <int WIDE>
+struct na_unit {
+  typedef long count;
+  enum { HALVINGS = 0 };
+};
+
 // Has two neighbors share a register: here the compiler sees to that.
 template <typename T>
 METAL_FUNC void na_join(thread T*) {}

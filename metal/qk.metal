@@ -42,8 +42,9 @@ simdgroup_barrier(mem_flags::mem_device);
 const na_seen seen = na_seen_from<RANK, false>(tile, corner, few);
 if (thread_index == 0) {
   const na_lines lines = na_lines_of<RANK, true>(key_strides, tile, kv_head);
-  tour = na_tour_of<SHAPE>(params, na_seen_from<RANK, false>(tile, na_size(0, 0, 0), many).any, CAPACITY);
-  na_come_from<D, 0>(tour, key, lines, key, lines);
+  const na_box all = na_seen_from<RANK, false>(tile, na_size(0, 0, 0), many).any;
+  na_begin_tour<SHAPE>(tour, params, all, CAPACITY);
+  na_come_from<D, 0>(tour, all, key, lines, key, lines);
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
 na_clear_slabs<D, 0>(slabs, BUFFERS * SIZE, thread_index, threads);

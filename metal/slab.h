@@ -20,7 +20,8 @@ NA_FN int na_reach(int length, int capacity, int piece) {
 }
 
 // What is the same for all threads of a tile, which slabs it wants and where they come from: in
-// threadgroup memory, since in registers each of them would keep it. One of them writes it.
+// threadgroup memory, since in registers each of them would keep it. The first of them writes which
+// slabs, and the last one, of another simdgroup where there is one, at the same time where from.
 struct na_tour {
   na_box box;      // what all slabs make up, x running fastest,
   na_point reach;  // all but the last on each axis so long
@@ -68,26 +69,28 @@ NA_FN na_box na_slab_after(const na_box all, const na_point reach, const na_box 
 // whole simdgroup have wide fragments: a slab takes all of the inner axes, if it may, and cuts
 // columns. Small teams have long columns: it takes all of theirs, and cuts between two.
 template <typename SHAPE>
-NA_FN na_tour na_tour_of(const DEV int* p, const na_box box, int capacity) {
+NA_FN void na_begin_tour(TGP na_tour& tour, const DEV int* p, const na_box box, int capacity) {
   constexpr bool SMALL = NA_TEAM < 32;
-  na_tour tour;
-  tour.box = tour.slab[0] = tour.slab[1] = tour.slab[2] = box;
-  tour.reach = na_size(1, 1, 1);
-  tour.number = 1;
-  tour.none = 0;
+  na_box first = box;
+  na_point most = na_size(1, 1, 1);
+  int number = 1;
   NA_UNROLL for (int i = 0; i < SHAPE::RANK; i++) {
     const int a = !SMALL ? 2 - i : i == 0 ? int(SHAPE::AXIS) : i == 1 ? 2 : int(SHAPE::OTHER);
     const int across = SMALL && a == 2 ? int(SHAPE::COLUMNS) : 1;
     const int piece = a == SHAPE::AXIS ? int(SHAPE::DEEP) : across;
     const int length = box.high[a] - box.low[a];
     const int reach = na_reach(length, na_min(capacity, na_axis_of(p, a)[NA_REACH]), piece);
-    tour.reach.at[a] = reach;
-    tour.slab[0].high[a] = na_min(box.low[a] + reach, box.high[a]);
-    tour.number *= na_pieces(length, reach);
+    most.at[a] = reach;
+    first.high[a] = na_min(box.low[a] + reach, box.high[a]);
+    number *= na_pieces(length, reach);
     capacity = na_small_quotient(capacity, reach);
   }
-  tour.slab[1] = na_slab_after<SHAPE::RANK>(box, tour.reach, tour.slab[0]);
-  return tour;
+  tour.box = box;
+  tour.reach = most;
+  tour.number = number;
+  tour.slab[0] = first;
+  tour.slab[1] = na_slab_after<SHAPE::RANK>(box, most, first);
+  tour.none = 0;
 }
 
 // Rows that are hardly ever asked for, `head` heads on: read when they are.

@@ -48,39 +48,33 @@ NA_FN na_point na_next_round(const na_box slab, const na_rounds rounds, THR na_p
   return passed;
 }
 
-// The way of the rounds through one array.
+// The way of the rounds through one array, in steps of 2^HALVINGS elements.
+template <typename COUNT, int HALVINGS>
 struct na_pace {
-  long at;       // where the token's row is,
-  long lead;     // how far a round leads,
-  long wrap[3];  // and an axis that passes its end
+  long at;        // where the token's row is, in elements,
+  COUNT lead;     // how far a round leads,
+  COUNT wrap[3];  // and an axis that passes its end
 };
 
-template <int RANK, typename ROWS>
-NA_FN na_pace na_pace_of(const ROWS rows, const na_rounds rounds, const na_point token) {
-  na_pace pace;
-  pace.at = na_line<RANK>(rows, token);
+template <int RANK, typename COUNT, int HALVINGS, typename ROWS>
+NA_FN void na_begin(THR na_pace<COUNT, HALVINGS>& pace, const TGP ROWS& rows, const na_rounds rounds,
+                    const na_point token) {
+  pace.at = rows.base;
   pace.lead = 0;
+  COUNT before = 0;  // the step of the axis before
   NA_EACH_AXIS(a) {
-    const long before = a > 3 - RANK ? rows.step[a - 1] : 0;
-    pace.lead += long(rounds.step[a]) * rows.step[a];
-    pace.wrap[a] = before - long(rounds.size[a]) * rows.step[a];
+    const COUNT step = COUNT(rows.step[a] >> HALVINGS);
+    pace.at += na_stretch(token.at[a], rows.step[a]);
+    pace.lead += rounds.step[a] * step;
+    pace.wrap[a] = before - rounds.size[a] * step;
+    before = step;
   }
-  return pace;
 }
 
-template <int RANK>
-NA_FN void na_go_on(THR na_pace& pace, const na_point passed) {
-  pace.at += pace.lead;
-  NA_EACH_AXIS(a) if (passed.at[a]) pace.at += pace.wrap[a];
-}
-
-// WIDE elements of two rows from channel `first + more` on.
-template <int D, int DV, int PITCH, int WIDE, typename T>
-NA_FN void na_copy_part(TGP T* to, int to_value, const DEV T* key, const DEV T* value, long key_step,
-                        long value_step, int first, int more) {
-  TGP T* there = to + na_in_slab<PITCH>(0, more);
-  if (first + more < D) na_copy<WIDE>(there, key + more * key_step);
-  if (first + more < DV) na_copy<WIDE>(there + to_value, value + more * value_step);
+template <int RANK, typename COUNT, int HALVINGS>
+NA_FN void na_go_on(THR na_pace<COUNT, HALVINGS>& pace, const na_point passed) {
+  pace.at += long(pace.lead) * (1 << HALVINGS);
+  NA_EACH_AXIS(a) if (passed.at[a]) pace.at += long(pace.wrap[a]) * (1 << HALVINGS);
 }
 
 // Copies the rows [D] and [DV] of all tokens of `slab` from device to threadgroup memory, WIDE
@@ -100,9 +94,11 @@ NA_FN void na_copy_rows(TGP T* keys, const DEV T* key, TGP T* values, const DEV 
   const na_box slab = tour.slab[n % 3];
   const na_rounds rounds = na_rounds_of<RANK>(slab, at_once);
   na_point token = na_numbered<RANK>(slab, rounds, first);
-  na_pace of_key = na_pace_of<RANK>(tour.lines[0], rounds, token);
-  na_pace of_value = na_pace_of<RANK>(tour.lines[1], rounds, token);
-  na_pace of_marks = na_pace_of<RANK>(tour.rows, rounds, token);
+  na_pace<typename na_unit<WIDE>::count, na_unit<WIDE>::HALVINGS> of_key, of_value;
+  na_pace<typename na_unit<4>::count, 0> of_marks;
+  na_begin<RANK>(of_key, tour.lines[0], rounds, token);
+  na_begin<RANK>(of_value, tour.lines[1], rounds, token);
+  na_begin<RANK>(of_marks, tour.rows, rounds, token);
   const long key_step = WIDE > 1 ? 1 : tour.lines[0].channel;  // from a channel to the next
   const long value_step = WIDE > 1 ? 1 : tour.lines[1].channel;
   key += ahead.key;
@@ -123,16 +119,15 @@ NA_FN void na_copy_rows(TGP T* keys, const DEV T* key, TGP T* values, const DEV 
 }
 
 #if NA_PLANE > 0
-// The same, row by row: groups of threads each take rows of tokens, or, where there are fewer rows than
-// groups, every so manieth token of one. Half of the instructions, but the M1's compiler finds 10
-// registers more that each lane would keep for it (scripts/registers.py).
+// The same, row by row, of tokens whose channels follow each other: groups of threads each take rows of
+// tokens, or, where there are fewer rows than groups, every so manieth token of one. Half of the
+// instructions, but the M1's compiler finds 10 registers more that each lane would keep for it
+// (scripts/registers.py).
 template <int RANK, int D, int DV, int PITCH, int WIDE, typename T>
 NA_FN void na_copy_planes(TGP T* keys, const DEV T* key, TGP T* values, const DEV T* value,
                         const DEV float* marks, const TGP na_tour& tour, int n, const na_ahead ahead,
                         uint thread_index, uint threads) {
-  constexpr int VECTORS = (D > DV ? D : DV) / WIDE;
-  constexpr int SHARE = NA_TEAM < 32 && VECTORS % 2 == 0 ? VECTORS / 2 : VECTORS;
-  constexpr int LANES = SHARE < 32 ? SHARE : 32;
+  constexpr int VECTORS = (D > DV ? D : DV) / WIDE, LANES = VECTORS < 32 ? VECTORS : 32;
   constexpr int TIMES = (VECTORS + LANES - 1) / LANES;
   const int groups = int(threads) / LANES, group = int(thread_index / LANES);
   const int lane = int(thread_index % LANES);  // it always copies the same columns
@@ -142,29 +137,27 @@ NA_FN void na_copy_planes(TGP T* keys, const DEV T* key, TGP T* values, const DE
   const int apart = na_max(na_small_quotient(groups, rows), 1);  // groups that share a row
   const int at_once = na_small_quotient(groups, apart), first = na_small_quotient(group, apart);
   if (first >= at_once) return;
-  const long key_step = WIDE > 1 ? 1 : tour.lines[0].channel;  // from a channel to the next
-  const long value_step = WIDE > 1 || DV == 0 ? 1 : tour.lines[1].channel;
-  const long key_lead = apart * tour.lines[0].step[2];
-  const long value_lead = DV > 0 ? apart * tour.lines[1].step[2] : 0;
+  const long key_lead = na_stretch(apart, tour.lines[0].step[2]);
+  const long value_lead = na_stretch(apart, tour.lines[1].step[2]);
   const long marks_lead = marks ? apart * 4 * tour.rows.step[2] : 0;
-  key += ahead.key + lane * WIDE * key_step;
-  value += ahead.value + lane * WIDE * value_step;
+  key += ahead.key + lane * WIDE;
+  value += ahead.value + lane * WIDE;
   const int x = group - first * apart, to_value = int(values - keys);
   NA_ROLLED for (int row = first; row < rows; row += at_once) {
     const int z = RANK > 2 ? na_small_quotient(row, height) : 0;
     na_point token = na_size(z, row - z * height, x);
     NA_EACH_AXIS(a) token.at[a] += slab.low[a];
     const DEV T* of_key = key + na_line<RANK>(tour.lines[0], token);
-    const DEV T* of_value = DV > 0 ? value + na_line<RANK>(tour.lines[1], token) : value;
+    const DEV T* of_value = value + na_line<RANK>(tour.lines[1], token);
     const DEV float* of_marks = marks ? marks + (na_line<RANK>(tour.rows, token) + ahead.row) * 4 : marks;
     TGP T* to = keys + na_in_slab<PITCH>(row * width + x, lane * WIDE);
     NA_ROLLED for (int at = x; at < width; at += apart) {
-      if (WIDE > 1)
-        NA_UNROLL for (int i = 0; i < TIMES; i++)
-          na_copy_part<D, DV, PITCH, WIDE>(to, to_value, of_key, of_value, 1, 1, lane * WIDE, i * LANES * WIDE);
-      else  // where each place of its own would take registers, for what is rare
-        NA_ROLLED for (int i = 0; i < TIMES; i++)
-          na_copy_part<D, DV, PITCH, WIDE>(to, to_value, of_key, of_value, key_step, value_step, lane, i * LANES);
+      NA_UNROLL for (int i = 0; i < TIMES; i++) {
+        const int more = i * LANES * WIDE, d = lane * WIDE + more;
+        TGP T* there = to + na_in_slab<PITCH>(0, more);
+        if (d < D) na_copy<WIDE>(there, of_key + more);
+        if (d < DV) na_copy<WIDE>(there + to_value, of_value + more);
+      }
       if (marks && lane == 0) na_copy<4>((TGP float*)(to + na_marks<T, PITCH>()), of_marks);
       to += na_in_slab<PITCH>(apart, 0);
       of_key += key_lead;
@@ -182,21 +175,29 @@ NA_FN constexpr int na_width() {
   return ALL & -ALL;  // the largest power of two that divides all
 }
 
-// ... where all rows of an array begin at such an address, and other steps lead to such.
+// ... where all rows of an array begin at such an address, and other steps lead to such. 32 bits count
+// what moves at once from the first to the last of those in a box.
 template <int WIDE, typename T>
-NA_FN bool na_moves(const DEV T* array, const na_lines lines, long others) {
-  const long all = others | lines.base | lines.step[0] | lines.step[1] | lines.step[2] | lines.head;
-  return lines.channel == 1 && all % WIDE == 0 && na_aligned(array, WIDE);
+NA_FN bool na_moves(const DEV T* array, const na_lines lines, const na_box box, long others) {
+  long all = others | lines.base | lines.head, across = 0;
+  NA_UNROLL for (int a = 0; a < 3; a++) {
+    all |= lines.step[a];
+    across += na_stretch(box.high[a], lines.step[a] < 0 ? -lines.step[a] : lines.step[a]);
+  }
+  return lines.channel == 1 && all % WIDE == 0 && across >> 31 < WIDE && na_aligned(array, WIDE);
 }
 
-// Tells a tour where its rows [D] and [DV] come from.
+// Tells a tour where its rows [D] and [DV] come from, of all tokens in a box, and their number in a
+// contiguous array, where a kernel wants it.
 template <int D, int DV, typename T>
-NA_FN void na_come_from(TGP na_tour& tour, const DEV T* key, const na_lines keys, const DEV T* value,
-                        const na_lines values, long others = 0) {
+NA_FN void na_come_from(TGP na_tour& tour, const na_box all, const DEV T* key, const na_lines keys,
+                        const DEV T* value, const na_lines values, const na_rows rows = {},
+                        long others = 0) {
   constexpr int WIDE = na_width<T, D, DV>();
   tour.lines[0] = keys;
   tour.lines[1] = values;
-  tour.wide = na_moves<WIDE>(key, keys, others) && na_moves<WIDE>(value, values, others) ? 1 : 0;
+  tour.rows = rows;
+  tour.wide = na_moves<WIDE>(key, keys, all, others) && na_moves<WIDE>(value, values, all, others) ? 1 : 0;
 }
 
 template <int RANK, int D, int DV, int PITCH, typename T, typename HEADS>

@@ -157,6 +157,15 @@ NA_FN na_found na_find_again(const volatile TGP na_own& own, const DEV int* p, u
   return found;
 }
 
+// The same from registers, on cores whose lanes have enough of them (NA_KEEPS_MINE).
+template <int RANK, int AXIS, int N0, int N1, int N2>
+NA_FN na_found na_found_of(const na_mine mine, const volatile TGP na_own& own, const DEV int* p,
+                           uint thread_index, na_lane me, int h) {
+  if (!NA_KEEPS_MINE) return na_find_again<RANK, AXIS, N0, N1, N2>(own, p, thread_index, me, h);
+  const na_found found = {mine.row, mine.token, mine.stored, mine.live};
+  return found;
+}
+
 // Of a key that was found, the query of the same token, if `stride` keeps that.
 template <int RANK, bool PLAIN>
 NA_FN na_found na_query_of(na_found found, const DEV int* p) {

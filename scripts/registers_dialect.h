@@ -71,6 +71,11 @@ NA_FN void na_copy(TGP T* to, const DEV T* from) {
   typedef typename na_words<N * sizeof(T)>::type words;
   *(TGP words*)to = *(const DEV words*)from;
 }
+template <int WIDE>
+struct na_unit {
+  typedef long count;
+  enum { HALVINGS = 0 };
+};
 template <typename T>
 NA_FN void na_join(THR T*) {}
 NA_FN void na_copied() {}

@@ -151,7 +151,7 @@ def _lines_of(problem: Problem, *, by_key: bool) -> Lines:
 
 
 def _as_far_as_it_goes(rank: int, core: Core, layout: Layout, capacity: int) -> Axes:
-    """The reach, without a limit on the axis that kernels see to last (na_tour_of in slab.h).
+    """The reach, without a limit on the axis that kernels see to last (na_begin_tour in slab.h).
 
     Where it is all that is left of a slab's room, tiles near a border have more of it.
     """

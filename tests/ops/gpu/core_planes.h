@@ -3,6 +3,7 @@
 
 enum { NA_SECOND_LANE = 2 };
 enum { NA_KEEPS_SEEN = 1 };   // in threadgroup memory (slab.h)
+enum { NA_KEEPS_MINE = 0 };   // in registers (team.h)
 enum { NA_SAME_DOTS = 1 };
 enum { NA_MOST_HELD = 160 };
 

@@ -44,7 +44,8 @@ def function(name: str, plan: Plan) -> str:
     constants = {k: str(v).lower() for k, v in plan.template.arguments if k != "T"}
     kernel, element = KERNELS[name], TYPES[plan.template.dtype]
     arrays = [f"const {typed(x)}" for x in kernel.inputs] + [typed(x) for x in kernel.outputs]
-    arrays += [f"const long* {x}_strides" for x in kernel.inputs if x not in CONTIGUOUS]
+    # MLX's compiler at run time, which has no system's headers, takes int64_t for a long long.
+    arrays += [f"const long long* {x}_strides" for x in kernel.inputs if x not in CONTIGUOUS]
     space = f"{name}_{element.strip('_')}_{plan.template.rank}"
     values = "\n".join(f"  constexpr auto {k} = {v};" for k, v in constants.items())
     return (

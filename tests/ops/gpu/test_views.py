@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
+from unittest import mock
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
+from natten_zoo import metal as texts
 from natten_zoo.layers import NeighborhoodAttention2D
-from natten_zoo.metal import CONTIGUOUS, KERNELS, body
+from natten_zoo.metal import CONTIGUOUS, KERNELS, MATRIX, body
 from natten_zoo.ops import Neighborhood, gpu
-from natten_zoo.ops.gpu import kernels
+from natten_zoo.ops.gpu import kernels, programs
 from natten_zoo.ops.gpu.device import current, use_device
 from natten_zoo.ops.problem import Problem
 from tests.metal_emulator import options, record
 from tests.metal_emulator.fixtures import metal, toolchain  # noqa: F401
+from tests.metal_emulator.test_mutants import mutated
 from tests.ops.finer import at_keys, fold, unfold
 
 from .problems import (
@@ -119,20 +124,27 @@ def test_places_at_no_good_address(metal):  # noqa: F811
     assert same_bits(results(replace(case, query=queries), view), results(case))
 
 
+def watched(monkeypatch) -> list[tuple[str, mx.array]]:
+    """What kernels are given from now on, by its name."""
+    given: list[tuple[str, mx.array]] = []
+    real = kernels.launch
+
+    def launch(kernel, plan, inputs, shapes):
+        names = (name for name in KERNELS[kernel].inputs if name != "params")
+        given.extend(zip(names, inputs, strict=True))
+        return real(kernel, plan, inputs, shapes)
+
+    monkeypatch.setattr(kernels, "launch", launch)
+    return given
+
+
 @pytest.mark.parametrize("family", [5, FINER[1]], ids=lambda i: str(FAMILIES[i]))
 @pytest.mark.parametrize("name", VIEWS)
 def test_nothing_is_copied(metal, monkeypatch, name, family):  # noqa: F811
     """What a kernel is given is the memory of what the caller has; what it writes, the caller's."""
-    given: list[tuple[str, mx.array]] = []
-    real = kernels._as_wanted
-
-    def watched(array: str, x: mx.array) -> mx.array:
-        given.append((array, real(array, x)))
-        return given[-1][1]
-
     case = seen(next(some_cases(family)), VIEWS[name])
     results(case)  # builds
-    monkeypatch.setattr(kernels, "_as_wanted", watched)
+    given = watched(monkeypatch)
     with record() as launches:
         out, lse, d_query, *_ = results(case)
     assert len(launches) == 3
@@ -174,13 +186,9 @@ def test_long_launches_of_one_array(metal):  # noqa: F811
 def test_a_layer_copies_nothing(metal, monkeypatch, bias, stride):  # noqa: F811
     """From the projection to its gradient: three launches, on the projection's own memory."""
     layer = NeighborhoodAttention2D(32, 2, 3, stride, rel_pos_bias=bias)
-    qkv, taken, wanted = (
-        layer.project_packed(mx.random.normal((1, 9, 8, 32))),
-        [],
-        kernels._as_wanted,
-    )
+    qkv = layer.project_packed(mx.random.normal((1, 9, 8, 32)))
     mx.eval(qkv)
-    monkeypatch.setattr(kernels, "_as_wanted", lambda n, x: taken.append((n, x)) or wanted(n, x))
+    taken = watched(monkeypatch)
     monkeypatch.setattr(mx, "concatenate", None)  # nobody joins anything
 
     with record() as launches:
@@ -192,7 +200,7 @@ def test_a_layer_copies_nothing(metal, monkeypatch, bias, stride):  # noqa: F811
     assert sum(one.copied_bytes for one in launches) == 0
     own = np.array(qkv, copy=False)
     views = [np.array(x, copy=False) for n, x in taken if n in ("query", "key", "value")]
-    assert sum(np.shares_memory(own, x) for x in views) == 9  # others were tried on one token
+    assert sum(np.shares_memory(own, x) for x in views) == len(views) == 9
 
 
 def test_every_other_input_is_contiguous():
@@ -201,3 +209,78 @@ def test_every_other_input_is_contiguous():
         text = body(name)
         for array in kernel.inputs:
             assert (f"{array}_strides" in text) != (array in CONTIGUOUS), (name, array)
+
+
+@pytest.mark.parametrize("index", [5, 9], ids=lambda i: str(FAMILIES[i]))
+def test_what_a_caller_brings_may_lie_anyhow(metal, index):  # noqa: F811
+    """MLX makes that contiguous for the kernels, and is not asked of what kernels wrote."""
+    case = next(some_cases(index))
+    problem, rng = case.problem, np.random.default_rng(case.seed)
+    qkv, extras = (case.query, case.key, case.value), {"rpb": case.rpb, "lengths": case.lengths}
+    out, _, stats = gpu.forward(problem, *qkv, **extras)
+    d_lse = normal(rng, problem.queries, mx.float32)
+    weights = normal(rng, (*problem.queries, problem.neighborhood.volume), problem.dtype)
+
+    def computed(lie: Callable[[mx.array | None], mx.array | None]) -> list[mx.array]:
+        given = {name: lie(x) for name, x in extras.items()}
+        lengths, attn = given["lengths"], lie(weights)
+        of_out = {"out": out, "stats": stats, "d_out": out, "d_lse": lie(d_lse)}
+        found = [
+            *gpu.forward(problem, *qkv, **given),
+            *gpu.backward(problem, *qkv, **given, **of_out),
+            gpu.av(problem, attn, case.value, lengths),
+            *gpu.qk_backward(problem, *qkv[:2], **given, d_logits=attn),
+            *gpu.av_backward(problem, attn, case.value, lengths, out),
+        ]
+        return [x for x in found if x is not None]
+
+    assert same_bits(computed(transposed), computed(lambda x: x))
+
+
+@contextmanager
+def as_on_cuda() -> Iterator[None]:
+    """In the emulator what CUDA's lanes do otherwise: steps of 32 bits, rows kept in registers."""
+    package, unit = texts.source, r"template <int WIDE>\nstruct na_unit .*?\n};\n"
+    wanted = re.search(unit + r"template <>.*?\n};\n", package("dialect_cuda.h"), re.S)
+    assert wanted
+    changes = {
+        "dialect_metal.h": (unit, wanted[0]),
+        "core_matrix.h": ("NA_KEEPS_MINE = 0", "NA_KEEPS_MINE = 1"),
+    }
+
+    def source(name: str) -> str:
+        text = package(name)
+        if name in changes:
+            text, count = re.subn(*changes[name], text, flags=re.S)
+            assert count == 1
+        return text
+
+    with mock.patch.object(texts, "source", source), mutated(None, MATRIX):
+        yield
+
+
+@pytest.mark.parametrize("index", [0, 5, 9], ids=lambda i: str(FAMILIES[i]))
+@pytest.mark.parametrize("name", ["some heads", "backwards"])
+def test_what_cuda_does_otherwise(metal, index, name):  # noqa: F811
+    family, view = FAMILIES[index], VIEWS[name]
+    case = next(some_cases(index))
+    with as_on_cuda():
+        wrong = worst(check_attention(case), family.dtype)
+        assert wrong is None, f"{wrong} for {case.problem}"
+        assert same_bits(results(seen(case, view), view), results(case))
+
+
+def transposed(x: mx.array | None) -> mx.array | None:
+    """The same numbers, of which neighbors on the last axis lie apart."""
+    if x is None:
+        return None
+    lies = mx.contiguous(x.T)
+    mx.eval(lies)
+    return lies.T
+
+
+def test_what_kernels_wrote_is_contiguous(metal):  # noqa: F811
+    case = next(some_cases(5))
+    program = programs.program("backward", case.problem, current())
+    wanted = {"d_lse", *(n for n in ("rpb", "lengths") if getattr(case, n) is not None)}
+    assert frozenset.union(*(step.loose for step in program.steps)) == wanted
