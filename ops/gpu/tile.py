@@ -254,9 +254,9 @@ def _share(
     resident = min(max(processor.registers // (SMALL_GROUP * words), 2), 5)
 
     def room(memory: int, resident: int) -> int:
-        beside = bytes_beside_slabs(replace(core, threads=SMALL_GROUP))
-        own = memory // resident - processor.reserved_bytes - beside
-        return max(own - (4 * _rounded(bins) * SMALL_GROUP // 32 if bins else 0), row_bytes)
+        sums = 4 * max(_rounded(bins) * SMALL_GROUP // 32, 1)
+        beside = bytes_beside_slabs(replace(core, threads=SMALL_GROUP)) + sums
+        return max(memory // resident - processor.reserved_bytes - beside, row_bytes)
 
     team = SMALL_GROUP // core.team_threads
     side = float(team) ** (1 / max(sum(k > 1 for k in kernel), 1))
