@@ -259,6 +259,7 @@ def as_on_cuda() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [0, 5, 9], ids=lambda i: str(FAMILIES[i]))
 @pytest.mark.parametrize("name", ["some heads", "backwards"])
 def test_what_cuda_does_otherwise(metal, index, name):  # noqa: F811
