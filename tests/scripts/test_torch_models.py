@@ -74,6 +74,7 @@ def test_outputs(peers, uncompiled, name, how):
     check(ours(x), theirs(input_))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["dense", "flex"])
 def test_gradients(peers, uncompiled, how):
     import torch
@@ -128,6 +129,7 @@ def test_masks_without_room_are_refused(peers, monkeypatch):
         torch_attention.places(Neighborhood.of(3, 7), (48, 48, 48), torch.device("cpu"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["blocks", "whole"])
 def test_what_is_compiled_is_compiled_once(peers, uncompiled, which):
     """For inference and for training; both blocks are of one kind."""
