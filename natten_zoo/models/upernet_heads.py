@@ -11,13 +11,14 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..layers.resize import AdaptiveAveragePool, resize_bilinear
+from ..ops.gpu.device import on_gpu
 
 
 class ConvModule(nn.Module):
     """Convolution, batch norm, ReLU, at the same size: `[B, H, W, C] -> [B, H, W, D]`.
 
-    Of several maps, `C` are the channels of all: side by side, but convolved one by one, since
-    the patches that MLX copies for a convolution on a CPU take nine times the memory of the input.
+    Of several maps, `C` are the channels of all, side by side. On a CPU they are convolved one by
+    one: the patches that MLX copies for a convolution there take nine times the input's memory.
     """
 
     def __init__(self, in_channels: int, channels: int, kernel_size: int) -> None:
@@ -27,6 +28,8 @@ class ConvModule(nn.Module):
         self.bn = nn.BatchNorm(channels)
 
     def __call__(self, *maps: mx.array) -> mx.array:
+        if on_gpu() and len(maps) > 1:
+            maps = (mx.concatenate(maps, axis=-1),)
         ends = accumulate(x.shape[-1] for x in maps[:-1])
         y: Any = 0
         for x, weight in zip(maps, mx.split(self.conv.weight, list(ends), axis=-1), strict=True):

@@ -16,6 +16,7 @@ from natten_zoo import create_model, get_record, list_models
 from natten_zoo.configs.record import Record
 from natten_zoo.data import Preprocess
 from natten_zoo.data.labels import class_colors, class_names
+from natten_zoo.layers import resize
 from natten_zoo.layers.resize import AdaptiveAveragePool, resize_bilinear
 from natten_zoo.models import (
     NAT,
@@ -27,6 +28,7 @@ from natten_zoo.models import (
     UPerNetConfig,
 )
 from natten_zoo.models.cost import count_cost
+from natten_zoo.models.upernet_heads import ConvModule
 from natten_zoo.pretrained import read_checkpoint
 from natten_zoo.pretrained.adapt import adapt
 from natten_zoo.pretrained.card import model_card
@@ -340,6 +342,31 @@ def test_resizing_is_linear_in_every_direction():
     )
     halved = np.array(x).reshape(1, 2, 2, 3, 2, 2).mean(axis=(2, 4))
     np.testing.assert_allclose(resize_bilinear(x, (2, 3)), halved, atol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4, 8, 9])
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_whole_factors_are_computed_without_indices(length, factor):
+    x, size = mx.random.normal((2, length, 3, 2)), (length * factor, 3 * factor)
+    given = mx.random.normal((2, *size, 2))
+
+    def by_index(x):
+        for axis, new in enumerate(size, start=1):
+            x = resize.sample_linear(x, axis, resize.source_positions(x.shape[axis], new))
+        return x
+
+    (y,), (d_x,) = mx.vjp(lambda x: resize_bilinear(x, size), [x], [given])
+    (expected,), (gradient,) = mx.vjp(by_index, [x], [given])
+    assert mx.array_equal(y, expected)
+    np.testing.assert_allclose(d_x, gradient, atol=1e-4)
+
+
+def test_maps_side_by_side_are_one_convolution_on_a_gpu(monkeypatch):
+    module = ConvModule(7, 5, 3)
+    maps = [mx.random.normal((2, 4, 6, channels)) for channels in (3, 4)]
+    one_by_one = module(*maps)
+    monkeypatch.setattr("natten_zoo.models.upernet_heads.on_gpu", lambda: True)
+    np.testing.assert_allclose(module(*maps), one_by_one, atol=1e-5)
 
 
 def test_ade20k_is_complete():
