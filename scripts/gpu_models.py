@@ -11,8 +11,8 @@ medians of rounds after a warm-up. A training step is forward, backward and Adam
 given. A contestant whose time is over, or who fails, keeps the figures it has by then, with the
 error beside them.
 
-Torch builds its kernels for minutes. With `--build` all of them are built before the timing, in
-processes side by side; those find them on the disk who are timed.
+All build kernels for minutes, MLX those that mx.compile fuses. With `--build` that is done before
+the timing, in processes side by side; those find them on the disk who are timed.
 
 `attention` is what the attention of all layers takes by itself, from projected queries, keys and
 values on and back to their gradient: what is left of a step is MLX's products, norms and
@@ -57,7 +57,7 @@ def main() -> None:
         "--compile", default="blocks", choices=["none", "blocks", "whole", "graphs"]
     )
     parser.add_argument("--seconds", type=int, default=300, help="that a contestant is given")
-    parser.add_argument("--build", action="store_true", help="build torch's kernels first")
+    parser.add_argument("--build", action="store_true", help="build all kernels first")
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--figure", choices=FIGURES, help=argparse.SUPPRESS)
@@ -87,11 +87,11 @@ def command(name: str, contestant: str, args: argparse.Namespace) -> list[str]:
 
 
 def build(args: argparse.Namespace) -> float:
-    """Has torch's contestants build each figure's kernels, all at the same time; seconds of it.
+    """Has each contestant build each figure's kernels, all at the same time; seconds of it.
 
     One that fails will do so again where it is timed, and say why.
     """
-    compile_too = {"flex", *(CONTESTANTS[1:] if args.compile != "none" else ())}
+    compile_too = CONTESTANTS if args.compile != "none" else ("ours", "flex")
     wanted = [c for c in args.contestants if c in compile_too]
     start = time.perf_counter()
     builders = [
@@ -129,6 +129,11 @@ def figures(command: list[str], seconds: float) -> dict[str, Any]:
         if line.startswith("{"):  # libraries print, too
             found |= json.loads(line)
     return found | error
+
+
+def rate(figure: str, seconds: float, images: int) -> float:
+    """A figure of what takes so long."""
+    return 1e3 * seconds if figure == "latency_ms" else images / seconds
 
 
 def median(step: Callable[[], Any], wait: Callable[[Any], Any]) -> float:
@@ -176,16 +181,20 @@ def ours(args: argparse.Namespace) -> Figures:
     def wait(last: Any) -> None:
         mx.eval(last, state)
 
-    model.eval()
     infer = mx.compile(model, inputs=state)
     yield "batch", len(images)
-    inference = median(lambda: evaluated(infer(images)), mx.eval)
-    yield "images_per_s", len(images) / inference
-    model.train()
-    training = median(lambda: evaluated(train()), wait)
-    yield "trained_per_s", len(images) / training
-    model.eval()
-    yield "latency_ms", 1e3 * median(lambda: evaluated(infer(one)), mx.eval)
+    steps = (lambda: infer(images)), train, (lambda: infer(one))
+    seconds = []
+    for figure, step in zip(FIGURES, steps, strict=True):
+        model.train(figure == "trained_per_s")
+        if args.figure is None:
+            seconds.append(median(lambda step=step: evaluated(step()), wait))
+            yield figure, rate(figure, seconds[-1], len(images))
+        elif args.figure == figure:
+            wait(step())
+    if args.figure:
+        return
+    inference, training, _ = seconds
     forward, both = attention(model, images)
     yield "attention_of_inference", forward / inference
     yield "attention_of_training", both / training
@@ -279,8 +288,7 @@ def torchs(args: argparse.Namespace) -> Figures:
     for figure, step in zip(FIGURES, steps, strict=True):
         model.train(figure == "trained_per_s")
         if args.figure is None:
-            seconds = median(step, wait)
-            yield figure, 1e3 * seconds if figure == "latency_ms" else len(images) / seconds
+            yield figure, rate(figure, median(step, wait), len(images))
         elif args.figure == figure:
             wait(step())
 

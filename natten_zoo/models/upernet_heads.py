@@ -29,7 +29,7 @@ class ConvModule(nn.Module):
 
     def __call__(self, *maps: mx.array) -> mx.array:
         if on_gpu() and len(maps) > 1:
-            maps = (mx.concatenate(maps, axis=-1),)
+            maps = (mx.concatenate(list(maps), axis=-1),)
         ends = accumulate(x.shape[-1] for x in maps[:-1])
         y: Any = 0
         for x, weight in zip(maps, mx.split(self.conv.weight, list(ends), axis=-1), strict=True):
