@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -23,6 +24,7 @@ from natten_zoo import metal as sources
 from natten_zoo.metal import MATRIX, SCALAR_4, Core
 from natten_zoo.metal import deformable as texts
 from natten_zoo.ops.gpu import deformable
+from natten_zoo.ops.gpu.device import Processor, current, use_device
 from tests.metal_emulator import KernelFault, install, record
 from tests.metal_emulator.special import (
     LARGE,
@@ -42,7 +44,10 @@ from tests.metal_emulator.special import (
     ragged,
     single,
     sparse,
+    thin,
+    tilted,
     twice,
+    unseen,
 )
 from tests.metal_emulator.test_mutants import CASES, Mutant, mutated
 from tests.ops.gpu import test_deformable, test_planes, test_window
@@ -96,6 +101,7 @@ def checks(file: str, mutant: Mutant | None, planes_alone: bool = False) -> Iter
         yield from slabs(MATRIX_2, mutant)
     if file in ("", "walk.h", "slab.h", "stage.h"):
         yield from planes(mutant)
+        yield from pairs(mutant)
     if not file:
         yield spoilt(None), of_deformable
 
@@ -141,6 +147,21 @@ def in_planes(mutant: Mutant | None, buffers: int = 1) -> Iterator[None]:
         yield
 
 
+def pairs(mutant: Mutant | None) -> Iterator[Check]:
+    """Slabs of rows, two at a time, as CUDA has them where windows are large."""
+    for check in (check_attention, check_unfused):
+        yield in_pairs(mutant), partial(first_wrong, check, mx.float32, [thin])
+
+
+@contextmanager
+def in_pairs(mutant: Mutant | None) -> Iterator[None]:
+    """There is room for two slabs, with changed sources."""
+    room = 28 * 1024
+    one = Processor(registers=0, memory_bytes=room, spare_bytes=room, reserved_bytes=0)
+    with use_device(replace(current(), processor=one)), mutated(mutant, MATRIX):
+        yield
+
+
 def special(mutant: Mutant | None) -> Iterator[Check]:
     """What random problems lack: logits that climb or are large, slabs, arrays that lie anyhow.
 
@@ -159,8 +180,10 @@ def special(mutant: Mutant | None) -> Iterator[Check]:
         (MATRIX, check_attention, apart),
         (MATRIX, check_attention, askew),
         (SCALAR_4, check_attention, askew),
+        (MATRIX, check_attention, tilted),
         (MATRIX, check_padding, ragged),
         (SCALAR_4, check_padding, ragged),
+        (MATRIX, check_attention, unseen),
         (MATRIX, check_attention, single),
         (MATRIX, check_attention, busy),
         (MATRIX, check_attention, twice),

@@ -34,8 +34,8 @@ def longer() -> Case:
 
 
 def high() -> Case:
-    """Logits of 4e8 in 3-D, of keys that lie otherwise than values."""
-    problem = Problem(Neighborhood.of(3, (2, 3, 2)), 2, (3, 4, 5), 1, 1, 8, 12, 0.25, mx.float32)
+    """Logits of 4e8 in 3-D, in two heads, of keys that lie otherwise than values."""
+    problem = Problem(Neighborhood.of(3, (2, 3, 2)), 2, (3, 4, 5), 2, 1, 8, 12, 0.25, mx.float32)
     case = case_of(problem)
     value = mx.repeat(case.value, 2, axis=-1)[..., ::2]
     return replace(case, query=1e4 * case.query, key=1e4 * case.key, value=value)
@@ -73,6 +73,17 @@ def again() -> Case:
     """The same over more slabs, all of one head."""
     hood = Neighborhood.of(2, (5, 7))
     return case_of(Problem(hood, 1, (20, 26), 1, 1, 64, 64, 0.1, mx.float32))
+
+
+def unseen() -> Case:
+    """Keys that nobody sees: the first query of their class is two behind, and looks back one."""
+    hood = Neighborhood.of(1, 3, stride=3, dilation=4)
+    return case_of(Problem(hood, 1, (19,), 1, 1, 8, 8, 0.5, mx.float32))
+
+
+def thin() -> Case:
+    """Values of one channel; a slab has all of a head's tokens, in several rounds."""
+    return case_of(Problem(Neighborhood.of(1, 9), 1, (20,), 2, 1, 64, 1, 0.1, mx.float32))
 
 
 def ragged() -> Case:
@@ -119,6 +130,20 @@ def aslant() -> Case:
     lies = mx.contiguous(more.swapaxes(1, 2))
     mx.eval(lies)
     return replace(case, query=lies.swapaxes(1, 2)[..., :16])
+
+
+def tilted() -> Case:
+    """Planes of which only the first begins where 16 bytes do; slabs of several rounds."""
+    hood = Neighborhood.of(3, (2, 3, 4))
+    case = case_of(Problem(hood, 1, (3, 5, 6), 1, 1, 32, 32, 0.2, mx.float32))
+
+    def lies(x: mx.array) -> mx.array:
+        planes = x.reshape(3, -1)
+        pitch = planes.shape[1] + 1
+        longer = mx.concatenate([planes, planes[:, :1]], axis=1)
+        return mx.as_strided(longer, x.shape, (3 * pitch, pitch, 6 * 32, 32, 32, 1))
+
+    return replace(case, query=lies(case.query), key=lies(case.key), value=lies(case.value))
 
 
 def check_padding(case: Case) -> dict[str, float]:
