@@ -254,11 +254,15 @@ def judged(kind: type, todo: dict[str, Mutant], jobs: int) -> Iterator[tuple[str
 
 
 def all_judged(kind: type, todo: dict[str, Mutant], jobs: int) -> Iterator[tuple[str, str]]:
-    """First those of one build, then the others one by one."""
+    """First those of one build, then one by one the others, and those that nothing has seen there.
+
+    What a compiler takes for granted, such as where an array ends, is otherwise in that build.
+    """
     left = dict(todo)
     for name, reason in kind.together(todo, jobs) if todo else ():
-        left.pop(name, None)
-        yield name, reason
+        if reason:
+            left.pop(name, None)
+            yield name, reason
     yield from judged(kind, left, jobs) if left else ()
 
 

@@ -21,7 +21,7 @@ from unittest import mock
 import mlx.core as mx
 
 from natten_zoo import metal as sources
-from natten_zoo.metal import MATRIX, SCALAR_4, Core
+from natten_zoo.metal import MATRIX, NAX, SCALAR_4, Core
 from natten_zoo.metal import deformable as texts
 from natten_zoo.ops.gpu import deformable
 from natten_zoo.ops.gpu.device import Processor, current, use_device
@@ -34,6 +34,8 @@ from tests.metal_emulator.special import (
     aside,
     askew,
     aslant,
+    behind,
+    beyond,
     busy,
     check_packed,
     check_padding,
@@ -42,8 +44,11 @@ from tests.metal_emulator.special import (
     longer,
     packed,
     ragged,
+    seen_by_all,
     single,
+    skipping,
     sparse,
+    spiky,
     thin,
     tilted,
     twice,
@@ -81,7 +86,7 @@ def checks(file: str, mutant: Mutant | None, planes_alone: bool = False) -> Iter
         yield spoilt(mutant), of_deformable
         return
     if file == "core_nax.h":
-        yield from attention(check_forward, mutant, ACCELERATED)
+        yield from accelerated(mutant)
         return
     if file in ("", "window.h"):
         yield nullcontext(), partial(of_windows, mutant)
@@ -93,7 +98,7 @@ def checks(file: str, mutant: Mutant | None, planes_alone: bool = False) -> Iter
         yield from special(mutant)
     if not file or (file.endswith(".h") and not file.startswith("core_")):
         # Lanes have more numbers of a row there.
-        yield from attention(check_forward, mutant, ACCELERATED)
+        yield from accelerated(mutant)
     if not file.startswith("attention_"):
         yield from attention(check_unfused, mutant, CHOSEN if file in ("", *UNFUSED) else FEW)
         yield from slabs(MATRIX, mutant)
@@ -162,6 +167,12 @@ def in_pairs(mutant: Mutant | None) -> Iterator[None]:
         yield
 
 
+def accelerated(mutant: Mutant | None) -> Iterator[Check]:
+    """What neural accelerators compute."""
+    yield from attention(check_forward, mutant, ACCELERATED)
+    yield mutated(mutant, NAX), partial(first_wrong, check_forward, mx.float16, [spiky])
+
+
 def special(mutant: Mutant | None) -> Iterator[Check]:
     """What random problems lack: logits that climb or are large, slabs, arrays that lie anyhow.
 
@@ -194,6 +205,11 @@ def special(mutant: Mutant | None) -> Iterator[Check]:
         (MATRIX, check_attention, far),
         (MATRIX_2, check_attention, packed),
         (MATRIX_2, check_attention, CASES["long"]),
+        (MATRIX, check_attention, skipping),
+        (MATRIX, check_attention, partial(seen_by_all, 8, 9)),
+        (MATRIX, check_attention, partial(seen_by_all, 4, 4, 4)),
+        (MATRIX, check_attention, beyond),
+        (MATRIX_2, check_attention, behind),
         (MATRIX_2, check_attention, apace),
         (MATRIX_2, check_attention, aside),
     ):

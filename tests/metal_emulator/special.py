@@ -45,6 +45,13 @@ def high() -> Case:
 LARGE = (CASES["climbing"], CASES["large"], high)
 
 
+def spiky() -> Case:
+    """Single logits of 128 among zeros, one in a fragment, which no place of it must hide."""
+    case = case_of(Problem(Neighborhood.of(1, 40), 1, (600,), 1, 1, 16, 16, 1.0, mx.float16))
+    spikes = mx.where(mx.arange(600)[:, None, None] % 33 == 0, 8, 0).astype(mx.float16)
+    return replace(case, query=mx.ones_like(case.query), key=mx.ones_like(case.key) * spikes)
+
+
 def far() -> Case:
     """A bias so large that its gradient is summed in device memory."""
     hood = Neighborhood.of(2, 29, stride=7)
@@ -61,6 +68,33 @@ def aside() -> Case:
     """In 2-D, where slabs that are cut on x have rows of one team and none of another."""
     hood = Neighborhood.of(2, (4, 20), window_stride=(2, 4))
     return case_of(Problem(hood, 1, (8, 43), 1, 1, 96, 96, 0.1, mx.float32))
+
+
+def beyond() -> Case:
+    """Fragments of two rows, of which the last one ends beyond its slab."""
+    return _deep(6)
+
+
+def behind() -> Case:
+    """Columns of single tokens, of which a team has fewer than one that it keeps pace with."""
+    return _deep(5)
+
+
+def _deep(height: int) -> Case:
+    hood = Neighborhood.of(2, (height, 8))
+    return case_of(Problem(hood, 1, (26, 8), 1, 1, 96, 96, 0.1, mx.float32))
+
+
+def skipping() -> Case:
+    """Queries three apart in five groups: some keys come before all queries of theirs."""
+    hood = Neighborhood.of(1, 3, dilation=5, stride=3)
+    return case_of(Problem(hood, 1, (31,), 2, 1, 8, 8, 0.5, mx.float32))
+
+
+def seen_by_all(*spatial: int) -> Case:
+    """Every query sees every key: nothing is masked where fragments end with rows and columns."""
+    hood = Neighborhood.of(len(spatial), spatial)
+    return case_of(Problem(hood, 1, spatial, 1, 1, 16, 16, 0.25, mx.float32))
 
 
 def twice() -> Case:

@@ -80,7 +80,12 @@ def test_planes(planes, family, alike):
         assert wrong is None, f"{wrong} for {case.problem} {case.lengths}"
 
 
-LARGE = (((64,), (168,)), ((15, 16), (39, 46)))
+LARGE = (
+    ((64,), (168,)),
+    ((15, 16), (39, 46)),
+    ((2, 8, 13), (2, 8, 24)),  # slabs that are cut along the rows
+    ((2, 8, 5), (2, 8, 5)),  # every query sees every key
+)
 
 
 def large_case(kernel: tuple[int, ...], spatial: tuple[int, ...]) -> Case:
@@ -91,7 +96,11 @@ def large_case(kernel: tuple[int, ...], spatial: tuple[int, ...]) -> Case:
 
 @pytest.mark.parametrize(
     "kernel, spatial, buffers",
-    [(*LARGE[0], 1), pytest.param(*LARGE[1], 1, marks=pytest.mark.slow), (*LARGE[0], 2)],
+    [
+        (*LARGE[0], 1),
+        (*LARGE[0], 2),
+        *(pytest.param(*sizes, 1, marks=pytest.mark.slow) for sizes in LARGE[1:]),
+    ],
 )
 def test_fragments_that_end_beyond_their_slab(metal, kernel, spatial, buffers):  # noqa: F811
     """They begin wherever a team's tokens do, and read what lies behind a plane: numbers."""
