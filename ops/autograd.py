@@ -26,6 +26,7 @@ ArrayFunction = Callable[..., list[mx.array]]
 Arrays = Sequence[mx.array]
 Axes = Sequence[int | None]  # of each array, the one that is mapped over
 Mapped = tuple[list[mx.array], list[int]]  # arrays, and the axis of each that was mapped over
+RETURNED = 2  # outputs that callers get, at most: out and lse
 
 
 def attention(problem: Problem, tier: Tier) -> Run:
@@ -72,12 +73,12 @@ def _attention(problem: Problem, tier: Tier, exported: bool) -> ArrayFunction:
     tier_backward = or_pure(tier, tier.backward, pure.backward)
 
     def backward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
-        *given, out, _, stats, d_out, d_lse, _ = inputs
+        *given, out, stats, d_out, d_lse = inputs
         query, key, value, rpb, lengths = _unpack(problem, given, 3)
         grads = tier_backward(problem, query, key, value, rpb, lengths, out, stats, d_out, d_lse)
         return [g for g in grads if g is not None]
 
-    return _function(problem, forward, backward, exported, rpb_at=3)
+    return _function(problem, forward, backward, exported, rpb_at=3, wanted=(0, 2))
 
 
 def _packed_attention(problem: Problem, tier: Tier, exported: bool) -> ArrayFunction:
@@ -88,13 +89,13 @@ def _packed_attention(problem: Problem, tier: Tier, exported: bool) -> ArrayFunc
         return attend(problem, *unpack(problem, inputs[0]), *inputs[1:])
 
     def backward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
-        *given, out, _, stats, d_out, d_lse, _ = inputs
+        *given, out, stats, d_out, d_lse = inputs
         qkv, rpb, lengths = _unpack(problem, given, 1)
         parts = unpack(problem, qkv)
         grads = tier_backward(problem, *parts, rpb, lengths, out, stats, d_out, d_lse)
         return [g for g in grads if g is not None]
 
-    return _function(problem, forward, backward, exported, rpb_at=1)
+    return _function(problem, forward, backward, exported, rpb_at=1, wanted=(0, 2))
 
 
 def _attend_by(tier: Tier) -> ArrayFunction:
@@ -123,7 +124,7 @@ def _qk(problem: Problem, tier: Tier, exported: bool) -> ArrayFunction:
         return [tier_qk(problem, query, key, rpb, lengths)]
 
     def backward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
-        *given, _, d_logits = inputs
+        *given, d_logits = inputs
         query, key, rpb, lengths = _unpack(problem, given, 2)
         grads = tier_backward(problem, query, key, rpb, lengths, d_logits)
         return [g for g in grads if g is not None]
@@ -142,7 +143,7 @@ def _av(problem: Problem, tier: Tier, exported: bool) -> ArrayFunction:
         return [tier_av(problem, attn, value, lengths)]
 
     def backward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
-        *given, _, d_out = inputs
+        *given, d_out = inputs
         attn, value, _, lengths = _unpack(problem, given, 2)
         return list(tier_backward(problem, attn, value, lengths, d_out))
 
@@ -162,16 +163,25 @@ def _function(
     backward: ArrayFunction,
     exported: bool,
     rpb_at: int | None = None,
+    wanted: Sequence[int] = (),
 ) -> ArrayFunction:
     """The function of a problem: with its rules, unless it is being exported (`exporting`)."""
     if exported:
         return partial(forward, problem)
-    return _differentiable(problem, forward, backward, rpb_at)
+    return _differentiable(problem, forward, backward, rpb_at, wanted)
 
 
 def _differentiable(
-    problem: Problem, forward: ArrayFunction, backward: ArrayFunction, rpb_at: int | None = None
+    problem: Problem,
+    forward: ArrayFunction,
+    backward: ArrayFunction,
+    rpb_at: int | None,
+    wanted: Sequence[int],
 ) -> ArrayFunction:
+    """`forward` with the gradient `backward`, which is given the outputs that it wants.
+
+    What it is given MLX computes, zeros too: those for an output that callers do not get are not.
+    """
     function = mx.custom_function(lambda *inputs: forward(problem, *_untraced(inputs)))
     gradient = _gradient(problem, backward)
 
@@ -180,7 +190,7 @@ def _differentiable(
         primals = _several(given)
         if problem.batch == 0:
             return [mx.zeros_like(x) for x in primals]
-        grads = gradient(*primals, *outputs, *cotangents)
+        grads = gradient(*primals, *(outputs[i] for i in wanted), *cotangents[:RETURNED])
         return [*grads, mx.zeros_like(primals[-1])] if problem.has_lengths else grads
 
     function.jvp(_refuse_forward_mode)
@@ -191,7 +201,7 @@ def _differentiable(
 
         # With the rules again: what is mapped may be differentiated, or mapped once more.
         def mapped(problem: Problem, *inputs: mx.array) -> list[mx.array]:
-            return _differentiable(problem, forward, backward, rpb_at)(*inputs)
+            return _differentiable(problem, forward, backward, rpb_at, wanted)(*inputs)
 
         if rpb_at is not None and problem.has_rpb and axes[rpb_at] is not None:
             return _loop(problem, mapped, inputs, axes)

@@ -1,15 +1,18 @@
 """`na1d`, `na2d`, `na3d` and their varlen kin on every tier, against float64."""
 
+import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from natten_zoo import ops
-from natten_zoo.ops import backend
+from natten_zoo.ops import autograd, backend
+from natten_zoo.ops.problem import Problem
 from natten_zoo.ops.pure import schedule
 from tests.ops.cases import (
     CASES,
@@ -246,6 +249,26 @@ def test_a_gradient_nobody_asked_for_is_not_needed(op, tier):
     with ops.use_backend(tier):
         grad = mx.grad(lambda y: calls[op](y).sum())(x)
     assert grad.shape == x.shape and mx.isfinite(grad).all()
+
+
+def test_no_zeros_are_computed_for_what_callers_do_not_get():
+    """One kernel fewer in each layer's training step: the third output has no gradient."""
+    tier = SimpleNamespace(
+        NAME="fake",
+        differentiable=lambda op, problem: None,
+        forward=lambda problem, q, k, v, rpb, lengths: (q, q[..., 0], q[..., :2]),
+        backward=lambda problem, q, k, v, rpb, lengths, out, stats, d_out, d_lse: (
+            *[d_out] * 3,
+            None,
+        ),
+    )
+    x = mx.random.normal((1, 8, 2, 4))
+    problem = Problem(ops.Neighborhood.of(1, 3), 1, (8,), 2, 2, 4, 4, 0.5, mx.float32)
+    run = autograd.attention(problem, tier)
+    _, gradients = mx.vjp(lambda *arrays: [run(arrays, None, None)[0]], [x] * 3, [x])
+    drawing = io.StringIO()
+    mx.export_to_dot(drawing, *gradients)
+    assert drawing.getvalue().count('label ="Full"') == 1  # for the LSE
 
 
 @EACH_TRACED_TIER
