@@ -213,9 +213,10 @@ def answer(command: list[str], seconds: float, **variables: str) -> str:
     return "" if done.returncode == 0 else wanted or (lines or [f"status {done.returncode}"])[-1]
 
 
-def explained() -> set[str]:
-    """The mutants that tests/mutants.txt says why nothing can or need see."""
-    return {line for line in EXPLAINED.read_text().splitlines() if " | " in line}
+def explained(named: dict[str, Mutant]) -> set[str]:
+    """Those of which tests/mutants.txt says, by key or name, why nothing can or need see them."""
+    lines = EXPLAINED.read_text().splitlines()
+    return {name for name, mutant in named.items() if mutant.key in lines or name in lines}
 
 
 def numbered(found: list[Mutant]) -> dict[str, Mutant]:
@@ -276,20 +277,21 @@ def read(path: Path | None) -> dict[str, str]:
     return {line["mutant"]: line["found"] for line in lines}
 
 
-def state(mutant: Mutant, known: set[str]) -> str:
+def state(name: str, known: set[str]) -> str:
     """Of one that nothing gives away."""
-    return "explained" if mutant.key in known else "SURVIVES"
+    return "explained" if name in known else "SURVIVES"
 
 
-def report(outcomes: list[tuple[Mutant, str]], known: set[str]) -> int:
+def report(named: dict[str, Mutant], results: dict[str, str], known: set[str]) -> int:
     """Prints how many came to what end, and those that are left; their number."""
+    reasons = {name: results[name] for name in named}
     ends = Counter(
-        reason if reason == SAME else "caught" if reason else state(mutant, known)
-        for mutant, reason in outcomes
+        reason if reason == SAME else "caught" if reason else state(name, known)
+        for name, reason in reasons.items()
     )
     print(", ".join(f"{count} {end}" for end, count in ends.most_common()))
-    left = [m.key for m, reason in outcomes if not reason and m.key not in known]
-    print(f"{len(left)} of {len(outcomes)} are left:", *left, sep="\n  ")
+    left = [m.key for name, m in named.items() if not reasons[name] and name not in known]
+    print(f"{len(left)} of {len(named)} are left:", *left, sep="\n  ")
     return len(left)
 
 
@@ -305,21 +307,22 @@ def main() -> int:
     parser.add_argument("--results", type=Path, help="JSON lines: what is known, and what is found")
     args = parser.parse_args()
     kind = {"native": Native, "metal": Metal}[args.what]
-    found = [m for path in kind.files() if args.only in path.name
-             for m in mutants(path.name, path.read_text())]  # fmt: skip
-    total = len(found)
+    named = numbered([m for path in kind.files() if args.only in path.name
+                      for m in mutants(path.name, path.read_text())])  # fmt: skip
+    total = len(named)
     if args.sample is not None and args.sample < total:
-        found = random.Random(args.seed).sample(found, args.sample)
+        names = random.Random(args.seed).sample(list(named), args.sample)
+        named = {name: named[name] for name in names}
     if args.list:
-        print(*found, sep="\n")
+        print(*named.values(), sep="\n")
         return 0
-    named, known = numbered(found), explained()
+    known = explained(named)
     results = read(args.results)
     if not args.explained:
-        results = {name: "" for name, m in named.items() if m.key in known} | results
+        results = dict.fromkeys(known, "") | results
     todo = {name: m for name, m in named.items() if name not in results}
-    todo = dict(sorted(todo.items(), key=lambda item: item[1].key in known))  # what is new first
-    print(f"{len(found)} of {total} mutants, {len(found) - len(todo)} known", flush=True)
+    todo = dict(sorted(todo.items(), key=lambda item: item[0] in known))  # what is new first
+    print(f"{len(named)} of {total} mutants, {len(named) - len(todo)} known", flush=True)
     before = args.results.read_text() if args.results and args.results.exists() else ""
     for name, reason in all_judged(kind, todo, args.jobs):
         if not name and reason:
@@ -329,11 +332,11 @@ def main() -> int:
         if not name:
             continue
         results[name] = reason
-        print(f"{named[name]}: {(reason or state(named[name], known))[:160]}", flush=True)
+        print(f"{named[name]}: {(reason or state(name, known))[:160]}", flush=True)
         if args.results:
             with args.results.open("a") as file:
                 file.write(json.dumps({"mutant": name, "found": reason}) + "\n")
-    return report([(m, results[name]) for name, m in named.items()], known)
+    return report(named, results, known)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,17 @@ def test_all_files_have_some(kind):
 
 
 def test_what_is_explained_is_there():
-    assert mutants.explained() <= {m.key for kind in (Native, Metal) for m in of(kind)}
+    lines = {line for line in mutants.EXPLAINED.read_text().splitlines() if " | " in line}
+    named = mutants.numbered([m for kind in (Native, Metal) for m in of(kind)])
+    assert lines <= {m.key for m in named.values()} | named.keys()
+
+
+def test_an_explanation_may_be_of_one_of_several_alike(tmp_path, monkeypatch):
+    named = mutants.numbered(list(mutants.mutants("a.h", "x = {1, 1, 2};\ny = f(3, 3);\n")))
+    monkeypatch.setattr(mutants, "EXPLAINED", tmp_path / "mutants.txt")
+    one, all_alike = "a.h | 1 -> 2 | x = {1, 1, 2}; | 2", "a.h | 3 -> 4 | y = f(3, 3);"
+    mutants.EXPLAINED.write_text(f"Why.\n{one}\n{all_alike}\n")
+    assert mutants.explained(named) == {one, f"{all_alike} | 1", f"{all_alike} | 2"}
 
 
 @pytest.mark.slow
