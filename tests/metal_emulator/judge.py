@@ -42,11 +42,13 @@ from tests.metal_emulator.special import (
     far,
     high,
     longer,
+    odd,
     packed,
     ragged,
     seen_by_all,
     single,
     skipping,
+    slim,
     sparse,
     spiky,
     thin,
@@ -73,6 +75,7 @@ from tests.ops.gpu.problems import (
 CHOSEN = {4: 4, 9: 4, 11: 4, 10: 4, 12: 2, 15: 2}
 ACCELERATED = {17: 4, 16: 2}
 UNFUSED = ("qk.metal", "av.metal", "av_backward_value.metal")
+ALONE = replace(MATRIX, threads=32)  # a team to a threadgroup
 FEW = {4: 4, 9: 4, 12: 2}  # of the steps, for what the fused passes have shared in
 Check = tuple[AbstractContextManager[None], Callable[[], str | None]]
 
@@ -143,6 +146,7 @@ def planes(mutant: Mutant | None) -> Iterator[Check]:
     large = [partial(test_planes.large_case, *sizes) for sizes in test_planes.LARGE]
     yield in_planes(mutant), partial(first_wrong, check_attention, mx.float16, large)
     yield in_planes(mutant, 2), partial(first_wrong, check_attention, mx.float16, large[:1])
+    yield in_planes(mutant), partial(first_wrong, check_forward, mx.float16, [odd])
 
 
 @contextmanager
@@ -195,6 +199,8 @@ def special(mutant: Mutant | None) -> Iterator[Check]:
         (MATRIX, check_padding, ragged),
         (SCALAR_4, check_padding, ragged),
         (MATRIX, check_attention, unseen),
+        (SCALAR_4, check_forward, slim),
+        (ALONE, check_forward, thin),
         (MATRIX, check_attention, single),
         (MATRIX, check_attention, busy),
         (MATRIX, check_attention, twice),

@@ -120,6 +120,16 @@ def thin() -> Case:
     return case_of(Problem(Neighborhood.of(1, 9), 1, (20,), 2, 1, 64, 1, 0.1, mx.float32))
 
 
+def slim() -> Case:
+    """Rows of 16 bytes, which move at once."""
+    return case_of(Problem(Neighborhood.of(1, 3), 1, (9,), 1, 1, 4, 4, 0.5, mx.float32))
+
+
+def odd() -> Case:
+    """Rows of one channel more than a simdgroup moves at once."""
+    return case_of(Problem(Neighborhood.of(1, 5), 1, (20,), 1, 1, 33, 33, 0.2, mx.float16))
+
+
 def ragged() -> Case:
     """Samples of no tokens and of some; tokens that do not fill a team's rows."""
     hood, lengths = Neighborhood.of(1, 3), mx.array([[0], [7]], mx.int32)
