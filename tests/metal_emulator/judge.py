@@ -220,6 +220,7 @@ def special(mutant: Mutant | None) -> Iterator[Check]:
         (MATRIX_2, check_attention, aside),
     ):
         yield mutated(mutant, core), partial(first_wrong, check, mx.float32, [case])
+    yield mutated(mutant, MATRIX), partial(first_wrong, check_forward, mx.float16, [odd])
 
 
 def attention(
