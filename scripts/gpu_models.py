@@ -41,6 +41,7 @@ BATCHES = {"image-classification": 64, "image-segmentation": 8, "volume-segmenta
 CONTESTANTS = ("ours", "dense", "flex")
 FIGURES = ("images_per_s", "trained_per_s", "latency_ms")
 Figures = Iterator[tuple[str, float]]
+Step = Callable[[], Any]
 
 
 def main() -> None:
@@ -131,9 +132,17 @@ def figures(command: list[str], seconds: float) -> dict[str, Any]:
     return found | error
 
 
-def rate(figure: str, seconds: float, images: int) -> float:
-    """A figure of what takes so long."""
-    return 1e3 * seconds if figure == "latency_ms" else images / seconds
+def timed(
+    model: Any, images: int, build: str | None, steps: tuple[Step, ...], wait: Callable[[Any], Any]
+) -> Figures:
+    """The figures of inference, a training step and one image; or that of `build` is only built."""
+    for figure, step in zip(FIGURES, steps, strict=True):
+        model.train(figure == "trained_per_s")
+        if build is None:
+            seconds = median(step, wait)
+            yield figure, 1e3 * seconds if figure == "latency_ms" else images / seconds
+        elif build == figure:
+            wait(step())
 
 
 def median(step: Callable[[], Any], wait: Callable[[Any], Any]) -> float:
@@ -183,21 +192,19 @@ def ours(args: argparse.Namespace) -> Figures:
 
     infer = mx.compile(model, inputs=state)
     yield "batch", len(images)
-    steps = (lambda: infer(images)), train, (lambda: infer(one))
-    seconds = []
-    for figure, step in zip(FIGURES, steps, strict=True):
-        model.train(figure == "trained_per_s")
-        if args.figure is None:
-            seconds.append(median(lambda step=step: evaluated(step()), wait))
-            yield figure, rate(figure, seconds[-1], len(images))
-        elif args.figure == figure:
-            wait(step())
+    steps = tuple(
+        lambda step=step: evaluated(step())
+        for step in (lambda: infer(images), train, lambda: infer(one))
+    )
+    rates: dict[str, float] = {}
+    for figure, value in timed(model, len(images), args.figure, steps, wait):
+        rates[figure] = value
+        yield figure, value
     if args.figure:
         return
-    inference, training, _ = seconds
     forward, both = attention(model, images)
-    yield "attention_of_inference", forward / inference
-    yield "attention_of_training", both / training
+    yield "attention_of_inference", forward * rates["images_per_s"] / len(images)
+    yield "attention_of_training", both * rates["trained_per_s"] / len(images)
 
 
 def evaluated(x: Any) -> Any:
@@ -285,12 +292,7 @@ def torchs(args: argparse.Namespace) -> Figures:
 
     yield "batch", len(images)
     steps = (lambda: infer(images)), train, (lambda: infer(one))
-    for figure, step in zip(FIGURES, steps, strict=True):
-        model.train(figure == "trained_per_s")
-        if args.figure is None:
-            yield figure, rate(figure, median(step, wait), len(images))
-        elif args.figure == figure:
-            wait(step())
+    yield from timed(model, len(images), args.figure, steps, wait)
 
 
 if __name__ == "__main__":

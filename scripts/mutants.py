@@ -215,7 +215,7 @@ def answer(command: list[str], seconds: float, **variables: str) -> str:
 
 def explained(named: dict[str, Mutant]) -> set[str]:
     """Those of which tests/mutants.txt says, by key or name, why nothing can or need see them."""
-    lines = EXPLAINED.read_text().splitlines()
+    lines = set(EXPLAINED.read_text().splitlines())
     return {name for name, mutant in named.items() if mutant.key in lines or name in lines}
 
 

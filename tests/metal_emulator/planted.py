@@ -6,6 +6,8 @@ once, and what each fault does is found out in a process of its own that only ru
     <   becomes  < na_less{17} <        an object that takes one side, and then the other
     3   becomes  (na_planted(17) ? 4 : 3)
 
+Each place says when it is come to, too: what a check passes by without a fault is no part of it.
+
 A fault where a constant must be known to the compiler, or in `&&` and `||`, whose right side may be
 left out, cannot be planted so. scripts/mutants.py plants those one by one.
 """
@@ -32,12 +34,15 @@ from tests.metal_emulator import judge
 from tests.metal_emulator.judge import checks, seen
 
 ADDRESS = 0x600000000000  # of the number, where no program has anything
+REACHED = ADDRESS + mmap.PAGESIZE  # a byte for each fault, 1 once its place was come to
+MOST = 1 << 14  # faults in a text
 SECONDS = 40  # of processor time for a check, which takes a few
 NAMES = {"<": "less", "<=": "most", ">": "more", ">=": "least", "==": "same", "!=": "other"}
 HEADER = f"""
 METAL_FUNC bool na_planted(int number) {{
   int planted;
-  asm("movl (%1), %0" : "=r"(planted) : "r"({ADDRESS}L));
+  asm volatile("movb $1, (%1)\\n\\tmovl (%2), %0"
+               : "=r"(planted) : "r"({REACHED}L + number), "r"({ADDRESS}L));
   return planted == number;
 }}
 #define NA_COMPARISON(NAME, BY, IS, INSTEAD) \\
@@ -85,6 +90,7 @@ class Fault(Protocol):
 
 
 Faults = Mapping[int, Fault]  # by number, from 1 on: 0 is none
+Reached = ctypes.Array[ctypes.c_ubyte]
 
 
 def verdicts(faults: Faults, jobs: int) -> Iterator[tuple[int, str]]:
@@ -93,7 +99,7 @@ def verdicts(faults: Faults, jobs: int) -> Iterator[tuple[int, str]]:
     Those that cannot be planted so are left out. The number 0 ends it: something is wrong without
     a fault.
     """
-    number = shared_number()
+    number, reached = memory()
 
     def found(alone: bool, turn: int, n: int) -> str:
         number.value = n
@@ -104,17 +110,19 @@ def verdicts(faults: Faults, jobs: int) -> Iterator[tuple[int, str]]:
     for n, fault in faults.items():
         alone = judge.for_planes(sources.source(fault.file), fault.start)
         (for_planes if alone else others)[n] = fault
-    yield from one_after_another(partial(found, True), for_planes, 0, jobs)
-    yield from one_after_another(partial(found, False), others, AFTER_WINDOWS, jobs)
+    yield from one_after_another(partial(found, True), for_planes, 0, jobs, reached)
+    yield from one_after_another(partial(found, False), others, AFTER_WINDOWS, jobs, reached)
 
 
 def one_after_another(
-    ask: Callable[[int, int], str], faults: Faults, first: int, jobs: int
+    ask: Callable[[int, int], str], faults: Faults, first: int, jobs: int, reached: Reached
 ) -> Iterator[tuple[int, str]]:
     """The verdicts of a list of checks, from one on, each of which sees what no other has."""
     there, left = dict(faults), set(faults)
     for turn in count(first):
+        reached[:] = [0] * MOST
         there, sound = those_that_compile(partial(ask, turn), there)
+        come_to = {n for n in left if reached[n]}
         left &= there.keys()
         if sound == NO_MORE or not left:
             break
@@ -122,7 +130,7 @@ def one_after_another(
             yield 0, sound
             return
         with planted(there):
-            for n, reason in apart(partial(ask, turn), sorted(left), jobs):
+            for n, reason in apart(partial(ask, turn), sorted(come_to & there.keys()), jobs):
                 if reason:
                     left.remove(n)
                     yield n, reason.splitlines()[0]
@@ -187,16 +195,23 @@ def planted(faults: Faults) -> Iterator[set[int]]:
 # ---- Processes
 
 
-def shared_number() -> ctypes.c_int:
-    """That of the fault which is there, at its address; each process has its own."""
+def memory() -> tuple[ctypes.c_int, Reached]:
+    """The number of the fault that is there, each process's own, and the places come to in any."""
+    number = ctypes.c_int.from_address(mapped(ADDRESS, mmap.PAGESIZE, mmap.MAP_PRIVATE))
+    places = ctypes.c_ubyte * MOST
+    return number, places.from_address(mapped(REACHED, MOST, mmap.MAP_SHARED))
+
+
+def mapped(address: int, size: int, kind: int) -> int:
+    """`address`, where there is memory now."""
     libc = ctypes.CDLL(None)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x100000  # MAP_FIXED_NOREPLACE
-    there = libc.mmap(ADDRESS, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
-    if there != ADDRESS:
-        raise RuntimeError(f"another program's memory is at {ADDRESS:#x}")
-    return ctypes.c_int.from_address(ADDRESS)
+    flags = kind | mmap.MAP_ANONYMOUS | 0x100000  # MAP_FIXED_NOREPLACE
+    there = libc.mmap(address, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+    if there != address:
+        raise RuntimeError(f"another program's memory is at {address:#x}")
+    return address
 
 
 def apart(

@@ -85,12 +85,6 @@ def _deep(height: int) -> Case:
     return case_of(Problem(hood, 1, (26, 8), 1, 1, 96, 96, 0.1, mx.float32))
 
 
-def skipping() -> Case:
-    """Queries three apart in five groups: some keys come before all queries of theirs."""
-    hood = Neighborhood.of(1, 3, dilation=5, stride=3)
-    return case_of(Problem(hood, 1, (31,), 2, 1, 8, 8, 0.5, mx.float32))
-
-
 def seen_by_all(*spatial: int) -> Case:
     """Every query sees every key: nothing is masked where fragments end with rows and columns."""
     hood = Neighborhood.of(len(spatial), spatial)
