@@ -10,8 +10,8 @@ headers and numbers it is built with (`Core`), and where a number lies in the pa
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 
@@ -32,6 +32,12 @@ class Kernel:
     inputs: tuple[str, ...]
     outputs: Mapping[str, str | int]
     passing: tuple[str, ...]
+
+    def without(self, absent: Collection[str]) -> Kernel:
+        """With the arrays that a problem has."""
+        inputs = tuple(name for name in self.inputs if name not in absent)
+        outputs = {name: size for name, size in self.outputs.items() if name not in absent}
+        return replace(self, inputs=inputs, outputs=outputs)
 
 
 _COMMON = ("params", "lengths", "rpb")
@@ -193,9 +199,20 @@ def source(name: str) -> str:
     return resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
 
 
-def body(kernel: str) -> str:
-    """The body of a kernel."""
-    return source(f"{kernel}.metal")
+def body(kernel: str, absent: Collection[str] = ()) -> str:
+    """The body of a kernel, to which arrays that a problem has not are null pointers."""
+    nulls = [_null(kernel, array) for array in sorted(absent)]
+    return "".join(nulls) + source(f"{kernel}.metal")
+
+
+def _null(kernel: str, array: str) -> str:
+    """What stands for an array in the body; nothing if it has none of that name."""
+    arrays = KERNELS[kernel]
+    if array not in (*arrays.inputs, *arrays.outputs):
+        return ""
+    const = "const " if array in arrays.inputs else ""
+    element = "int" if array in INT32 else "float" if array in FLOAT32 else "T"
+    return f"{const}DEV {element}* {array} = nullptr;\n"
 
 
 @cache

@@ -147,6 +147,5 @@ NA_UNROLL for (int round = 0; round < ROUNDS; round++) {
         NA_UNROLL for (int e = 0; e < NA_HELD * NA_WIDE; e++) same[f].e[e] = float(dq[f].e[e]);
       na_store_rows<D>(d_key, same, found, 1.0f, me, head - params[NA_HEADS] - tour.own.head);
     }
-    if (group == 0 && thread_index == 0) d_value[0] = T(0.0f);
   }
 }

@@ -71,7 +71,7 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
   na_add_parts<NA_ROWS>(delta, exchange, turn, thread_index, me);
   NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
     const long row = mine[h].row;
-    delta[h] = mine[h].live ? delta[h] - d_lse[row] : 0.0f;
+    delta[h] = mine[h].live ? delta[h] - (d_lse != nullptr ? d_lse[row] : 0.0f) : 0.0f;
     softmax[h] = na_stats_of(stats, row, mine[h].live);
     large[h] = na_is_large(softmax[h]);
     if (large[h])
@@ -145,4 +145,3 @@ for (int item = slice; item < items; item = BIAS ? item + slices : items) {  // 
   na_store_rows<D>(d_query, acc_dq, found, factors, me);
 }
 if (BIAS && me.part == 0) na_write_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
-if (!BIAS && group == 0 && thread_index == 0) d_rpb[0] = 0.0f;

@@ -15,6 +15,7 @@
 // inputs    query [B, *out, H, D], key [B, *L, Hkv, D], value [B, *L, Hkv, DV], params, lengths,
 //           rpb [H, 2K-1 per axis] float
 // outputs   out [B, *out, H, DV], lse [B, *out, H] float, stats [B, *out, H, 2] float
+//           (an array that a problem has not is a null pointer, here and in the other kernels)
 // grid      items * H threadgroups
 constexpr int FK = na_frags<D>(), FV = na_frags<DV>();  // fragments of a row, or of a part
 constexpr int PITCH = na_pitch<T, (D > DV ? D : DV)>();
@@ -112,7 +113,8 @@ NA_UNROLL for (int h = 0; h < NA_ROWS; h++) {
   const bool live = found[h].live;
   const float row_max = live ? softmax.row_max[h] : 0.0f;
   const float log_sum = live ? na_log2(softmax.row_sum[h]) : 0.0f;
-  lse[found[h].row] = live ? (row_max + log_sum) * NA_LN2 : na_float(NA_MINUS_INFINITY);
+  if (lse != nullptr)
+    lse[found[h].row] = live ? (row_max + log_sum) * NA_LN2 : na_float(NA_MINUS_INFINITY);
   stats[found[h].row * 2] = row_max;
   stats[found[h].row * 2 + 1] = log_sum;
 }

@@ -75,4 +75,3 @@ for (int item = slice; item < items; item = SUMS ? item + slices : items) {  // 
   na_store_rows<DV>(out, sum, mine, na_float(params[NA_SCALE]), me);
 }
 if (SUMS && me.part == 0) na_write_bins<BINS>(close, share_of_rpb, count, thread_index % 32);
-if (!SUMS && group == 0 && thread_index == 0) d_rpb[0] = 0.0f;

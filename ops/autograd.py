@@ -26,11 +26,11 @@ ArrayFunction = Callable[..., list[mx.array]]
 Arrays = Sequence[mx.array]
 Axes = Sequence[int | None]  # of each array, the one that is mapped over
 Mapped = tuple[list[mx.array], list[int]]  # arrays, and the axis of each that was mapped over
-RETURNED = 2  # outputs that callers get, at most: out and lse
 
 
 def attention(problem: Problem, tier: Tier) -> Run:
-    """`(query, key, value) -> (out, lse, stats)` of `Tier.forward`.
+    """`(query, key, value) -> (out, lse, stats)` of `Tier.forward`, or without an LSE if the
+    problem has none.
 
     Differentiable in `out` and `lse`; `stats` is what the tier's backward needs to find the
     weights again (see `Problem`).
@@ -73,12 +73,12 @@ def _attention(problem: Problem, tier: Tier, exported: bool) -> ArrayFunction:
     tier_backward = or_pure(tier, tier.backward, pure.backward)
 
     def backward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
-        *given, out, stats, d_out, d_lse = inputs
+        given, results = _apart(problem, inputs)
         query, key, value, rpb, lengths = _unpack(problem, given, 3)
-        grads = tier_backward(problem, query, key, value, rpb, lengths, out, stats, d_out, d_lse)
+        grads = tier_backward(problem, query, key, value, rpb, lengths, *results)
         return [g for g in grads if g is not None]
 
-    return _function(problem, forward, backward, exported, rpb_at=3, wanted=(0, 2))
+    return _function(problem, forward, backward, exported, rpb_at=3, is_attention=True)
 
 
 def _packed_attention(problem: Problem, tier: Tier, exported: bool) -> ArrayFunction:
@@ -89,13 +89,18 @@ def _packed_attention(problem: Problem, tier: Tier, exported: bool) -> ArrayFunc
         return attend(problem, *unpack(problem, inputs[0]), *inputs[1:])
 
     def backward(problem: Problem, *inputs: mx.array) -> list[mx.array]:
-        *given, out, stats, d_out, d_lse = inputs
+        given, results = _apart(problem, inputs)
         qkv, rpb, lengths = _unpack(problem, given, 1)
-        parts = unpack(problem, qkv)
-        grads = tier_backward(problem, *parts, rpb, lengths, out, stats, d_out, d_lse)
+        grads = tier_backward(problem, *unpack(problem, qkv), rpb, lengths, *results)
         return [g for g in grads if g is not None]
 
-    return _function(problem, forward, backward, exported, rpb_at=1, wanted=(0, 2))
+    return _function(problem, forward, backward, exported, rpb_at=1, is_attention=True)
+
+
+def _apart(problem: Problem, inputs: Arrays) -> tuple[Arrays, Arrays]:
+    """What attention was given, and `out`, `stats`, `d_out` and, if there is one, `d_lse`."""
+    results = 4 if problem.has_lse else 3
+    return inputs[:-results], inputs[-results:]
 
 
 def _attend_by(tier: Tier) -> ArrayFunction:
@@ -105,9 +110,10 @@ def _attend_by(tier: Tier) -> ArrayFunction:
         query, key, value, rpb, lengths = _unpack(problem, inputs, 3)
         if problem.batch == 0:
             shape = query.shape[:-1]
-            out = mx.zeros((*shape, problem.value_dim), problem.dtype)
-            return [out, mx.zeros(shape), mx.zeros((*shape, 2))]
-        return list(tier_forward(problem, query, key, value, rpb, lengths))
+            found = mx.zeros((*shape, problem.value_dim), problem.dtype), mx.zeros(shape)
+            return [*found[: 1 + problem.has_lse], mx.zeros((*shape, 2))]
+        out, lse, stats = tier_forward(problem, query, key, value, rpb, lengths)
+        return [out, stats] if lse is None or not problem.has_lse else [out, lse, stats]
 
     return forward
 
@@ -163,12 +169,12 @@ def _function(
     backward: ArrayFunction,
     exported: bool,
     rpb_at: int | None = None,
-    wanted: Sequence[int] = (),
+    is_attention: bool = False,
 ) -> ArrayFunction:
     """The function of a problem: with its rules, unless it is being exported (`exporting`)."""
     if exported:
         return partial(forward, problem)
-    return _differentiable(problem, forward, backward, rpb_at, wanted)
+    return _differentiable(problem, forward, backward, rpb_at, is_attention)
 
 
 def _differentiable(
@@ -176,11 +182,12 @@ def _differentiable(
     forward: ArrayFunction,
     backward: ArrayFunction,
     rpb_at: int | None,
-    wanted: Sequence[int],
+    is_attention: bool,
 ) -> ArrayFunction:
-    """`forward` with the gradient `backward`, which is given the outputs that it wants.
+    """`forward` with the gradient `backward`, which attention gives its first and last output, too.
 
-    What it is given MLX computes, zeros too: those for an output that callers do not get are not.
+    The last one, `stats`, no caller gets. What is given MLX computes, zeros too: there are none for
+    an output that nobody asks for.
     """
     function = mx.custom_function(lambda *inputs: forward(problem, *_untraced(inputs)))
     gradient = _gradient(problem, backward)
@@ -190,7 +197,8 @@ def _differentiable(
         primals = _several(given)
         if problem.batch == 0:
             return [mx.zeros_like(x) for x in primals]
-        grads = gradient(*primals, *(outputs[i] for i in wanted), *cotangents[:RETURNED])
+        results = (outputs[0], outputs[-1], *cotangents[:-1]) if is_attention else cotangents
+        grads = gradient(*primals, *results)
         return [*grads, mx.zeros_like(primals[-1])] if problem.has_lengths else grads
 
     function.jvp(_refuse_forward_mode)
@@ -201,7 +209,7 @@ def _differentiable(
 
         # With the rules again: what is mapped may be differentiated, or mapped once more.
         def mapped(problem: Problem, *inputs: mx.array) -> list[mx.array]:
-            return _differentiable(problem, forward, backward, rpb_at, wanted)(*inputs)
+            return _differentiable(problem, forward, backward, rpb_at, is_attention)(*inputs)
 
         if rpb_at is not None and problem.has_rpb and axes[rpb_at] is not None:
             return _loop(problem, mapped, inputs, axes)

@@ -24,7 +24,7 @@ from .problem import Problem, attention_problem, check_neighborhood, downsample
 
 OutAndLSE = tuple[mx.array, mx.array]
 Result = mx.array | OutAndLSE
-Rest = Callable[..., OutAndLSE]  # of a call's arrays
+Rest = Callable[..., OutAndLSE]  # of a call's arrays; anything for an LSE that is not asked for
 
 
 def attend(
@@ -38,7 +38,8 @@ def attend(
     additional_keys: mx.array | None = None,
     additional_values: mx.array | None = None,
     op: str | None = None,
-) -> OutAndLSE:
+    return_lse: bool = True,
+) -> Result:
     """Neighborhood attention of any rank: what [`na1d`][], [`na2d`][] and [`na3d`][] call.
 
     For callers that keep a `Neighborhood`, such as layers: it was validated when it was
@@ -54,10 +55,11 @@ def attend(
         additional_keys: `[batch, tokens, kv_heads, head_dim]`.
         additional_values: `[batch, tokens, kv_heads, value_dim]`.
         op: Who asks, for messages. Default: `na{rank}d`.
+        return_lse: Whether to return the LSE, too: a GPU computes it only then.
 
     Returns:
-        The output and the LSE, the logarithm of the sum of the exponentials of each query's logits,
-        as [`na2d`][] with `return_lse`. Nobody pays for an LSE that is not used.
+        The output and, with `return_lse`, the LSE, the logarithm of the sum of the exponentials of
+        each query's logits, as [`na2d`][].
 
     Raises:
         TypeError: If an argument has the wrong type or dtype.
@@ -72,17 +74,20 @@ def attend(
         >>> mx.array_equal(out, ops.na2d(x, x, x, 7, dilation=2)).item()
         True
     """
-    call = known.kind(
-        "attend", op, hood, scale, query, key, value, rpb, additional_keys, additional_values
-    )
+    more = additional_keys, additional_values
+    call = known.kind("attend", (op, return_lse), hood, scale, query, key, value, rpb, *more)
     rest: Rest | None = known.rest(call)
     if rest is None:
         check_neighborhood("attend", hood)
         op = op or f"na{hood.rank}d"
-        problem = attention_problem(op, hood, query, key, value, scale, rpb, may_be_finer=True)
-        check_additional(op, problem, additional_keys, additional_values)
+        has_lse = return_lse or additional_keys is not None
+        problem = attention_problem(
+            op, hood, query, key, value, scale, rpb, may_be_finer=True, has_lse=has_lse
+        )
+        check_additional(op, problem, *more)
         rest = known.keep(call, _rest(op, problem, additional_keys is not None))
-    return rest(query, key, value, rpb, additional_keys, additional_values)
+    out, lse = rest(query, key, value, rpb, *more)
+    return (out, lse) if return_lse else out
 
 
 def _rest(op: str, problem: Problem, has_additional: bool) -> Rest:
@@ -106,7 +111,7 @@ def _rest(op: str, problem: Problem, has_additional: bool) -> Rest:
         query = downsample(problem, query)
         if run is None:
             return attend_densely(problem, query, key, value, more_keys, more_values)
-        out, lse, _ = run((query, key, value), bias_of_places(rpb, problem.finer), None)
+        out, lse, *_ = run((query, key, value), bias_of_places(rpb, problem.finer), None)
         if more_keys is None or more_values is None:
             return out, lse
         return attend_also(query, more_keys, more_values, problem.scale, out, lse)
@@ -187,7 +192,7 @@ def na2d(
         (1, 7, 7, 2, 32)
     """
     hood = Neighborhood.of(2, kernel_size, dilation, stride, window_stride, is_causal, op="na2d")
-    out, lse = attend(
+    return attend(
         hood,
         query,
         key,
@@ -196,8 +201,8 @@ def na2d(
         rpb=rpb,
         additional_keys=additional_keys,
         additional_values=additional_values,
+        return_lse=return_lse,
     )
-    return (out, lse) if return_lse else out
 
 
 def na1d(
@@ -229,7 +234,7 @@ def na1d(
         ((1, 100, 2, 32), (1, 100, 2))
     """
     hood = Neighborhood.of(1, kernel_size, dilation, stride, window_stride, is_causal, op="na1d")
-    out, lse = attend(
+    return attend(
         hood,
         query,
         key,
@@ -238,8 +243,8 @@ def na1d(
         rpb=rpb,
         additional_keys=additional_keys,
         additional_values=additional_values,
+        return_lse=return_lse,
     )
-    return (out, lse) if return_lse else out
 
 
 def na3d(
@@ -271,7 +276,7 @@ def na3d(
         (1, 8, 14, 14, 2, 16)
     """
     hood = Neighborhood.of(3, kernel_size, dilation, stride, window_stride, is_causal, op="na3d")
-    out, lse = attend(
+    return attend(
         hood,
         query,
         key,
@@ -280,8 +285,8 @@ def na3d(
         rpb=rpb,
         additional_keys=additional_keys,
         additional_values=additional_values,
+        return_lse=return_lse,
     )
-    return (out, lse) if return_lse else out
 
 
 def attend_densely(

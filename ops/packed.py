@@ -36,7 +36,8 @@ def attend_packed(
     rpb: mx.array | None = None,
     sizes: Sizes | None = None,
     op: str | None = None,
-) -> OutAndLSE:
+    return_lse: bool = True,
+) -> Result:
     """[`attend`][natten_zoo.ops.attend] to the parts of one array, of any rank.
 
     Args:
@@ -48,27 +49,29 @@ def attend_packed(
         rpb: `[heads, *hood.bias_shape]`.
         sizes: Integers `[batch, rank]`: see [`na2d_varlen`][natten_zoo.ops.na2d_varlen].
         op: Who asks, for messages. Default: `na{rank}d_qkvpacked`.
+        return_lse: Whether to return the LSE, too: a GPU computes it only then.
 
     Returns:
-        The output and the LSE, as `na2d_qkvpacked` with `return_lse`.
+        The output and, with `return_lse`, the LSE, as `na2d_qkvpacked`.
 
     Raises:
         TypeError: If an argument has the wrong type or dtype.
         ValueError: If shapes do not fit, or `kernel_size * dilation` exceeds an axis.
     """
     operator = "attend_packed" if sizes is None else "attend_packed, varlen"
-    call = known.kind(operator, (op, type(num_heads), num_heads), hood, scale, qkv, rpb)
+    options = op, type(num_heads), num_heads, return_lse
+    call = known.kind(operator, options, hood, scale, qkv, rpb)
     rest: Rest | None = known.rest(call)
     if rest is None:
         check_neighborhood("attend_packed", hood)
         op = op or f"na{hood.rank}d_qkvpacked"
         heads = _checked_heads(op, hood.rank, qkv, num_heads)
         query, key, value = split_heads(_in_a_row(qkv, hood.rank), heads)
-        problem = attention_problem(
-            op, hood, query, key, value, scale, rpb, has_lengths=sizes is not None
-        )
+        has = {"has_lengths": sizes is not None, "has_lse": return_lse}
+        problem = attention_problem(op, hood, query, key, value, scale, rpb, **has)
         rest = known.keep(call, _rest(op, problem))
-    return rest(qkv, rpb, sizes)
+    out, lse = rest(qkv, rpb, sizes)
+    return (out, lse) if return_lse else out
 
 
 def _rest(op: str, problem: Problem) -> Rest:
@@ -81,7 +84,7 @@ def _rest(op: str, problem: Problem) -> Rest:
         if run is None:
             return attend_densely(problem, *unpack(problem, qkv))
         lengths = None if sizes is None else checked_lengths(op, sizes, problem)
-        out, lse, _ = run((qkv,), rpb, lengths)
+        out, lse, *_ = run((qkv,), rpb, lengths)
         return out, lse
 
     return rest
@@ -144,8 +147,7 @@ def na2d_qkvpacked(
     hood = Neighborhood.of(
         2, kernel_size, dilation, stride, window_stride, is_causal, op="na2d_qkvpacked"
     )
-    out, lse = attend_packed(hood, qkv, num_heads, scale=scale, rpb=rpb)
-    return (out, lse) if return_lse else out
+    return attend_packed(hood, qkv, num_heads, scale=scale, rpb=rpb, return_lse=return_lse)
 
 
 def na1d_qkvpacked(
@@ -173,8 +175,7 @@ def na1d_qkvpacked(
     hood = Neighborhood.of(
         1, kernel_size, dilation, stride, window_stride, is_causal, op="na1d_qkvpacked"
     )
-    out, lse = attend_packed(hood, qkv, num_heads, scale=scale, rpb=rpb)
-    return (out, lse) if return_lse else out
+    return attend_packed(hood, qkv, num_heads, scale=scale, rpb=rpb, return_lse=return_lse)
 
 
 def na3d_qkvpacked(
@@ -202,8 +203,7 @@ def na3d_qkvpacked(
     hood = Neighborhood.of(
         3, kernel_size, dilation, stride, window_stride, is_causal, op="na3d_qkvpacked"
     )
-    out, lse = attend_packed(hood, qkv, num_heads, scale=scale, rpb=rpb)
-    return (out, lse) if return_lse else out
+    return attend_packed(hood, qkv, num_heads, scale=scale, rpb=rpb, return_lse=return_lse)
 
 
 def _in_a_row(qkv: mx.array, rank: int) -> mx.array:

@@ -31,7 +31,7 @@ class Problem:
     - rpb: `[heads, *neighborhood.bias_shape]` or absent
     - lengths: int32 `[batch, rank]` or absent: tokens of each sample on each axis
     - output: `[*queries, value_dim]` in the dtype of the query
-    - LSE: `[*queries]`, float32, natural logarithm
+    - LSE: `[*queries]`, float32, natural logarithm; nobody computes it but with `has_lse`
     - stats: `[*queries, 2]`, float32, base 2: a number `r` near a row's largest logit
       and the logarithm of the sum of `2^(logit - r)`. Apart, because one float32 would lose the
       sum of large logits
@@ -58,6 +58,7 @@ class Problem:
     has_rpb: bool = False
     has_lengths: bool = False
     finer: tuple[int, ...] = ()
+    has_lse: bool = True
 
     __hash__ = kept_hash
 
@@ -176,6 +177,7 @@ def attention_problem(
     *,
     has_lengths: bool = False,
     may_be_finer: bool = False,
+    has_lse: bool = True,
 ) -> Problem:
     """Validates the arrays of one attention call, the query before it is downsampled.
 
@@ -220,6 +222,7 @@ def attention_problem(
         has_rpb=rpb is not None,
         has_lengths=has_lengths,
         finer=finer,
+        has_lse=has_lse,
     )
 
 

@@ -18,7 +18,7 @@ from .problem import DTYPES, Problem
 
 # What any problem has. All else is a feature, which a tier has to name before it is asked for it.
 BASIC = frozenset(("neighborhood", "kernel_size", "batch", "spatial", "heads", "kv_heads"))
-BASIC |= {"head_dim", "value_dim", "scale", "dtype"}
+BASIC |= {"head_dim", "value_dim", "scale", "dtype", "has_lse"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,10 +119,11 @@ class Tier(Protocol):
         value: mx.array,
         rpb: mx.array | None,
         lengths: mx.array | None,
-    ) -> tuple[mx.array, mx.array, mx.array]:
+    ) -> tuple[mx.array, mx.array | None, mx.array]:
         """`(out, lse, stats)`: `softmax(scale * q k^T + rpb) v` over each window, and its LSE.
 
-        `stats` is what `backward` computes the weights from: the LSE in two parts.
+        `stats` is what `backward` computes the weights from: the LSE in two parts. An LSE that the
+        problem has not may be None, or not.
         """
 
     def backward(
@@ -136,9 +137,12 @@ class Tier(Protocol):
         out: mx.array,
         stats: mx.array,
         d_out: mx.array,
-        d_lse: mx.array,
+        d_lse: mx.array | None = None,
     ) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
-        """`(d_query, d_key, d_value, d_rpb)`, the weights recomputed from `stats`."""
+        """`(d_query, d_key, d_value, d_rpb)`, the weights recomputed from `stats`.
+
+        `d_lse` is there if the problem has an LSE.
+        """
 
     def backward_packed(
         self,
@@ -151,7 +155,7 @@ class Tier(Protocol):
         out: mx.array,
         stats: mx.array,
         d_out: mx.array,
-        d_lse: mx.array,
+        d_lse: mx.array | None = None,
     ) -> tuple[mx.array, mx.array | None]:
         """`(d_qkv, d_rpb)`: the same, the first three in one array (`pack`)."""
 
@@ -206,10 +210,10 @@ class Launched:
         value: mx.array,
         rpb: mx.array | None,
         lengths: mx.array | None,
-    ) -> tuple[mx.array, mx.array, mx.array]:
+    ) -> tuple[mx.array, mx.array | None, mx.array]:
         """See `Tier.forward`."""
-        out, lse, stats = self.launch("forward", problem, (query, key, value), rpb, lengths)
-        return out, lse, stats
+        out, *lse, stats = self.launch("forward", problem, (query, key, value), rpb, lengths)
+        return out, lse[0] if lse else None, stats
 
     def backward(
         self,
@@ -222,10 +226,10 @@ class Launched:
         out: mx.array,
         stats: mx.array,
         d_out: mx.array,
-        d_lse: mx.array,
+        d_lse: mx.array | None = None,
     ) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
         """See `Tier.backward`."""
-        arrays = query, key, value, out, stats, d_out, d_lse
+        arrays = [query, key, value, out, stats, d_out, *([] if d_lse is None else [d_lse])]
         d_query, d_key, d_value, *d_rpb = self.launch("backward", problem, arrays, rpb, lengths)
         return d_query, d_key, d_value, _like(rpb, d_rpb)
 
@@ -240,10 +244,10 @@ class Launched:
         out: mx.array,
         stats: mx.array,
         d_out: mx.array,
-        d_lse: mx.array,
+        d_lse: mx.array | None = None,
     ) -> tuple[mx.array, mx.array | None]:
         """See `Tier.backward_packed`."""
-        arrays = query, key, value, out, stats, d_out, d_lse
+        arrays = [query, key, value, out, stats, d_out, *([] if d_lse is None else [d_lse])]
         d_qkv, *d_rpb = self.launch("backward_packed", problem, arrays, rpb, lengths)
         return d_qkv, _like(rpb, d_rpb)
 

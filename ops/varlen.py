@@ -15,7 +15,7 @@ from . import autograd, backend, known
 from .neighborhood import BoolOrBools, IntOrInts, Neighborhood
 from .problem import Problem, attention_problem, check_neighborhood, downsample
 
-Rest = Callable[..., tuple[mx.array, mx.array]]  # of a call's arrays
+Rest = Callable[..., tuple[mx.array, mx.array]]  # as in functional.py
 Result = mx.array | tuple[mx.array, mx.array]
 Sizes = mx.array | np.ndarray | Sequence[int] | Sequence[Sequence[int]]
 
@@ -30,7 +30,8 @@ def attend_varlen(
     scale: float | None = None,
     rpb: mx.array | None = None,
     op: str | None = None,
-) -> tuple[mx.array, mx.array]:
+    return_lse: bool = True,
+) -> Result:
     """A padded batch of any rank: what [`na1d_varlen`][] and its siblings call.
 
     Args:
@@ -42,22 +43,26 @@ def attend_varlen(
         scale: As in [`na2d`][natten_zoo.ops.na2d].
         rpb: `[heads, *hood.bias_shape]`.
         op: Who asks, for messages. Default: `na{rank}d_varlen`.
+        return_lse: Whether to return the LSE, too: a GPU computes it only then.
 
     Returns:
-        The output and the LSE, as `na2d_varlen` with `return_lse`.
+        The output and, with `return_lse`, the LSE, as `na2d_varlen`.
 
     Raises:
         TypeError: If an argument has the wrong type or dtype.
         ValueError: If shapes do not fit, or known sizes exceed the padded ones.
     """
-    call = known.kind("attend_varlen", op, hood, scale, query, key, value, rpb)
+    call = known.kind("attend_varlen", (op, return_lse), hood, scale, query, key, value, rpb)
     rest: Rest | None = known.rest(call)
     if rest is None:
         check_neighborhood("attend_varlen", hood)
         op = op or f"na{hood.rank}d_varlen"
-        problem = attention_problem(op, hood, query, key, value, scale, rpb, has_lengths=True)
+        problem = attention_problem(
+            op, hood, query, key, value, scale, rpb, has_lengths=True, has_lse=return_lse
+        )
         rest = known.keep(call, _rest(op, problem))
-    return rest(query, key, value, rpb, sizes)
+    out, lse = rest(query, key, value, rpb, sizes)
+    return (out, lse) if return_lse else out
 
 
 def _rest(op: str, problem: Problem) -> Rest:
@@ -68,7 +73,7 @@ def _rest(op: str, problem: Problem) -> Rest:
         query: mx.array, key: mx.array, value: mx.array, rpb: mx.array | None, sizes: Sizes
     ) -> tuple[mx.array, mx.array]:
         lengths = checked_lengths(op, sizes, problem)
-        out, lse, _ = run((downsample(problem, query), key, value), rpb, lengths)
+        out, lse, *_ = run((downsample(problem, query), key, value), rpb, lengths)
         return out, lse
 
     return rest
@@ -132,9 +137,8 @@ def na2d_varlen(
     hood = Neighborhood.of(
         2, kernel_size, dilation, stride, window_stride, is_causal, op="na2d_varlen"
     )
-    sizes = spatial_sizes
-    out, lse = attend_varlen(hood, query, key, value, sizes, scale=scale, rpb=rpb)
-    return (out, lse) if return_lse else out
+    arrays = query, key, value, spatial_sizes
+    return attend_varlen(hood, *arrays, scale=scale, rpb=rpb, return_lse=return_lse)
 
 
 def na1d_varlen(
@@ -164,9 +168,8 @@ def na1d_varlen(
     hood = Neighborhood.of(
         1, kernel_size, dilation, stride, window_stride, is_causal, op="na1d_varlen"
     )
-    sizes = seq_lens
-    out, lse = attend_varlen(hood, query, key, value, sizes, scale=scale, rpb=rpb)
-    return (out, lse) if return_lse else out
+    arrays = query, key, value, seq_lens
+    return attend_varlen(hood, *arrays, scale=scale, rpb=rpb, return_lse=return_lse)
 
 
 def na3d_varlen(
@@ -190,9 +193,8 @@ def na3d_varlen(
     hood = Neighborhood.of(
         3, kernel_size, dilation, stride, window_stride, is_causal, op="na3d_varlen"
     )
-    sizes = spatial_sizes
-    out, lse = attend_varlen(hood, query, key, value, sizes, scale=scale, rpb=rpb)
-    return (out, lse) if return_lse else out
+    arrays = query, key, value, spatial_sizes
+    return attend_varlen(hood, *arrays, scale=scale, rpb=rpb, return_lse=return_lse)
 
 
 def checked_lengths(op: str, sizes: Sizes, problem: Problem) -> mx.array:

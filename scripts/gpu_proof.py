@@ -19,8 +19,8 @@ def check(count: int, families: list[int] | None = None) -> dict[str, Any]:
     from natten_zoo.ops import gpu
     from natten_zoo.ops.gpu.device import current
     from natten_zoo.ops.gpu.kernels import failures
+    from tests.ops.gpu import views as on
     from tests.ops.gpu.problems import check_attention, check_unfused, random_cases, worst
-    from tests.ops.gpu.views import VIEWS, joined_alike, packed, results, same_bits, seen, unfused
 
     wrong, largest, started = [], {}, time.perf_counter()
     there = kinds()
@@ -45,15 +45,16 @@ def check(count: int, families: list[int] | None = None) -> dict[str, Any]:
             pairs = zip((*first, *grads[0]), (*second, *grads[1]), strict=True)
             if any(not mx.array_equal(x, y, equal_nan=True) for x, y in pairs if x is not None):
                 wrong.append(f"results change from run to run for {case.problem}")
-            name = list(VIEWS)[case.seed % len(VIEWS)]
-            views, view = seen(case, VIEWS[name]), VIEWS[name]
-            for of in (results,) if alone else (results, unfused):
-                if not same_bits(of(views, view), of(case)):
+            name = list(on.VIEWS)[case.seed % len(on.VIEWS)]
+            views, view = on.seen(case, on.VIEWS[name]), on.VIEWS[name]
+            for of in (on.results,) if alone else (on.results, on.unfused):
+                if not on.same_bits(of(views, view), of(case)):
                     wrong.append(f"{of.__name__} of views ({name}) differ for {case.problem}")
             joins = case.problem.head_dim == case.problem.value_dim and not family.finer
-            alike = not joins or joined_alike(packed(case))
-            if not alike:
+            if joins and not on.joined_alike(on.packed(case)):
                 wrong.append(f"gradients in one array differ for {case.problem}")
+            if not on.same_without_lse(case):
+                wrong.append(f"results without an LSE differ for {case.problem}")
     wrong += [f"not built: {why}" for why in failures(current()).values()]
     seconds = time.perf_counter() - started
     print(f"check: {count} problems, {len(wrong)} wrong, largest errors {largest}, {seconds:.0f} s")

@@ -70,7 +70,8 @@ class Use:
 
 def text_of(kernel: str, plan: Plan) -> str:
     """One instantiation as C++ for OpenCL, where templates can't hold threadgroup variables."""
-    arrays, element = KERNELS[kernel], {mx.float16: "half", mx.float32: "float"}
+    absent = plan.template.absent
+    arrays, element = KERNELS[kernel].without(absent), {mx.float16: "half", mx.float32: "float"}
 
     def typed(x: str) -> str:
         return f"DEV {'int' if x in INT32 else 'float' if x in FLOAT32 else 'T'}* {x}"
@@ -93,7 +94,7 @@ const uint thread_index_in_threadgroup = get_local_id(0);
 const uint3 threadgroup_position_in_grid = (uint3)(uint(get_group_id(0)), 0u, 0u);
 const uint3 threads_per_threadgroup = (uint3)(uint(get_local_size(0)), 1u, 1u);
 const uint3 threadgroups_per_grid = (uint3)(uint(groups_of_grid), 1u, 1u);
-{metal.body(kernel)}
+{metal.body(kernel, absent)}
 }}"""
 
 

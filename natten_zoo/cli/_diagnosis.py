@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import reduce
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import mlx.core as mx
 import numpy as np
@@ -262,7 +262,8 @@ def problem(
     mx.eval(arrays)
 
     def function(query: mx.array, key: mx.array, value: mx.array, *rpb: mx.array) -> mx.array:
-        return ops.attend(hood, query, key, value, rpb=rpb[0] if rpb else None)[0]
+        bias = rpb[0] if rpb else None
+        return cast(mx.array, ops.attend(hood, query, key, value, rpb=bias, return_lse=False))
 
     return function, arrays
 

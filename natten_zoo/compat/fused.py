@@ -35,7 +35,7 @@ def fused(
         is_causal=False if is_causal is None else is_causal,
         op=op,
     )
-    out, lse = attend(
+    return attend(
         hood,
         query,
         key,
@@ -43,8 +43,8 @@ def fused(
         scale=scale or None,
         additional_keys=additional_keys,
         additional_values=additional_values,
+        return_lse=return_lse,
     )
-    return (out, lse) if return_lse else out
 
 
 def merge(outputs: list[mx.array], lse_tensors: list[mx.array]) -> tuple[mx.array, mx.array]:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 
@@ -338,7 +338,7 @@ def _fused(
     if rpb is not None:
         _check_bias_or_causal(op, rank, is_causal)
     hood = Neighborhood.of(rank, kernel_size, dilation=dilation, is_causal=is_causal, op=op)
-    out, _ = attend(
+    out = attend(
         hood,
         query,
         key,
@@ -347,8 +347,9 @@ def _fused(
         rpb=rpb,
         additional_keys=additional_keys,
         additional_values=additional_values,
+        return_lse=False,
     )
-    return out
+    return cast(mx.array, out)
 
 
 def _check_bias_or_causal(op: str, rank: int, is_causal: BoolOrBools) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -177,14 +177,14 @@ class NeighborhoodAttention(nn.Module):
         self, query: mx.array, key: mx.array, value: mx.array, lengths: Sizes | None = None
     ) -> mx.array:
         """Attention alone, `[B, *S, heads, head_dim]` each, without the projections."""
-        hood, scale, rpb = self.neighborhood, self.scale, self.get("rpb")
-        drops = self._drops
+        hood, drops = self.neighborhood, self._drops
+        options: Any = {"scale": self.scale, "rpb": self.get("rpb"), "return_lse": False}
         if lengths is not None:
             self._check_varlen(drops)
-            return attend_varlen(hood, query, key, value, lengths, scale=scale, rpb=rpb)[0]
+            return cast(mx.array, attend_varlen(hood, query, key, value, lengths, **options))
         if not drops:
-            return attend(hood, query, key, value, scale=scale, rpb=rpb)[0]
-        logits = attend_qk(hood, query, key, scale=scale, rpb=rpb)
+            return cast(mx.array, attend(hood, query, key, value, **options))
+        logits = attend_qk(hood, query, key, scale=self.scale, rpb=self.get("rpb"))
         weights = mx.softmax(logits, axis=-1, precise=True)
         return attend_av(hood, self.attn_drop(weights), value)
 
@@ -195,10 +195,9 @@ class NeighborhoodAttention(nn.Module):
             return self.attend(query, key, value, lengths)
         if lengths is not None:
             self._check_varlen(False)
-        scale, rpb = self.scale, self.get("rpb")
-        return attend_packed(
-            self.neighborhood, qkv, self.num_heads, scale=scale, rpb=rpb, sizes=lengths
-        )[0]
+        options: Any = {"scale": self.scale, "rpb": self.get("rpb"), "return_lse": False}
+        hood, heads = self.neighborhood, self.num_heads
+        return cast(mx.array, attend_packed(hood, qkv, heads, sizes=lengths, **options))
 
     @property
     def _drops(self) -> bool:

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -91,7 +91,7 @@ class RotaryAttention(nn.Module):
             array = cut.in_chunks(of_part, x, index)
             arrays.append(mx.unflatten(array, -1, (-1, self.head_dim)))
             cut.settle(arrays[-1])
-        return attend(self.neighborhood, *arrays, op="na3d")[0]
+        return cast(mx.array, attend(self.neighborhood, *arrays, op="na3d", return_lse=False))
 
     def _rows(self, part: int, heads: slice) -> Any:
         """The linear layer of some heads' queries, keys or values: rows of `qkv`."""

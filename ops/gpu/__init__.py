@@ -7,7 +7,6 @@ backward pass recomputes the weights from two numbers of each row, once per quer
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from functools import cache
 
 import mlx.core as mx
 
@@ -100,8 +99,8 @@ def launch(
     make = program if export_target() else proven
     wanted = make(op, problem, current())
     values = dict(zip(wanted.arrays, arrays, strict=True))
-    values["rpb"] = absent(mx.float32) if rpb is None else rpb
-    values["lengths"] = absent(mx.int32)
+    if rpb is not None:
+        values["rpb"] = rpb
     if lengths is not None:
         values["lengths"] = mx.concatenate([missing_axes(problem), lengths], axis=1)
     values |= {name: values[name].astype(mx.float32) for name in FLOAT32 if name in values}
@@ -122,11 +121,3 @@ av, av_backward = _launched.av, _launched.av_backward
 def missing_axes(problem: Problem) -> mx.array:
     """`lengths` of the axes that the kernels have and a problem has not."""
     return mx.ones((problem.batch, 3 - problem.rank), mx.int32)
-
-
-@cache
-def absent(dtype: mx.Dtype) -> mx.array:
-    """What stands in for an array that a problem has not."""
-    array = mx.zeros(8, dtype)
-    mx.eval(array)
-    return array

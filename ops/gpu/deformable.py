@@ -15,6 +15,7 @@ import mlx.core as mx
 
 from ...metal import body
 from ...metal.deformable import FLOAT32, INT32, KERNELS, THREADS, header
+from ...metal.excerpt import excerpt
 from .device import platform
 
 log = logging.getLogger(__name__)
@@ -177,7 +178,7 @@ def dtype_of(array: str, dtype: mx.Dtype) -> mx.Dtype:
 @cache
 def _built(build: Any, name: str, dialect: str, lanes: int) -> Any:
     inputs, outputs = KERNELS[name]
-    before, text = header(dialect, lanes), body(name)
+    before, text = excerpt(header(dialect, lanes), body(name))
     # MLX keeps what it has built by name: another text needs another name.
     digest = hashlib.sha256((before + text).encode()).hexdigest()[:12]
     return build(

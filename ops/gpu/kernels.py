@@ -15,6 +15,7 @@ import mlx.core as mx
 
 from ... import metal
 from ...metal import FLOAT32, INT32, KERNELS, Core
+from ...metal.excerpt import excerpt
 from ..exports import export_target
 from ..tier import KernelError
 from .device import Device
@@ -23,6 +24,7 @@ from .plan import Plan, Template, smallest
 log = logging.getLogger(__name__)
 
 Launcher = Callable[..., list[mx.array]]  # what MLX builds
+MadeOf = tuple[str, "str | None", Core, int, int, frozenset[str]]
 
 
 class KernelText(TypedDict):
@@ -171,17 +173,15 @@ def _try_bounded(name: str, plan: Plan) -> None:
 
 
 def _try(name: str, plan: Plan) -> None:
-    kernel, one = KERNELS[name], smallest(plan)
+    kernel, one = KERNELS[name].without(plan.template.absent), smallest(plan)
     sizes = dict(zip(("D", "DV"), plan.template.dims, strict=True))
     longest = max(plan.template.dims)
     shape = (1,) * (plan.template.rank + 2) + (longest,)
     inputs = [mx.zeros(shape, dtype(array, plan)) for array in kernel.inputs if array != "params"]
-    shapes = [(sizes[n] if isinstance(n, str) else n,) for n in kernel.outputs.values()]
-    if "d_rpb" in kernel.outputs and plan.template.sums_rpb:
-        shapes[-1] = (plan.teams,)
-    if "d_key" in kernel.outputs and plan.template.is_packed:
-        shapes = [(3 * longest,), (1,)]
-    mx.eval(_run(name, one, one.params, inputs, shapes))
+    lengths = {n: sizes[s] if isinstance(s, str) else s for n, s in kernel.outputs.items()}
+    lengths |= {"d_rpb": plan.teams} if plan.template.sums_rpb else {}
+    lengths |= {"d_key": 3 * longest} if plan.template.is_packed else {}
+    mx.eval(_run(name, one, one.params, inputs, [(n,) for n in lengths.values()]))
 
 
 def _run(
@@ -191,9 +191,9 @@ def _run(
     inputs: Sequence[mx.array],
     output_shapes: Sequence[Sequence[int]],
 ) -> list[mx.array]:
-    at = KERNELS[name].inputs.index("params")
+    at = KERNELS[name].without(plan.template.absent).inputs.index("params")
     arrays = [_long_enough(x) for x in inputs]
-    return _function(name, plan.device.platform, plan.core, told(plan), plan.memory)(
+    return _function(*made_of(name, plan))(
         inputs=[*arrays[:at], params, *arrays[at:]],
         template=list(plan.template.arguments),
         grid=(plan.threadgroups * plan.threads, 1, 1),
@@ -203,28 +203,43 @@ def _run(
     )
 
 
-def _function(name: str, platform: str | None, core: Core, resident: int, memory: int) -> Launcher:
+def made_of(name: str, plan: Plan) -> MadeOf:
+    """What a kernel's text depends on, as `text` takes it."""
+    of_device = plan.device.platform, plan.core, told(plan), plan.memory
+    return name, *of_device, plan.template.absent
+
+
+def _function(name: str, platform: str | None, *made: Any) -> Launcher:
     build = mx.fast.cuda_kernel if platform == "cuda" else mx.fast.metal_kernel
-    return _built(build, name, platform, core, resident, memory)
+    return _built(build, name, platform, *made)
 
 
 @cache
-def _built(
-    build: Callable[..., Any],
+def _built(build: Callable[..., Any], *made: Any) -> Launcher:
+    return cast(Launcher, build(**text(*made)))
+
+
+@cache
+def text(
     name: str,
     platform: str | None,
     core: Core,
     resident: int,
-    memory: int,
-) -> Launcher:
-    return cast(Launcher, build(**text(name, platform, core, resident, memory)))
+    memory: int = 0,
+    absent: frozenset[str] = frozenset(),
+) -> KernelText:
+    """What MLX builds a kernel from.
 
-
-@cache
-def text(name: str, platform: str | None, core: Core, resident: int, memory: int = 0) -> KernelText:
-    """What MLX builds a kernel from, and on CUDA the bytes of threadgroup memory for its slabs."""
-    kernel, body = KERNELS[name], metal.body(name)
-    header = metal.header("cuda" if platform == "cuda" else "metal", core, resident)
+    Args:
+        name: Of the kernel.
+        platform: `"cuda"`, or it is for Metal.
+        core: Who multiplies.
+        resident: See `told`.
+        memory: On CUDA the bytes of threadgroup memory for its slabs.
+        absent: Arrays that a problem has not.
+    """
+    kernel, dialect = KERNELS[name].without(absent), "cuda" if platform == "cuda" else "metal"
+    header, body = excerpt(metal.header(dialect, core, resident), metal.body(name, absent))
     # MLX keeps what it has built by name, on CUDA even on disk: another text needs another name.
     digest = hashlib.sha256((header + body).encode()).hexdigest()[:12]
     built: KernelText = {
@@ -249,7 +264,7 @@ def dtype(array: str, plan: Plan) -> mx.Dtype:
 
 def dtypes(name: str, plan: Plan) -> list[mx.Dtype]:
     """Of the outputs of a kernel."""
-    return [dtype(array, plan) for array in KERNELS[name].outputs]
+    return [dtype(x, plan) for x in KERNELS[name].without(plan.template.absent).outputs]
 
 
 def _long_enough(x: mx.array) -> mx.array:

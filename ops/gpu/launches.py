@@ -24,7 +24,7 @@ def run(step: Step, problem: Problem, values: Mapping[str, mx.array]) -> list[mx
     shapes = list(step.outputs.values())
     if not step.plan.cuts:
         return kernels.launch(step.kernel, step.plan, inputs, shapes)
-    kernel = KERNELS[step.kernel]
+    kernel = KERNELS[step.kernel].without(step.plan.template.absent)
     finer = problem.finer if "key" in kernel.passing else ()  # own rows are queries, or keys
     cuts = [cut.on_finer(finer) for cut, _ in step.plan.cuts]
     names = [name for name in kernel.inputs if name != "params"]
@@ -41,7 +41,7 @@ def run(step: Step, problem: Problem, values: Mapping[str, mx.array]) -> list[mx
 
 
 def _taken(cut: Cut, kernel: Kernel, array: mx.array, problem: Problem, name: str) -> mx.array:
-    if name == "rpb" or (name == "lengths" and not problem.has_lengths):
+    if name == "rpb":
         return array
     part = cut.take(array, problem.rank, own=name not in ("lengths", *kernel.passing))
     return kernels.contiguous(part) if name in CONTIGUOUS else part
@@ -50,16 +50,12 @@ def _taken(cut: Cut, kernel: Kernel, array: mx.array, problem: Problem, name: st
 def _shape(
     cut: Cut, plan: Plan, whole: Sequence[int], problem: Problem, name: str
 ) -> tuple[int, ...]:
-    if len(whole) == 1:  # nothing is written there
-        return tuple(whole)
     return (whole[0], plan.shares, whole[2]) if name == "d_rpb" else cut.shape(whole, problem.rank)
 
 
 def _joined(
     cuts: Sequence[Cut], arrays: Sequence[mx.array], problem: Problem, name: str
 ) -> mx.array:
-    if arrays[0].ndim == 1:
-        return arrays[0]
     if name == "d_rpb":
         return mx.concatenate(list(arrays), axis=1)
     return join(cuts, arrays, problem.rank)

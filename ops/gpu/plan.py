@@ -47,6 +47,9 @@ class Template:
         axis: Of columns (`Shape`).
         high: Rows along it in which the tokens of a fragment lie.
         is_packed: Whether it writes all gradients into one array.
+        has_lse: Whether the LSE is an output, or its gradient an input. This and what follows is
+            told by arrays.
+        has_lengths: Whether there are lengths.
     """
 
     dtype: mx.Dtype
@@ -63,6 +66,21 @@ class Template:
     axis: int
     high: int
     is_packed: bool = False
+    has_lse: bool = False
+    has_lengths: bool = False
+
+    @cached_property
+    def absent(self) -> frozenset[str]:
+        """Arrays of kernels that are not there: each that is takes MLX time, filled or not."""
+        there = {
+            "rpb": self.has_rpb,
+            "d_rpb": self.sums_rpb,
+            "lengths": self.has_lengths,
+            "lse": self.has_lse,
+            "d_lse": self.has_lse,
+            "d_value": not self.is_packed,
+        }
+        return frozenset(name for name, is_there in there.items() if not is_there)
 
     @cached_property
     def arguments(self) -> tuple[tuple[str, Argument], ...]:
@@ -156,6 +174,7 @@ def lay_out(
     sums_rpb: bool = False,
     fill: float = 0.0,
     packed: bool = False,
+    has_lse: bool = False,
 ) -> Plan:
     """Lays out a launch over tiles of queries, or of keys.
 
@@ -171,6 +190,7 @@ def lay_out(
         sums_rpb: Whether the kernel sums the gradient of `rpb`.
         fill: What is written into the slots of keys that do not exist.
         packed: Whether all gradients go into one array.
+        has_lse: Whether the kernel has the LSE, or its gradient.
     """
     axes = [Axis.of(problem, a) for a in range(problem.rank)]
     sizes, groups = (padded([a.group_sizes(by_key)[i] for a in axes]) for i in range(2))
@@ -202,6 +222,8 @@ def lay_out(
         axis=tile.shape.axis,
         high=tile.shape.high,
         is_packed=packed,
+        has_lse=has_lse,
+        has_lengths=problem.has_lengths,
     )
     launch = _Launch(problem, device, axes, groups, heads, tile, template, scale, fill)
     rows = padded([a.length if by_key else a.outputs for a in axes])

@@ -91,10 +91,17 @@ def usable(device: Device) -> Device:
 def _forward(p: Problem, device: Device) -> Program:
     dims, channels = (p.head_dim, p.value_dim), FORWARD.channels(p)
     plan = lay_out(
-        p, device, dims, scale=p.scale, has_rpb=p.has_rpb, channels=channels, held=FORWARD
+        p,
+        device,
+        dims,
+        scale=p.scale,
+        has_rpb=p.has_rpb,
+        channels=channels,
+        held=FORWARD,
+        has_lse=p.has_lse,
     )
     step = _step("attention_forward", p, plan)
-    return Program(("query", "key", "value"), (step,), ("out", "lse", "stats"))
+    return Program(("query", "key", "value"), (step,), tuple(step.outputs))
 
 
 def _backward(p: Problem, device: Device, packed: bool = False) -> Program:
@@ -109,6 +116,7 @@ def _backward(p: Problem, device: Device, packed: bool = False) -> Program:
         sums_rpb=rpb,
         channels=channels,
         held=BACKWARD_QUERY,
+        has_lse=p.has_lse,
     )
     channels = BACKWARD_KEY.channels(p)
     by_key = lay_out(
@@ -123,12 +131,12 @@ def _backward(p: Problem, device: Device, packed: bool = False) -> Program:
         packed=packed,
     )
     # Who does not pack reads no gradient of queries, which may be cut up otherwise than keys.
-    names = {"d_key": "d_qkv", "d_value": "nothing"} if packed else {"d_query": "key"}
+    names = {"d_key": "d_qkv"} if packed else {"d_query": "key"}
     steps = (
         _step("attention_backward_query", p, by_query),
         _step("attention_backward_key", p, by_key, **names),
     )
-    arrays = ("query", "key", "value", "out", "stats", "d_out", "d_lse")
+    arrays = ("query", "key", "value", "out", "stats", "d_out", *(("d_lse",) if p.has_lse else ()))
     results = ("d_qkv",) if packed else ("d_query", "d_key", "d_value")
     return Program(arrays, steps, _gradients(p, *results))
 
@@ -183,15 +191,13 @@ _PROGRAMS: dict[str, Callable[[Problem, Device], Program]] = {
 
 def _step(kernel: str, problem: Problem, plan: Plan, **renamed: str) -> Step:
     """A launch that calls some of the kernel's arrays by other names."""
-    arrays = KERNELS[kernel]
+    arrays = KERNELS[kernel].without(plan.template.absent)
     inputs = tuple(renamed.get(name, name) for name in arrays.inputs if name != "params")
     outputs = [renamed.get(name, name) for name in arrays.outputs]
     names = (name for name in arrays.inputs if name != "params")
     wanted = {value for name, value in zip(names, inputs, strict=True) if name in CONTIGUOUS}
-    absent = {"rpb": not problem.has_rpb, "lengths": not problem.has_lengths}
-    loose = frozenset(x for x in wanted - {"stats", "marks"} if not absent.get(x))
     shapes = {name: _shape(name, problem, plan) for name in outputs}
-    return Step(kernel, plan, inputs, shapes, loose)
+    return Step(kernel, plan, inputs, shapes, frozenset(wanted - {"stats", "marks"}))
 
 
 def _shape(name: str, problem: Problem, plan: Plan) -> tuple[int, ...]:
@@ -209,12 +215,8 @@ def _shape(name: str, problem: Problem, plan: Plan) -> tuple[int, ...]:
         "d_key": (*keys, problem.head_dim),
         "d_value": (*keys, problem.value_dim),
         "d_qkv": (problem.batch, *problem.spatial, problem.packed_heads, problem.head_dim),
-        "d_rpb": (1,),
-        "nothing": (1,),
+        "d_rpb": (problem.heads, plan.shares, math.prod(problem.neighborhood.bias_shape)),
     }
-    if name == "d_rpb" and plan.template.sums_rpb:
-        bins = math.prod(problem.neighborhood.bias_shape)
-        return (problem.heads, plan.shares, bins)
     return shapes[name]
 
 

@@ -43,8 +43,7 @@ def _attend(device: Device, dtype: mx.Dtype) -> mx.array:
         mx.random.normal((*shape, dims[0]), key=mx.random.key(seed)).astype(dtype)
         for seed in range(3)
     ]
-    absent = [mx.zeros(8, mx.int32), mx.zeros(8, mx.float32)]  # lengths, rpb
     plan = lay_out(p, device, dims, scale=p.scale)
-    shapes = [(*shape, dims[1]), shape, (*shape, 2)]
-    out, *_ = kernels.launch("attention_forward", plan, [*arrays, *absent], shapes)
+    shapes = [(*shape, dims[1]), (*shape, 2)]
+    out, _ = kernels.launch("attention_forward", plan, arrays, shapes)
     return out.astype(mx.float32)

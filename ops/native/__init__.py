@@ -135,6 +135,8 @@ def launch(
     if on_gpu():
         run = compiled(_extension(), op, problem, current())
         return run([*arrays, *(x for x in (rpb, lengths) if x is not None)])
+    if op.startswith("backward") and not problem.has_lse:  # a primitive has all gradients
+        arrays = [*arrays, mx.zeros(problem.queries)]
     return _extension().apply(_operation(op), _call(problem), arrays, rpb, lengths)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import cache, lru_cache
+from typing import Any
 
 import mlx.core as mx
 
-from ...metal import KERNELS, Core
+from ...metal import KERNELS
 from .. import gpu
 from ..gpu import kernels
 from ..gpu.device import Device
@@ -29,9 +30,7 @@ def compiled(ext: Extension, op: str, problem: Problem, device: Device) -> Launc
     given = list(wanted.arrays)
     given += ["rpb"] if problem.has_rpb and not op.startswith("av") else []
     given += ["lengths"] if problem.has_lengths else []
-    constants = {"rpb": gpu.absent(mx.float32), "lengths": gpu.absent(mx.int32)}
-    constants = {name: array for name, array in constants.items() if name not in given}
-    constants |= {f"params {i}": step.plan.params for i, step in enumerate(wanted.steps)}
+    constants = {f"params {i}": step.plan.params for i, step in enumerate(wanted.steps)}
     values = [*given, *constants, *(name for step in wanted.steps for name in step.outputs)]
     place = {name: i for i, name in enumerate(dict.fromkeys(values))}
     summed = "d_rpb" in wanted.results
@@ -56,11 +55,10 @@ def _cut_up(op: str, problem: Problem, count: int, given: list[mx.array]) -> lis
 
 def _step(ext: Extension, step: Step, params: str, place: dict[str, int]) -> Launch:
     plan, inputs = step.plan, list(step.inputs)
-    inputs.insert(KERNELS[step.kernel].inputs.index("params"), params)
+    arrays = KERNELS[step.kernel].without(plan.template.absent)
+    inputs.insert(arrays.inputs.index("params"), params)
     return ext.Step(
-        kernel=_built(
-            ext, step.kernel, plan.device.platform, plan.core, kernels.told(plan), plan.memory
-        ),
+        kernel=_built(ext, *kernels.made_of(step.kernel, plan)),
         template=plan.template.arguments,
         groups=plan.threadgroups,
         threads=plan.threads,
@@ -73,7 +71,5 @@ def _step(ext: Extension, step: Step, params: str, place: dict[str, int]) -> Lau
 
 
 @cache
-def _built(
-    ext: Extension, name: str, platform: str | None, core: Core, resident: int, memory: int
-) -> BuiltKernel:
-    return ext.Kernel(platform=platform, **kernels.text(name, platform, core, resident, memory))
+def _built(ext: Extension, name: str, platform: str | None, *made: Any) -> BuiltKernel:
+    return ext.Kernel(platform=platform, **kernels.text(name, platform, *made))

@@ -85,11 +85,12 @@ def backward(
     out: mx.array,
     stats: mx.array,
     d_out: mx.array,
-    d_lse: mx.array,
+    d_lse: mx.array | None = None,
 ) -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
     """`(d_query, d_key, d_value, d_rpb)`, the weights recomputed from `stats`."""
     tiles = Tiles(problem, _base_2(rpb), lengths)
-    delta = (out.astype(mx.float32) * d_out.astype(mx.float32)).sum(axis=-1) - d_lse
+    delta = (out.astype(mx.float32) * d_out.astype(mx.float32)).sum(axis=-1)
+    delta = delta if d_lse is None else delta - d_lse
     per_query = mx.concatenate([stats, delta[..., None]], axis=-1)
     if lengths is not None:
         per_query = mx.where(_seen(problem, lengths)[..., None, None], per_query, 0.0)
@@ -124,7 +125,7 @@ def backward_packed(
     out: mx.array,
     stats: mx.array,
     d_out: mx.array,
-    d_lse: mx.array,
+    d_lse: mx.array | None = None,
 ) -> tuple[mx.array, mx.array | None]:
     """`(d_qkv, d_rpb)`: the same, the first three in one array."""
     arrays = query, key, value, rpb, lengths, out, stats, d_out, d_lse

@@ -214,3 +214,15 @@ def check_packed(case: Case) -> dict[str, float]:
     wanted = case.reference.backward(*exact, numpy(case.query), numpy(lse))
     names = ("d_query", "d_key", "d_value", "d_rpb")
     return errors(names, (*unpack(case.problem, d_qkv), d_rpb), wanted)
+
+
+def check_without_lse(case: Case) -> dict[str, float]:
+    """`check_attention` of a problem that has no LSE."""
+    problem, ref = replace(case.problem, has_lse=False), case.reference
+    given = (case.query, case.key, case.value, case.rpb)
+    out, _, stats = gpu.forward(problem, *given, None)
+    grads = gpu.backward(problem, *given, None, out, stats, out)
+    exact = [None if x is None else numpy(x) for x in given]
+    found, lse = ref.forward(*exact)
+    wanted = [found, *ref.backward(*exact, numpy(out), 0 * lse)]
+    return errors(("out", "d_query", "d_key", "d_value", "d_rpb"), (out, *grads), wanted)

@@ -23,6 +23,7 @@ from natten_zoo.metal import (
     SCALAR_8,
     TENSORS,
 )
+from natten_zoo.metal.excerpt import excerpt
 from natten_zoo.ops import Neighborhood
 from natten_zoo.ops.gpu import device as devices
 from natten_zoo.ops.gpu.device import current, use_device
@@ -42,15 +43,17 @@ def function(name: str, plan: Plan) -> str:
         return f"{'int' if array in INT32 else 'float' if array in FLOAT32 else 'T'}* {array}"
 
     constants = {k: str(v).lower() for k, v in plan.template.arguments if k != "T"}
-    kernel, element = KERNELS[name], TYPES[plan.template.dtype]
+    absent = plan.template.absent
+    kernel, element = KERNELS[name].without(absent), TYPES[plan.template.dtype]
     arrays = [f"const {typed(x)}" for x in kernel.inputs] + [typed(x) for x in kernel.outputs]
     # MLX's compiler at run time, which has no system's headers, takes int64_t for a long long.
     arrays += [f"const long long* {x}_strides" for x in kernel.inputs if x not in CONTIGUOUS]
     space = f"{name}_{element.strip('_')}_{plan.template.rank}"
     values = "\n".join(f"  constexpr auto {k} = {v};" for k, v in constants.items())
+    body = f"{values}\n{metal.body(name, absent)}"
     return (
         f"namespace {space} {{\nusing T = {element};\n"
-        f"__global__ void kernel({', '.join(arrays)}) {{\n{values}\n{metal.body(name)}\n}}\n}}\n"
+        f"__global__ void kernel({', '.join(arrays)}) {{\n{body}\n}}\n}}\n"
     )
 
 
@@ -89,7 +92,8 @@ def test_compiles(tmp_path, rank, core):
     hood, dtype = Neighborhood.of(rank, 3), list(TYPES)[rank - 1]
     problem = Problem(hood, 1, (9,) * rank, 2, 1, 24, 12, 1.0, dtype, has_rpb=core.whole)
     device, bias = replace(current(), core=core), core.whole
-    layout = lay_out(problem, device, (24, 12), scale=1.0, has_rpb=bias, channels=8, sums_rpb=bias)
+    has = {"has_rpb": bias, "sums_rpb": bias, "has_lse": bias}
+    layout = lay_out(problem, device, (24, 12), scale=1.0, channels=8, **has)
     assert layout.core is core
     compiles(tmp_path, [(k, layout) for k in KERNELS if core.whole or k.startswith("attention")])
 
@@ -129,8 +133,8 @@ def test_hopper_compiles(tmp_path, h100, family):
 def compiles(folder: Path, kernels: list[tuple[str, Plan]]) -> None:
     """Kernels, each with its plan, of one core: without a warning."""
     source, core = folder / "kernels.cu", kernels[0][1].core
-    texts = [metal.header("cuda", core), *(function(name, plan) for name, plan in kernels)]
-    source.write_text("".join(texts))
+    bodies = "".join(function(name, plan) for name, plan in kernels)
+    source.write_text("\n".join(excerpt(metal.header("cuda", core), bodies)))
     target = "90a" if core is HOPPER else "80"
     command = [str(compiler()), f"-gencode=arch=compute_{target},code=compute_{target}"]
     command += ["-std=c++17", "-ptx", "-diag-suppress=177"]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from natten_zoo import metal as texts
+from natten_zoo import ops
 from natten_zoo.layers import NeighborhoodAttention2D
 from natten_zoo.metal import CONTIGUOUS, KERNELS, MATRIX, body
 from natten_zoo.ops import Neighborhood, gpu
@@ -36,7 +37,16 @@ from .problems import (
     random_cases,
     worst,
 )
-from .views import VIEWS, joined_alike, packed, results, same_bits, seen, unfused
+from .views import (
+    VIEWS,
+    joined_alike,
+    packed,
+    results,
+    same_bits,
+    same_without_lse,
+    seen,
+    unfused,
+)
 
 FINER = [i for i, family in enumerate(FAMILIES) if family.finer]
 
@@ -130,7 +140,8 @@ def watched(monkeypatch) -> list[tuple[str, mx.array]]:
     real = kernels.launch
 
     def launch(kernel, plan, inputs, shapes):
-        names = (name for name in KERNELS[kernel].inputs if name != "params")
+        there = KERNELS[kernel].without(plan.template.absent)
+        names = (name for name in there.inputs if name != "params")
         given.extend(zip(names, inputs, strict=True))
         return real(kernel, plan, inputs, shapes)
 
@@ -162,6 +173,24 @@ def test_nothing_is_copied(metal, monkeypatch, name, family):  # noqa: F811
 def test_bits_of_one_array_of_gradients(metal, family):  # noqa: F811
     for case in map(packed, some_cases(family, 4)):
         assert joined_alike(case), case.problem
+
+
+@pytest.mark.parametrize("family", [0, 3, 5, 9, 11], ids=lambda i: str(FAMILIES[i]))
+def test_bits_without_an_lse(metal, family):  # noqa: F811
+    for case in some_cases(family, 2):
+        assert same_without_lse(case), case.problem
+
+
+def test_nobody_asks_for_an_lse_that_is_not_returned(metal, monkeypatch):  # noqa: F811
+    """Neither an operator nor a layer; and its gradient is no array of zeros."""
+    given = watched(monkeypatch)
+    layer, x = NeighborhoodAttention2D(16, 2, 3), mx.random.normal((1, 9, 9, 16))
+    q = mx.random.normal((1, 9, 9, 2, 8))
+    with ops.use_backend("fast_metal"):
+        mx.eval(mx.grad(lambda x: layer(x).sum())(x))
+        mx.eval(mx.grad(lambda q: ops.na2d(q, q, q, 3).sum())(q))
+    names = {name for name, _ in given}
+    assert "stats" in names and not names & {"d_lse", "rpb", "lengths"}
 
 
 def test_long_launches_of_one_array(metal):  # noqa: F811

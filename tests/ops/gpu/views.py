@@ -112,3 +112,17 @@ def joined_alike(case: Case) -> bool:
     d_qkv, d_rpb_too = gpu.backward_packed(problem, *given, out, stats, d_out, d_lse)
     alike = same_bits([d_qkv], [pack(problem, *grads)])
     return alike and (d_rpb is None or same_bits([d_rpb_too], [d_rpb]))
+
+
+def same_without_lse(case: Case) -> bool:
+    """Whether a problem that has no LSE gets the bits of one whose LSE has no gradient."""
+    problem, rng = case.problem, np.random.default_rng(case.seed)
+    given = (case.query, case.key, case.value, case.rpb, case.lengths)
+    out, lse, stats = gpu.forward(problem, *given)
+    d_out = normal(rng, out.shape, problem.dtype)
+    wanted = out, stats, *gpu.backward(problem, *given, out, stats, d_out, mx.zeros_like(lse))
+    without = replace(problem, has_lse=False)
+    out, none, stats = gpu.forward(without, *given)
+    got = out, stats, *gpu.backward(without, *given, out, stats, d_out)
+    there = ([x for x in each if x is not None] for each in (got, wanted))
+    return none is None and same_bits(*there)
