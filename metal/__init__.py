@@ -33,12 +33,6 @@ class Kernel:
     outputs: Mapping[str, str | int]
     passing: tuple[str, ...]
 
-    def without(self, absent: Collection[str]) -> Kernel:
-        """With the arrays that a problem has."""
-        inputs = tuple(name for name in self.inputs if name not in absent)
-        outputs = {name: size for name, size in self.outputs.items() if name not in absent}
-        return replace(self, inputs=inputs, outputs=outputs)
-
 
 _COMMON = ("params", "lengths", "rpb")
 KERNELS = {
@@ -68,6 +62,15 @@ HEADERS = (
     *("arithmetic.h", "window.h", "tile.h", "arrays.h", "team.h"),
     *("slab.h", "stage.h", "walk.h", "parts.h", "rows.h", "softmax.h"),
 )
+
+
+@cache
+def kernel_without(name: str, absent: frozenset[str]) -> Kernel:
+    """A kernel with the arrays that a problem has."""
+    whole = KERNELS[name]
+    inputs = tuple(array for array in whole.inputs if array not in absent)
+    outputs = {array: size for array, size in whole.outputs.items() if array not in absent}
+    return replace(whole, inputs=inputs, outputs=outputs)
 
 
 @dataclass(frozen=True)

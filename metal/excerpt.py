@@ -61,14 +61,14 @@ def excerpt(header: str, body: str) -> tuple[str, str]:
 
 def _bare(text: str) -> str:
     lines = (" ".join(line.split()) for line in COMMENT.sub("", text).splitlines())
-    bare = "\n".join(line for line in lines if line)
-    has_planes = not re.search(r"^#define NA_PLANE 0$", bare, re.M)
-    return PLANES.sub(lambda m: (m[1] if has_planes else m[2]) or "", bare)
+    return "\n".join(line for line in lines if line)
 
 
 @cache
 def _items(header: str) -> list[Item]:
-    return [_item(text) for text in _split(_bare(header))]
+    bare = _bare(header)
+    branch = 2 if re.search(r"^#define NA_PLANE 0$", bare, re.M) else 1
+    return [_item(text) for text in _split(PLANES.sub(lambda m: m[branch] or "", bare))]
 
 
 def _split(text: str) -> Iterator[str]:

@@ -35,7 +35,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import mlx.core as mx
 
 from natten_zoo import metal
-from natten_zoo.metal import CONTIGUOUS, FLOAT32, INT32, KERNELS, MATRIX, SCALAR_4, SCALAR_8
+from natten_zoo.metal import (
+    CONTIGUOUS,
+    FLOAT32,
+    INT32,
+    KERNELS,
+    MATRIX,
+    SCALAR_4,
+    SCALAR_8,
+    kernel_without,
+)
 from natten_zoo.ops import Neighborhood
 from natten_zoo.ops.gpu.device import Device, machine
 from natten_zoo.ops.gpu.plan import Plan
@@ -71,7 +80,7 @@ class Use:
 def text_of(kernel: str, plan: Plan) -> str:
     """One instantiation as C++ for OpenCL, where templates can't hold threadgroup variables."""
     absent = plan.template.absent
-    arrays, element = KERNELS[kernel].without(absent), {mx.float16: "half", mx.float32: "float"}
+    arrays, element = kernel_without(kernel, absent), {mx.float16: "half", mx.float32: "float"}
 
     def typed(x: str) -> str:
         return f"DEV {'int' if x in INT32 else 'float' if x in FLOAT32 else 'T'}* {x}"

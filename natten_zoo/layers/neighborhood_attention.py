@@ -178,12 +178,12 @@ class NeighborhoodAttention(nn.Module):
     ) -> mx.array:
         """Attention alone, `[B, *S, heads, head_dim]` each, without the projections."""
         hood, drops = self.neighborhood, self._drops
-        options: Any = {"scale": self.scale, "rpb": self.get("rpb"), "return_lse": False}
         if lengths is not None:
             self._check_varlen(drops)
-            return cast(mx.array, attend_varlen(hood, query, key, value, lengths, **options))
+            out = attend_varlen(hood, query, key, value, lengths, **self._options)
+            return cast(mx.array, out)
         if not drops:
-            return cast(mx.array, attend(hood, query, key, value, **options))
+            return cast(mx.array, attend(hood, query, key, value, **self._options))
         logits = attend_qk(hood, query, key, scale=self.scale, rpb=self.get("rpb"))
         weights = mx.softmax(logits, axis=-1, precise=True)
         return attend_av(hood, self.attn_drop(weights), value)
@@ -195,9 +195,12 @@ class NeighborhoodAttention(nn.Module):
             return self.attend(query, key, value, lengths)
         if lengths is not None:
             self._check_varlen(False)
-        options: Any = {"scale": self.scale, "rpb": self.get("rpb"), "return_lse": False}
         hood, heads = self.neighborhood, self.num_heads
-        return cast(mx.array, attend_packed(hood, qkv, heads, sizes=lengths, **options))
+        return cast(mx.array, attend_packed(hood, qkv, heads, sizes=lengths, **self._options))
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"scale": self.scale, "rpb": self.get("rpb"), "return_lse": False}
 
     @property
     def _drops(self) -> bool:

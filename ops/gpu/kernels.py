@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 import mlx.core as mx
 
 from ... import metal
-from ...metal import FLOAT32, INT32, KERNELS, Core
+from ...metal import FLOAT32, INT32, Core, kernel_without
 from ...metal.excerpt import excerpt
 from ..exports import export_target
 from ..tier import KernelError
@@ -173,7 +173,7 @@ def _try_bounded(name: str, plan: Plan) -> None:
 
 
 def _try(name: str, plan: Plan) -> None:
-    kernel, one = KERNELS[name].without(plan.template.absent), smallest(plan)
+    kernel, one = kernel_without(name, plan.template.absent), smallest(plan)
     sizes = dict(zip(("D", "DV"), plan.template.dims, strict=True))
     longest = max(plan.template.dims)
     shape = (1,) * (plan.template.rank + 2) + (longest,)
@@ -191,7 +191,7 @@ def _run(
     inputs: Sequence[mx.array],
     output_shapes: Sequence[Sequence[int]],
 ) -> list[mx.array]:
-    at = KERNELS[name].without(plan.template.absent).inputs.index("params")
+    at = kernel_without(name, plan.template.absent).inputs.index("params")
     arrays = [_long_enough(x) for x in inputs]
     return _function(*made_of(name, plan))(
         inputs=[*arrays[:at], params, *arrays[at:]],
@@ -238,7 +238,7 @@ def text(
         memory: On CUDA the bytes of threadgroup memory for its slabs.
         absent: Arrays that a problem has not.
     """
-    kernel, dialect = KERNELS[name].without(absent), "cuda" if platform == "cuda" else "metal"
+    kernel, dialect = kernel_without(name, absent), "cuda" if platform == "cuda" else "metal"
     header, body = excerpt(metal.header(dialect, core, resident), metal.body(name, absent))
     # MLX keeps what it has built by name, on CUDA even on disk: another text needs another name.
     digest = hashlib.sha256((header + body).encode()).hexdigest()[:12]
@@ -264,7 +264,7 @@ def dtype(array: str, plan: Plan) -> mx.Dtype:
 
 def dtypes(name: str, plan: Plan) -> list[mx.Dtype]:
     """Of the outputs of a kernel."""
-    return [dtype(x, plan) for x in KERNELS[name].without(plan.template.absent).outputs]
+    return [dtype(x, plan) for x in kernel_without(name, plan.template.absent).outputs]
 
 
 def _long_enough(x: mx.array) -> mx.array:

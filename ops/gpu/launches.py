@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
 
-from ...metal import CONTIGUOUS, KERNELS, Kernel
+from ...metal import CONTIGUOUS, Kernel, kernel_without
 from ..problem import Problem
 from . import kernels
 from .cuts import Cut, join
@@ -24,7 +24,7 @@ def run(step: Step, problem: Problem, values: Mapping[str, mx.array]) -> list[mx
     shapes = list(step.outputs.values())
     if not step.plan.cuts:
         return kernels.launch(step.kernel, step.plan, inputs, shapes)
-    kernel = KERNELS[step.kernel].without(step.plan.template.absent)
+    kernel = kernel_without(step.kernel, step.plan.template.absent)
     finer = problem.finer if "key" in kernel.passing else ()  # own rows are queries, or keys
     cuts = [cut.on_finer(finer) for cut, _ in step.plan.cuts]
     names = [name for name in kernel.inputs if name != "params"]

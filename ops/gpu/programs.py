@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from ...metal import CONTIGUOUS, KERNELS
+from ...metal import CONTIGUOUS, kernel_without
 from ..problem import Problem
 from ..tier import KernelError
 from .core import Held
@@ -191,7 +191,7 @@ _PROGRAMS: dict[str, Callable[[Problem, Device], Program]] = {
 
 def _step(kernel: str, problem: Problem, plan: Plan, **renamed: str) -> Step:
     """A launch that calls some of the kernel's arrays by other names."""
-    arrays = KERNELS[kernel].without(plan.template.absent)
+    arrays = kernel_without(kernel, plan.template.absent)
     inputs = tuple(renamed.get(name, name) for name in arrays.inputs if name != "params")
     outputs = [renamed.get(name, name) for name in arrays.outputs]
     names = (name for name in arrays.inputs if name != "params")

@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ...metal import KERNELS
+from ...metal import kernel_without
 from .. import gpu
 from ..gpu import kernels
 from ..gpu.device import Device
@@ -55,7 +55,7 @@ def _cut_up(op: str, problem: Problem, count: int, given: list[mx.array]) -> lis
 
 def _step(ext: Extension, step: Step, params: str, place: dict[str, int]) -> Launch:
     plan, inputs = step.plan, list(step.inputs)
-    arrays = KERNELS[step.kernel].without(plan.template.absent)
+    arrays = kernel_without(step.kernel, plan.template.absent)
     inputs.insert(arrays.inputs.index("params"), params)
     return ext.Step(
         kernel=_built(ext, *kernels.made_of(step.kernel, plan)),

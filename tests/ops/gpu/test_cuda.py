@@ -22,6 +22,7 @@ from natten_zoo.metal import (
     SCALAR_4,
     SCALAR_8,
     TENSORS,
+    kernel_without,
 )
 from natten_zoo.metal.excerpt import excerpt
 from natten_zoo.ops import Neighborhood
@@ -44,7 +45,7 @@ def function(name: str, plan: Plan) -> str:
 
     constants = {k: str(v).lower() for k, v in plan.template.arguments if k != "T"}
     absent = plan.template.absent
-    kernel, element = KERNELS[name].without(absent), TYPES[plan.template.dtype]
+    kernel, element = kernel_without(name, absent), TYPES[plan.template.dtype]
     arrays = [f"const {typed(x)}" for x in kernel.inputs] + [typed(x) for x in kernel.outputs]
     # MLX's compiler at run time, which has no system's headers, takes int64_t for a long long.
     arrays += [f"const long long* {x}_strides" for x in kernel.inputs if x not in CONTIGUOUS]
